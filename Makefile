@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# make test and make demo do all their own set-up on a machine with Python 3.10 or newer:
+# .ci/setup.sh tells how. `make test PYTHON=python3.12` chooses the interpreter of the .venv.
+
+PYTHON ?=
+BIN := .venv/bin
+READY := .venv/.ready
+INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setup.py \
+	$(wildcard lidar_kd/sparse/native/*.[ch] lidar_kd/sparse/native/*.py)
+
+.PHONY: test demo lint format bench clean
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+demo: $(READY)
+	$(BIN)/python training/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The peer is measured beside our engines where it has wheels.
+bench: .venv/.bench
+	$(BIN)/python training/bench.py engine
+
+# The set-up runs again when what it installs from has changed.
+$(READY): $(INPUTS)
+	PYTHON='$(PYTHON)' .ci/setup.sh
+	touch $@
+
+.venv/.bench: $(READY)
+	PYTHON='$(PYTHON)' EXTRA=bench .ci/setup.sh
+	touch $@
+
+clean:
+	rm -rf build dist install log *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f lidar_kd/sparse/native/_kernels* $(READY) .venv/.bench
+	find lidar_kd training test -name __pycache__ -prune -exec rm -rf {} +

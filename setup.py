@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs lidar_kd with pip or colcon; the version is package.xml's."""
+
+from pathlib import Path
+import sys
+from xml.etree import ElementTree
+
+from setuptools import Extension, find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+NATIVE = 'lidar_kd/sparse/native'
+sys.path.insert(0, str(ROOT / NATIVE))  # a PEP 517 build does not put the checkout there
+from build_kernels import BuildKernels  # noqa: E402
+
+NAME = 'lidar_kd'
+
+
+def files_below(folder: str, target: str) -> list[tuple[str, list[str]]]:
+    """data_files for a folder and its subfolders, keeping their structure."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(Path(folder).rglob('*')):
+        if path.is_file() and '__pycache__' not in path.parts:
+            place = Path(target, path.parent.relative_to(folder))
+            found.setdefault(place.as_posix(), []).append(path.as_posix())
+    return list(found.items())
+
+
+setup(
+    name=NAME,
+    version=ElementTree.parse(ROOT / 'package.xml').findtext('version'),
+    description='Semantic segmentation of LiDAR scans by distilled sparse networks, live in ROS 2',
+    author='The lidar_kd authors',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['weights/*.safetensors']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        *files_below('launch', f'share/{NAME}/launch'),
+        *files_below('config', f'share/{NAME}/config'),
+        *files_below('scripts', f'lib/{NAME}'),  # where `ros2 run` looks for executables
+    ],
+    ext_modules=[
+        Extension(
+            f'{NATIVE.replace("/", ".")}._kernels',
+            sources=sorted(path.as_posix() for path in Path(NATIVE).glob('*.c')),
+        )
+    ],
+    cmdclass={'build_ext': BuildKernels},
+    zip_safe=False,
+    entry_points={'console_scripts': ['lidar-kd-segment = lidar_kd.segment:main']},
+    # Why each is needed and which version is tested: constraints.txt.
+    install_requires=[
+        'numpy',
+        'pillow',
+        'pydantic>=2',
+        'pyyaml',
+        'rich',
+        'safetensors',
+        'torch',
+    ],
+    extras_require={
+        'train': ['matplotlib', 'open3d'],
+        'test': [
+            'colcon-common-extensions',
+            'hypothesis',
+            'mypy',
+            'pytest<8.4',  # newer ones break the ROS launch_testing plugins
+            'ruff',
+            'setuptools<80',  # newer ones break `colcon build --symlink-install`
+            'types-PyYAML',
+        ],
+        'bench': ['spconv; platform_machine == "x86_64"'],
+        'cuda': ['spconv-cu120; platform_machine == "x86_64" and python_version < "3.12"'],
+        'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt
+            'ros-rclpy[fastrtps]; platform_machine == "x86_64"',
+            *(
+                f'ros-{package}; platform_machine == "x86_64"'
+                for package in (
+                    'ament-index-python',
+                    'diagnostic-msgs',
+                    'lifecycle-msgs',
+                    'rcl-interfaces',
+                    'sensor-msgs',
+                    'std-msgs',
+                )
+            ),
+        ],
+    },
+)
