@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle: one safetensors file with the weights and all that is needed to run them.
+
+Its metadata hold one JSON document, the BundleSpec; nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, ValidationError
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+from lidar_kd.errors import BundleError, ConfigError
+from lidar_kd.files import write_atomically
+from lidar_kd.labels import ClassTable
+from lidar_kd.models import build_model
+from lidar_kd.voxels import Grid
+
+FORMAT_VERSION = 1
+_KEY = 'lidar_kd'  # of our document among the file's metadata
+_NOT_STORED = 'num_batches_tracked'  # counts training steps; means nothing to a frozen network
+_SHOWN = 3  # tensors named in an error
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True, extra='forbid', frozen=True, allow_inf_nan=False)
+
+
+class ModelSpec(_Settings):
+    """What `lidar_kd.models.build_model` is called with; the label table gives the classes."""
+
+    name: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class IntensitySpec(_Settings):
+    """`scale` times the intensity of a scan as stored gives what the network was trained on."""
+
+    scale: PositiveFloat = 1.0
+    source: str = ''  # for people: where the convention comes from, 'KITTI, 0-1'
+
+
+class BundleSpec(_Settings):
+    format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
+    model: ModelSpec
+    grid: Grid
+    intensity: IntensitySpec = Field(default_factory=IntensitySpec)
+    labels: ClassTable
+    provenance: dict[str, str] = Field(default_factory=dict)  # data, teacher, date, scores, ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A network in eval mode on the CPU in float32, and its description."""
+
+    model: nn.Module
+    spec: BundleSpec
+    path: Path | None = None  # None: never written
+    sha256: str = ''  # the first 12 digits, to tell two files apart
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path else self.spec.model.name
+
+
+def save_bundle(
+    path: str | Path, model: nn.Module, spec: BundleSpec, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write complete or not at all; `dtype` float16 halves the file."""
+    path = Path(path)
+    tensors = {
+        name: _pack(tensor, dtype)
+        for name, tensor in model.state_dict().items()
+        if not name.endswith(_NOT_STORED)
+    }
+    _check_tensors(tensors, _build(spec, path), spec, path)
+    metadata = {_KEY: spec.model_dump_json(), 'format': 'pt'}
+    try:
+        with write_atomically(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f'{path}: cannot be written ({_reason(error)}); choose a writable folder.'
+        ) from None
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    path = Path(path)
+    with _open(path) as file:
+        spec = _parse_spec(file.metadata(), path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    model = _build(spec, path)
+    _check_tensors(tensors, model, spec, path)
+    model.load_state_dict(tensors, strict=False)  # the check above was the strict one
+    return Bundle(model=model.float().eval(), spec=spec, path=path, sha256=digest[:12])
+
+
+def read_spec(path: str | Path) -> BundleSpec:
+    """The description alone, without the weights."""
+    path = Path(path)
+    with _open(path) as file:
+        return _parse_spec(file.metadata(), path)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    if path.is_dir():
+        raise BundleError(f'{path}: a folder, not a bundle; pass the .safetensors file in it.')
+    if not path.exists():
+        raise BundleError(f'{path}: no such bundle; check the path.')
+    try:
+        with safe_open(path, framework='pt') as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f'{path}: not a complete safetensors file ({_reason(error)}); copy it again.'
+        ) from None
+
+
+def _parse_spec(metadata: Mapping[str, str] | None, path: Path) -> BundleSpec:
+    document = (metadata or {}).get(_KEY)
+    if document is None:
+        raise BundleError(
+            f'{path}: a safetensors file, but not written by lidar_kd; '
+            'export it with training/export.py.'
+        )
+    try:
+        _check_version(json.loads(document), path)
+        return BundleSpec.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f'{".".join(map(str, first["loc"]))}: {first["msg"]}'
+    except json.JSONDecodeError as error:
+        detail = str(error)
+    raise BundleError(f'{path}: damaged bundle description ({detail}); export it again.')
+
+
+def _check_version(document: Any, path: Path) -> None:
+    version = document.get('format_version') if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f'{path}: was written by a newer lidar_kd (format {version}; '
+            f'this one reads up to {FORMAT_VERSION}); update lidar_kd.'
+        )
+
+
+def _build(spec: BundleSpec, path: Path) -> nn.Module:
+    settings: dict[str, Any] = {'classes': spec.labels.num_classes, **spec.model.settings}
+    if settings['classes'] != spec.labels.num_classes:
+        raise BundleError(
+            f'{path}: the network has {settings["classes"]} classes, its label table '
+            f"'{spec.labels.name}' {spec.labels.num_classes}; export it with its own table."
+        )
+    try:
+        return build_model(spec.model.name, **settings)
+    except ConfigError as error:
+        sentence = str(error).rstrip('.')
+        raise BundleError(f'{path}: {sentence}; was it made by a newer lidar_kd?') from None
+
+
+def _pack(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to('cpu', wanted, copy=True).contiguous()
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor], model: nn.Module, spec: BundleSpec, path: Path
+) -> None:
+    expected = {k: v for k, v in model.state_dict().items() if not k.endswith(_NOT_STORED)}
+    found = {k: v for k, v in tensors.items() if not k.endswith(_NOT_STORED)}
+    common = expected.keys() & found.keys()
+    problems = {
+        'missing': sorted(expected.keys() - found.keys()),
+        'unexpected': sorted(found.keys() - expected.keys()),
+        'of another shape': [
+            f'{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}'
+            for name in sorted(common)
+            if found[name].shape != expected[name].shape
+        ],
+        'not finite': sorted(name for name in common if not found[name].isfinite().all()),
+    }
+    if any(problems.values()):
+        detail = '; '.join(f'{len(n)} {kind}: {_list(n)}' for kind, n in problems.items() if n)
+        raise BundleError(
+            f"{path}: the weights do not fit the network '{spec.model.name}' with "
+            f'{spec.labels.num_classes} classes ({detail}); export them again with their settings.'
+        )
+
+
+def _list(names: list[str]) -> str:
+    return ', '.join(names[:_SHOWN]) + ', ...' * (len(names) > _SHOWN)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or str(error)
