@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks by name, and presets of their settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.models.minkunet import MinkUNet
+from lidar_kd.models.output import Output
+
+MODELS: dict[str, type[nn.Module]] = {'minkunet': MinkUNet}
+
+# name -> (model, settings); the number of classes comes from the label table
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    'minkunet': ('minkunet', {'width': 1.0}),
+    'minkunet_half': ('minkunet', {'width': 0.5}),
+    'minkunet_quarter': ('minkunet', {'width': 0.25}),
+}
+
+
+def build_model(name: str, **settings: Any) -> nn.Module:
+    """A network with random weights; `name` is a model or a preset, settings override the latter."""
+    model, preset = PRESETS.get(name, (name, {}))
+    if model not in MODELS:
+        known = ', '.join(sorted({*MODELS, *PRESETS}))
+        raise ConfigError(f'model: unknown network {name!r}: choose one of {known}')
+    try:
+        return MODELS[model](**{**preset, **settings})
+    except TypeError as error:
+        raise ConfigError(f'model {name}: {error}') from error
+
+
+__all__ = ['MODELS', 'PRESETS', 'Output', 'build_model']

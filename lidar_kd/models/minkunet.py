@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MinkUNet: a residual U-Net on voxels; the small student that robots run, and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lidar_kd.models.blocks import CUBE, down, HALF, joined, Residual, submanifold, up
+from lidar_kd.models.output import Output
+from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
+from lidar_kd.voxels import Voxels
+
+WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+
+
+def scaled_widths(width: float) -> list[int]:
+    """The channels of stem, four stages down and four up at a width ratio."""
+    return [int(width * channels) for channels in WIDTHS]
+
+
+class Down(nn.Module):
+    """Half the resolution, then two residual blocks."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.down = down(c_in, c_in)
+        self.blocks = nn.Sequential(Residual(c_in, c_out), Residual(c_out, c_out))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y: SparseTensor = self.blocks(self.down(x))
+        return y
+
+
+class Up(nn.Module):
+    """Twice the resolution, joined with the encoder's features there, then two residual blocks."""
+
+    def __init__(self, c_in: int, c_skip: int, c_out: int) -> None:
+        super().__init__()
+        self.up = up(c_in, c_out)
+        self.blocks = nn.Sequential(Residual(c_out + c_skip, c_out), Residual(c_out, c_out))
+
+    def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+        y: SparseTensor = self.blocks(joined(self.up(x), skip))
+        return y
+
+
+class UNet(nn.Module):
+    """Stem, four stages down and four up; SPVCNN puts its point branch between the same parts."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        stem, *encoder = widths[:5]
+        self.stem = nn.Sequential(submanifold(in_channels, stem), submanifold(stem, stem))
+        levels = [stem, *encoder]
+        self.downs = nn.ModuleList(Down(a, b) for a, b in zip(levels, encoder))
+        decoder = widths[4:]
+        self.ups = nn.ModuleList(
+            Up(a, skip, b) for a, skip, b in zip(decoder, levels[-2::-1], decoder[1:])
+        )
+
+    def encode(self, x: SparseTensor) -> list[SparseTensor]:
+        """Stem and every stage down, finest first."""
+        levels = [self.stem(x)]
+        for stage in self.downs:
+            levels.append(stage(levels[-1]))
+        return levels
+
+    def build_maps(self, level: Level) -> None:
+        """Every kernel map the network will ask for."""
+        for _ in self.downs:
+            level.submanifold(CUBE)
+            level, _ = level.coarser(HALF)
+        level.submanifold(CUBE)
+
+
+class MinkUNet(nn.Module):
+    def __init__(self, *, classes: int, width: float = 1.0, in_channels: int = 4) -> None:
+        super().__init__()
+        widths = scaled_widths(width)
+        self.unet = UNet(in_channels, widths)
+        self.head = PointwiseConv(widths[-1], classes, bias=True)
+
+    def build_maps(self, level: Level) -> None:
+        self.unet.build_maps(level)
+
+    def forward(self, voxels: Voxels) -> Output:
+        *skips, x = self.unet.encode(SparseTensor(voxels.features, voxels.level))
+        for stage in self.unet.ups:
+            x = stage(x, skips.pop())
+        return Output(self.head(x).features, x.features, voxels.point_voxel)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine does, and which one runs: `auto`, an argument, or LIDAR_KD_ENGINE."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.sparse.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
+
+log = logging.getLogger(__name__)
+VARIABLE = 'LIDAR_KD_ENGINE'
+NAMES = ('auto', 'torch', 'native', 'spconv')
+
+
+class Engine(ABC):
+    """Sparse convolution on one kind of device.
+
+    Shapes: x (N_in, C_in), weight (C_out, K, C_in), y (N_out, C_out); K slots as in maps.py.
+    """
+
+    name: str
+
+    def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
+        return layout.keys(coords)
+
+    def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
+        return submanifold_pairs(keys, kernel, layout)
+
+    def strided(
+        self, coords: Tensor, stride: Sequence[int], layout: KeyLayout
+    ) -> tuple[Tensor, KernelMap]:
+        return strided_pairs(coords, stride, layout)
+
+    def group(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows with equal keys: (group of each row or -1, rows in group order, group starts).
+
+        Groups are numbered in key order and rows keep their order inside a group; a negative
+        key belongs to no group. starts has one entry more than there are groups.
+        """
+        kept = torch.nonzero(keys >= 0).squeeze(1)
+        _, group, counts = torch.unique(keys[kept], return_inverse=True, return_counts=True)
+        whole = torch.full(keys.shape, -1, dtype=torch.int32, device=keys.device)
+        whole[kept] = group.int()
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        return whole, kept[torch.argsort(group, stable=True)].int(), starts
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """Whether inference in this type is worth asking for on this engine."""
+        return dtype == torch.float32
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...
+
+    @abstractmethod
+    def grad_input(self, dy: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...
+
+    @abstractmethod
+    def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor: ...
+
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight as `infer` wants it; done once per layer."""
+        return weight.to(dtype)
+
+    def infer(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        pairs: KernelMap | None,
+        out_channels: int,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """relu?(convolution + bias? + residual?) without gradients; no pairs: a linear layer."""
+        y = x @ packed[:, 0].T if pairs is None else self.forward(x, packed, pairs)
+        y = y if bias is None else y.add_(bias.to(y.dtype))
+        y = y if residual is None else y.add_(residual)
+        return y.relu_() if relu else y
+
+
+def select_engine(device: torch.device | str, name: Engine | str | None = None) -> Engine:
+    """The engine for a device: the argument, else the environment variable, else the best one."""
+    if isinstance(name, Engine):
+        return name
+    wanted = name or os.environ.get(VARIABLE) or 'auto'
+    if wanted not in NAMES:
+        raise ConfigError(f'engine: unknown engine {wanted!r}: choose one of {", ".join(NAMES)}')
+    return _select(torch.device(device).type, wanted)
+
+
+@cache
+def _select(device_type: str, wanted: str) -> Engine:
+    from lidar_kd.sparse.native_engine import native_missing, NativeEngine
+    from lidar_kd.sparse.spconv_engine import spconv_missing, SpconvEngine
+    from lidar_kd.sparse.torch_engine import TorchEngine
+
+    fastest = {'cpu': 'native', 'cuda': 'spconv'}.get(device_type, 'torch')
+    name = fastest if wanted == 'auto' else wanted
+    engine: Engine = TorchEngine()
+    if name == 'native':
+        reason = native_missing() if device_type == 'cpu' else 'it runs on the CPU only'
+        engine = engine if reason else NativeEngine()
+    elif name == 'spconv':
+        reason = spconv_missing() if device_type == 'cuda' else 'it is wrong on a CPU'
+        engine = engine if reason else SpconvEngine()
+    else:
+        reason = ''
+    if reason and wanted != 'auto':
+        raise ConfigError(f'engine {wanted}: {reason}; choose another or leave it at auto')
+    if reason:
+        log.warning('engine torch on %s (about 2x slower): no %s: %s', device_type, name, reason)
+    else:
+        log.info('engine %s on %s', engine.name, device_type)
+    return engine

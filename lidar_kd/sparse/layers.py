@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution layers on sparse tensors. Weights are (C_out, k_x, k_y, k_z, C_in) under every engine.
+
+The kernel's axes are the coordinates' axes, in the order in which a cell is written.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+import math
+
+import torch
+from torch import nn, Tensor
+
+from lidar_kd.sparse.engine import Engine
+from lidar_kd.sparse.maps import KernelMap
+from lidar_kd.sparse.tensor import Level, SparseTensor, Triple
+
+
+class _Convolve(torch.autograd.Function):
+    """y[out] = sum over pairs of x[in] W[slot]^T; nothing gathered is kept for the backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight)
+        ctx.pairs, ctx.engine = pairs, engine
+        return engine.forward(x, weight, pairs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous()
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        dx = ctx.engine.grad_input(dy, weight, ctx.pairs) if need_x else None
+        dw = ctx.engine.grad_weight(x, dy, ctx.pairs) if need_weight else None
+        return dx, dw, None, None
+
+
+def convolve(x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine) -> Tensor:
+    """Differentiable convolution; weight (C_out, K, C_in). Under autocast on CUDA in its type."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type) if x.is_cuda else torch.float32
+        x, weight = x.to(dtype), weight.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _Convolve.apply(x, weight, pairs, engine)  # type: ignore[no-untyped-call]
+    return y
+
+
+class Conv(nn.Module, ABC):
+    """A weight, an optional bias, and the map they are applied over."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Triple, *, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(out_channels, *kernel, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._packed: tuple[tuple[object, ...], Tensor] | None = None
+        # He initialisation for the cells a kernel really meets: about a quarter on LiDAR scans
+        fan_in = in_channels * max(1.0, math.prod(kernel) / 4)
+        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
+
+    @property
+    def in_channels(self) -> int:
+        return self.weight.shape[-1]
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[0]
+
+    @abstractmethod
+    def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
+        """The pairs (None: every row to itself) and the level of the result."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        if not torch.is_grad_enabled():
+            return self.infer(x)
+        pairs, level = self.map_of(x.level)
+        flat = self.weight.flatten(1, 3)
+        if pairs is None:
+            return SparseTensor(nn.functional.linear(x.features, flat[:, 0], self.bias), level)
+        y = convolve(x.features, flat, pairs, level.engine)
+        return SparseTensor(y if self.bias is None else y + self.bias.to(y.dtype), level)
+
+    def infer(
+        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> SparseTensor:
+        """relu?(forward(x) + residual?) in one pass, without gradients."""
+        pairs, level = self.map_of(x.level)
+        y = level.engine.infer(
+            x.features,
+            self._pack(level.engine, x.features.dtype),
+            pairs,
+            self.out_channels,
+            bias=self.bias,
+            residual=residual,
+            relu=relu,
+        )
+        return SparseTensor(y, level)
+
+    def _pack(self, engine: Engine, dtype: torch.dtype) -> Tensor:
+        key = (engine.name, dtype, self.weight.data_ptr(), self.weight._version)
+        if self._packed is None or self._packed[0] != key:
+            self._packed = (key, engine.pack(self.weight.detach().flatten(1, 3), dtype))
+        return self._packed[1]
+
+    def extra_repr(self) -> str:
+        return f'{self.in_channels} -> {self.out_channels}, kernel {self.kernel}'
+
+
+class SubmanifoldConv(Conv):
+    """Odd kernel; the result lives on the same cells."""
+
+    def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
+        return level.submanifold(self.kernel), level
+
+
+class PointwiseConv(Conv):
+    """A linear layer on every row: kernel 1 x 1 x 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, (1, 1, 1), bias=bias)
+
+    def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
+        return None, level
+
+
+class StridedConv(Conv):
+    """Kernel equal to the stride, each 1 or 2: one result row per occupied coarse cell."""
+
+    def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
+        coarse, pairs = level.coarser(self.kernel)
+        return pairs, coarse
+
+
+class InverseConv(Conv):
+    """The way back: from coarse cells to the finer level they were made from."""
+
+    def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
+        finer = level.finer(self.kernel)
+        return finer.coarser(self.kernel)[1].transposed, finer
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Settings of a batch norm."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+
+class ConvNorm(nn.Module):
+    """relu?(norm(conv(x)) + residual?): the unit of which every U-Net here is made."""
+
+    def __init__(self, conv: Conv, *, relu: bool = True, norm: Norm | None = None) -> None:
+        super().__init__()
+        norm = norm or Norm()
+        self.conv = conv
+        self.norm: nn.Module = nn.BatchNorm1d(
+            conv.out_channels, eps=norm.eps, momentum=norm.momentum
+        )
+        self.relu = relu
+
+    def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
+        if isinstance(self.norm, nn.Identity) and not torch.is_grad_enabled():
+            return self.conv.infer(x, residual=residual, relu=self.relu)
+        y: SparseTensor = self.conv(x)
+        features = self.norm(y.features)
+        features = features if residual is None else features.add_(residual)
+        return y.with_features(features.relu_() if self.relu else features)
+
+
+@torch.no_grad()
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Moves every batch norm into the weight and bias of its convolution; for inference only."""
+    for module in model.modules():
+        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm1d):
+            norm, conv = module.norm, module.conv
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            bias = norm.bias - norm.running_mean * scale
+            conv.weight.mul_(scale[:, None, None, None, None])
+            conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * scale)
+            module.norm = nn.Identity()
+    return model

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel maps: which rows of the input each row of the result needs, and through which slot.
+
+P pairs, K slots (positions of the kernel), N rows. Slots count the kernel's cells with the last
+coordinate fastest, like the weight (C_out, k_x, k_y, k_z, C_in): slot = (i_x * k_y + i_y) * k_z + i_z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lidar_kd.errors import DataError
+
+MARGIN = 4  # free cells around the occupied ones, so that a neighbour's key never wraps
+
+
+@dataclass(eq=False)
+class KernelMap:
+    """Pairs slot by slot; inside a slot both columns increase, so the transpose is a swap."""
+
+    in_rows: Tensor  # (P,) int32
+    out_rows: Tensor  # (P,) int32
+    starts: tuple[int, ...]  # (K + 1)
+    n_in: int
+    n_out: int
+    derived: dict[str, Any] = field(default_factory=dict)  # what an engine computes once per map
+
+    @property
+    def slots(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def pairs(self) -> int:
+        return self.starts[-1]
+
+    def slot(self, k: int) -> tuple[Tensor, Tensor]:
+        part = slice(self.starts[k], self.starts[k + 1])
+        return self.in_rows[part], self.out_rows[part]
+
+    @cached_property
+    def transposed(self) -> KernelMap:
+        return KernelMap(self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in)
+
+    @cached_property
+    def centre(self) -> int:
+        """The slot that maps every row to itself (submanifold), or -1."""
+        middle = self.slots // 2
+        whole = self.starts[middle + 1] - self.starts[middle] == self.n_out == self.n_in
+        return middle if self.slots % 2 and whole else -1
+
+
+@dataclass(frozen=True)
+class KeyLayout:
+    """How (batch, x, y, z) become one integer, z fastest."""
+
+    low: tuple[int, int, int, int]
+    bits: tuple[int, int, int, int]
+
+    def keys(self, coords: Tensor) -> Tensor:
+        key = coords[:, 0].long() - self.low[0]
+        for axis in (1, 2, 3):
+            key = (key << self.bits[axis]) | (coords[:, axis].long() - self.low[axis])
+        return key
+
+
+def key_layout(coords: Tensor) -> KeyLayout:
+    """The narrowest layout with a margin around the occupied cells."""
+    if not len(coords):
+        return KeyLayout((0, 0, 0, 0), (1, 4, 4, 4))
+    bounds = torch.stack([coords.amin(0), coords.amax(0)]).tolist()
+    low = [value - (MARGIN if axis else 0) for axis, value in enumerate(bounds[0])]
+    high = [value + (MARGIN if axis else 0) for axis, value in enumerate(bounds[1])]
+    bits = [max(1, (top - bottom).bit_length()) for bottom, top in zip(low, high)]
+    if sum(bits) > 63:
+        extent = ' x '.join(str(b - a) for a, b in zip(bounds[0][1:], bounds[1][1:]))
+        raise DataError(
+            f'voxels: the cells span {extent} and need {sum(bits)} key bits of 63: '
+            'drop far outliers or choose a larger voxel'
+        )
+    return KeyLayout((low[0], low[1], low[2], low[3]), (bits[0], bits[1], bits[2], bits[3]))
+
+
+def columns_of(kernel: Sequence[int], layout: KeyLayout) -> list[tuple[int, int, int]]:
+    """(key shift, first slot, z offsets) of the later half of the kernel, column by column."""
+    rx, ry, rz = (size // 2 for size in kernel)
+    columns = []
+    for dx in range(rx + 1):
+        for dy in range(-ry if dx else 0, ry + 1):
+            z0 = -rz if dx or dy else 1
+            if z0 > rz:
+                continue
+            shift = (((dx << layout.bits[2]) + dy) << layout.bits[3]) + z0
+            slot = ((dx + rx) * kernel[1] + dy + ry) * kernel[2] + z0 + rz
+            columns.append((shift, slot, rz - z0 + 1))
+    return columns
+
+
+def submanifold_pairs(keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
+    """One search per column of z neighbours; the earlier half of the kernel mirrors the later."""
+    n, slots = len(keys), kernel[0] * kernel[1] * kernel[2]
+    half = slots // 2
+    rows = torch.arange(n, device=keys.device)
+    # row `half` of the table takes what is not a neighbour; it is never read
+    table = torch.full((half + 1, n), -1, dtype=torch.int32, device=keys.device)
+    for shift, slot, width in columns_of(kernel, layout):
+        low = keys + shift
+        first = torch.searchsorted(keys, low)
+        for step in range(width):
+            found = (first + step).clamp_(max=n - 1)
+            distance = keys[found] - low
+            near = (first + step < n) & (distance < width)
+            table[torch.where(near, distance + (slot - half - 1), half), rows] = found.int()
+    present = table[:half] >= 0
+    slot_of, out_rows = torch.nonzero(present, as_tuple=True)
+    in_rows = table[slot_of, out_rows]
+    return mirrored(in_rows, out_rows.int(), present.sum(1).tolist(), n)
+
+
+def mirrored(in_rows: Tensor, out_rows: Tensor, counts: list[int], n: int) -> KernelMap:
+    """The whole map from the pairs of its later half."""
+    parts_in, parts_out = list(in_rows.split(counts)), list(out_rows.split(counts))
+    identity = torch.arange(n, dtype=torch.int32, device=in_rows.device)
+    sizes = counts[::-1] + [n] + counts
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    return KernelMap(
+        torch.cat([*parts_out[::-1], identity, *parts_in]),
+        torch.cat([*parts_in[::-1], identity, *parts_out]),
+        tuple(starts),
+        n,
+        n,
+    )
+
+
+def strided_pairs(
+    coords: Tensor, stride: Sequence[int], layout: KeyLayout
+) -> tuple[Tensor, KernelMap]:
+    """The coarse cells (M, 4), sorted, and the map from fine to coarse rows."""
+    shift = torch.tensor([0, *(s - 1 for s in stride)], dtype=torch.int32, device=coords.device)
+    cells = coords >> shift
+    low = tuple(value >> int(s > 1) for value, s in zip(layout.low[1:], stride))
+    coarse_layout = KeyLayout((layout.low[0], low[0], low[1], low[2]), layout.bits)
+    _, group = torch.unique(coarse_layout.keys(cells), return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    coarse = cells.new_empty((count, 4))
+    coarse[group] = cells  # every row of a group writes the same cell
+    inside = (coords & shift)[:, 1:].long()
+    slot = (inside[:, 0] * stride[1] + inside[:, 1]) * stride[2] + inside[:, 2]
+    order = torch.argsort(slot, stable=True)
+    slots = stride[0] * stride[1] * stride[2]
+    ends = torch.bincount(slot, minlength=slots).cumsum(0).tolist()
+    pairs = KernelMap(order.int(), group[order].int(), (0, *ends), len(coords), count)
+    return coarse, pairs

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The face of the library: picks the kernels for this CPU when it is first used.
+ */
+#include "kernels.h"
+
+#include <string.h>
+
+#if HAVE_AVX512
+extern const lk_engine lk_engine_avx512;
+#endif
+#if HAVE_AVX2
+extern const lk_engine lk_engine_avx2;
+#endif
+#if HAVE_AMX
+extern const lk_engine lk_engine_amx;
+extern int lk_amx_permitted(void);
+#endif
+extern const lk_engine lk_engine_portable;
+
+typedef struct {
+    const char *name;
+    const lk_engine *engine;
+} lk_choice;
+
+static int supported(const char *isa)
+{
+    if (!strcmp(isa, "portable")) return 1;
+#if HAVE_AVX512
+    if (!strcmp(isa, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+#if HAVE_AVX2
+    if (!strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#if HAVE_AMX
+    if (!strcmp(isa, "amx")) return supported("avx512") && lk_amx_permitted();
+#endif
+    return 0;
+}
+
+static const lk_choice choices[] = {
+#if HAVE_AVX512
+    {"avx512", &lk_engine_avx512},
+#endif
+#if HAVE_AVX2
+    {"avx2", &lk_engine_avx2},
+#endif
+    {"portable", &lk_engine_portable},
+#if HAVE_AMX
+    {"amx", &lk_engine_amx},
+#endif
+    {NULL, NULL},
+};
+
+/* The kernels called `isa`, or the best float32 ones when isa is NULL; NULL when this machine
+ * or this build has none. */
+LK_EXPORT const lk_engine *lk_find(const char *isa)
+{
+    for (const lk_choice *c = choices; c->name; c++)
+        if (isa ? !strcmp(isa, c->name) && supported(c->name) : supported(c->name)) return c->engine;
+    return NULL;
+}
+
+LK_EXPORT const char *lk_name(const lk_engine *engine)
+{
+    for (const lk_choice *c = choices; c->name; c++)
+        if (c->engine == engine) return c->name;
+    return "";
+}
+
+LK_EXPORT void lk_run(const lk_engine *engine, const lk_map *map, const lk_conv *job)
+{
+    if (map->rows > 0) engine->conv(map, job);
+}
+
+LK_EXPORT int64_t lk_packed(const lk_engine *engine, int64_t slots, int64_t cin, int64_t cout)
+{
+    return engine->packed(slots, cin, cout);
+}
+
+LK_EXPORT void lk_pack(const lk_engine *engine, const float *weight, int64_t slots, int64_t cin,
+                       int64_t cout, int transpose, int threads, void *packed)
+{
+    engine->pack(weight, slots, cin, cout, transpose, threads, packed);
+}
+
+LK_EXPORT void lk_grad_weight(const lk_engine *engine, const lk_map *map, const float *x,
+                              int64_t ldx, const float *dy, int64_t ldy, int64_t cin, int64_t cout,
+                              int threads, float *dw)
+{
+    engine->grad_weight(map, x, ldx, dy, ldy, cin, cout, threads, dw);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The native engine: sparse convolution, kernel maps and voxel sorting for CPUs.
+ * Plain C with GCC vector extensions and OpenMP, no torch headers, loaded through ctypes.
+ *
+ * Words used throughout
+ *   pair    (in, out, slot): row `out` of the result receives row `in` of the input times
+ *           the weight of kernel slot `slot`. Pairs lie slot by slot, and inside a slot both
+ *           `in` and `out` increase, so a map and its transpose are the same two arrays.
+ *   block   LK_BLOCK consecutive result rows; `cuts[slot][block]` is where a block's pairs
+ *           start inside its slot, so any run of blocks is a contiguous run of pairs.
+ *   tile    the run of blocks one thread accumulates in its cache.
+ *   panel   the columns of the result one microkernel keeps in registers.
+ */
+#ifndef LIDAR_KD_KERNELS_H
+#define LIDAR_KD_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LK_EXPORT __attribute__((visibility("default")))
+#define LK_BLOCK 128
+
+/* A kernel map; in == NULL stands for the identity (a linear layer, one slot). */
+typedef struct {
+    const int32_t *in, *out;
+    const int64_t *starts; /* (slots + 1): where each slot's pairs begin */
+    const int32_t *cuts;   /* (slots, blocks + 1), relative to starts */
+    int64_t slots, rows;   /* rows of the result */
+} lk_map;
+
+/* y = relu?(sum over pairs + bias? + residual?); the strides ld* are in elements. */
+typedef struct {
+    const void *x;
+    void *y;
+    const void *weight; /* packed by the pack function of the same engine */
+    const float *bias;
+    const void *residual;
+    int64_t ldx, ldy, ldr;
+    int32_t cin, cout;
+    int32_t relu, threads;
+} lk_conv;
+
+typedef struct {
+    void (*conv)(const lk_map *, const lk_conv *);
+    int64_t (*packed)(int64_t slots, int64_t cin, int64_t cout);
+    /* transpose = 0: rows are cin (forward); 1: rows are cout (gradient of the input) */
+    void (*pack)(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
+                 int threads, void *packed);
+    void (*grad_weight)(const lk_map *, const float *x, int64_t ldx, const float *dy, int64_t ldy,
+                        int64_t cin, int64_t cout, int threads, float *dw);
+} lk_engine;
+
+#define LK_JOIN2(a, b) a##_##b
+#define LK_JOIN(a, b) LK_JOIN2(a, b)
+
+static inline int64_t lk_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t lk_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t lk_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* How many blocks make a tile: large enough that the weights are read rarely when they do not
+ * fit the cache, small enough that every thread gets work. */
+static inline int64_t lk_tile_blocks(int64_t blocks, int64_t weight_bytes, int64_t threads)
+{
+    int64_t most = weight_bytes > (1 << 19) ? 16 : 4;
+    int64_t fair = lk_ceil(blocks, threads);
+    int64_t rounds = lk_max(1, lk_ceil(fair, most));
+    return lk_max(1, lk_ceil(fair, rounds));
+}
+
+#endif

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native CPU engine: ctypes over the C kernels that were compiled with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import ctypes
+from functools import lru_cache
+import logging
+import os
+from pathlib import Path
+import re
+
+import torch
+from torch import Tensor
+
+from lidar_kd.sparse.engine import Engine
+from lidar_kd.sparse.maps import KernelMap, KeyLayout
+
+log = logging.getLogger(__name__)
+FOLDER = Path(__file__).parent / 'native'
+ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
+BLOCK = 128  # LK_BLOCK of kernels.h
+Pointer = ctypes.c_void_p
+Int64, Int32 = ctypes.c_int64, ctypes.c_int32
+
+
+class _Map(ctypes.Structure):
+    _fields_ = [
+        ('in_rows', Pointer),
+        ('out_rows', Pointer),
+        ('starts', Pointer),
+        ('cuts', Pointer),
+        ('slots', Int64),
+        ('rows', Int64),
+    ]
+
+
+class _Conv(ctypes.Structure):
+    _fields_ = [
+        ('x', Pointer),
+        ('y', Pointer),
+        ('weight', Pointer),
+        ('bias', Pointer),
+        ('residual', Pointer),
+        ('ldx', Int64),
+        ('ldy', Int64),
+        ('ldr', Int64),
+        ('cin', Int32),
+        ('cout', Int32),
+        ('relu', Int32),
+        ('threads', Int32),
+    ]
+
+
+def _share_torch_threads() -> None:
+    """Makes the OpenMP that torch loaded visible, so that our loops run on torch's threads.
+
+    A second OpenMP would spin on the same cores as torch's.
+    """
+    loaded = re.findall(r'\S*/libi?[go]omp[^/\s]*\.so\S*', Path('/proc/self/maps').read_text())
+    path = next(iter(dict.fromkeys(loaded)), 'libgomp.so.1')
+    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+
+
+@lru_cache(maxsize=1)
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    files = sorted(FOLDER.glob('_kernels*.so'))
+    if not files:
+        return 'the native kernel was not compiled (install gcc, then reinstall lidar_kd)'
+    try:
+        _share_torch_threads()
+        library = ctypes.CDLL(str(files[0]))
+    except OSError as error:
+        return f'the native kernel does not load ({error})'
+    for name in ('lk_find', 'lk_search_new'):
+        getattr(library, name).restype = Pointer
+    for name in ('lk_packed', 'lk_group', 'lk_stride'):
+        getattr(library, name).restype = Int64
+    library.lk_name.restype = ctypes.c_char_p
+    return library
+
+
+def native_missing() -> str:
+    """Why the native engine cannot run here; empty when it can."""
+    library = _load()
+    return library if isinstance(library, str) else ''
+
+
+def library() -> ctypes.CDLL:
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded
+
+
+def address(tensor: Tensor | None) -> Pointer:
+    return Pointer(None if tensor is None else tensor.data_ptr())
+
+
+def _int32(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    return (Int32 * len(values))(*values)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+class NativeEngine(Engine):
+    """float32 everywhere; bfloat16 inference where the CPU has AMX."""
+
+    name = 'native'
+
+    def __init__(self, isa: str | None = None) -> None:
+        self._c = library()
+        wanted = isa or os.environ.get(ISA_VARIABLE)
+        self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
+        self._bfloat16 = Pointer(self._c.lk_find(b'amx'))
+        if not self._float32:
+            raise ValueError(f'no kernels for {wanted!r} on this machine')
+        self.isa = self._c.lk_name(self._float32).decode()
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(self._bfloat16))
+
+    def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
+        keys = torch.empty(len(coords), dtype=torch.int64)
+        low, bits = _int32(layout.low), _int32(layout.bits)
+        self._c.lk_keys(address(coords), Int64(len(coords)), low, bits, _threads(), address(keys))
+        return keys
+
+    def group(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        group, order = torch.empty(2, len(keys), dtype=torch.int32)
+        first = torch.empty(len(keys) + 1, dtype=torch.int32)
+        count = self._c.lk_group(
+            address(keys), Int64(len(keys)), address(group), address(order), address(first)
+        )
+        first = first[: count + 1]
+        return group, order[: int(first[-1])], first
+
+    def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
+        n, slots, threads = len(keys), kernel[0] * kernel[1] * kernel[2], _threads()
+        starts, sizes, bits = (Int64 * (slots + 1))(), _int32(kernel), _int32(layout.bits)
+        search = Pointer(
+            self._c.lk_search_new(address(keys), Int64(n), bits, sizes, threads, starts)
+        )
+        in_rows, out_rows = torch.empty(2, starts[slots], dtype=torch.int32)
+        self._c.lk_search_take(search, sizes, starts, threads, address(in_rows), address(out_rows))
+        return KernelMap(in_rows, out_rows, tuple(starts), n, n)
+
+    def strided(
+        self, coords: Tensor, stride: Sequence[int], layout: KeyLayout
+    ) -> tuple[Tensor, KernelMap]:
+        n, slots = len(coords), stride[0] * stride[1] * stride[2]
+        coarse = torch.empty(n, 4, dtype=torch.int32)
+        in_rows, out_rows = torch.empty(2, n, dtype=torch.int32)
+        starts = (Int64 * (slots + 1))()
+        count = self._c.lk_stride(
+            address(coords),
+            Int64(n),
+            _int32(stride),
+            _int32(layout.low),
+            _int32(layout.bits),
+            address(coarse),
+            address(in_rows),
+            address(out_rows),
+            starts,
+        )
+        return coarse[:count], KernelMap(in_rows, out_rows, tuple(starts), n, count)
+
+    def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+        return self.infer(x, self._pack(weight, transpose=False), pairs, weight.shape[0])
+
+    def grad_input(self, dy: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+        packed = self._pack(weight, transpose=True)
+        return self.infer(dy, packed, pairs.transposed, weight.shape[2])
+
+    def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
+        grad = torch.empty(dy.shape[1], pairs.slots, x.shape[1])
+        x, dy = x.float().contiguous(), dy.float().contiguous()
+        self._c.lk_grad_weight(
+            self._float32,
+            ctypes.byref(self._map(pairs)),
+            address(x),
+            Int64(x.shape[1]),
+            address(dy),
+            Int64(dy.shape[1]),
+            Int64(x.shape[1]),
+            Int64(dy.shape[1]),
+            _threads(),
+            address(grad),
+        )
+        return grad
+
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._pack(weight, transpose=False, dtype=dtype)
+
+    def _pack(
+        self, weight: Tensor, *, transpose: bool, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        kernels = self._kernels(dtype)
+        weight = weight.detach().float().contiguous()
+        c_out, slots, c_in = weight.shape
+        rows, columns = (c_out, c_in) if transpose else (c_in, c_out)
+        size = self._c.lk_packed(kernels, Int64(slots), Int64(rows), Int64(columns))
+        packed = torch.empty(size, dtype=dtype)
+        shape = Int64(slots), Int64(c_in), Int64(c_out)
+        self._c.lk_pack(
+            kernels, address(weight), *shape, int(transpose), _threads(), address(packed)
+        )
+        return packed
+
+    def _kernels(self, dtype: torch.dtype) -> Pointer:
+        if not self.computes(dtype):
+            raise TypeError(f'the native engine does not compute in {dtype} on this CPU')
+        return self._bfloat16 if dtype == torch.bfloat16 else self._float32
+
+    def _map(self, pairs: KernelMap) -> _Map:
+        """The C view of a map, with the cuts by block of result rows; made once."""
+        if 'native' not in pairs.derived:
+            blocks = -(-pairs.n_out // BLOCK)
+            starts = (Int64 * (pairs.slots + 1))(*pairs.starts)
+            cuts = torch.empty(pairs.slots, blocks + 1, dtype=torch.int32)
+            size = Int64(pairs.slots), Int64(pairs.n_out)
+            self._c.lk_cuts(address(pairs.out_rows), starts, *size, _threads(), address(cuts))
+            view = _Map(
+                pairs.in_rows.data_ptr(),
+                pairs.out_rows.data_ptr(),
+                ctypes.addressof(starts),
+                cuts.data_ptr(),
+                pairs.slots,
+                pairs.n_out,
+            )
+            pairs.derived['native'] = (view, starts, cuts)  # the view does not own the others
+        view, *_ = pairs.derived['native']
+        assert isinstance(view, _Map)
+        return view
+
+    def infer(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        pairs: KernelMap | None,
+        out_channels: int,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        x = x.detach().to(packed.dtype)
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        rows = len(x) if pairs is None else pairs.n_out
+        y = torch.empty(rows, out_channels, dtype=packed.dtype)
+        view = _Map(slots=1, rows=rows) if pairs is None else self._map(pairs)
+        job = _Conv(
+            x.data_ptr(),
+            y.data_ptr(),
+            packed.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            x.stride(0),
+            out_channels,
+            0 if residual is None else residual.stride(0),
+            x.shape[1],
+            out_channels,
+            relu,
+            _threads(),
+        )
+        self._c.lk_run(self._kernels(packed.dtype), ctypes.byref(view), ctypes.byref(job))
+        return y

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features at occupied cells: a Level is where the cells are, a SparseTensor what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import ref, ReferenceType
+
+import torch
+from torch import Tensor
+
+from lidar_kd.errors import DataError
+from lidar_kd.sparse.engine import Engine, select_engine
+from lidar_kd.sparse.maps import KernelMap, key_layout, KeyLayout
+
+Triple = tuple[int, int, int]
+
+
+class Level:
+    """Sorted, distinct cells (N, 4) int32 as (batch, x, y, z), and the maps between them.
+
+    Every map is built once and shared by all layers that ask for it.
+    """
+
+    def __init__(self, coords: Tensor, engine: Engine | str | None = None) -> None:
+        self.coords = coords
+        self.engine = select_engine(coords.device, engine)
+        # weak: a level keeps its coarser ones alive, and a ring would wait for the collector
+        self._finer: dict[Triple, ReferenceType[Level]] = {}
+        self._submanifold: dict[Triple, KernelMap] = {}
+        self._coarser: dict[Triple, tuple[Level, KernelMap]] = {}
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @cached_property
+    def layout(self) -> KeyLayout:
+        return key_layout(self.coords)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        return self.engine.keys(self.coords, self.layout)
+
+    def submanifold(self, kernel: Triple) -> KernelMap:
+        """The map of a convolution whose result lives on the same cells."""
+        if kernel not in self._submanifold:
+            if any(size % 2 == 0 or size > 2 * 4 + 1 for size in kernel):
+                raise ValueError(f'submanifold kernel {kernel}: sizes must be odd and at most 9')
+            self._submanifold[kernel] = self.engine.submanifold(self.keys, kernel, self.layout)
+        return self._submanifold[kernel]
+
+    def coarser(self, stride: Triple) -> tuple[Level, KernelMap]:
+        """The level whose cells are `stride` of ours wide, and the map from ours to it."""
+        if stride not in self._coarser:
+            if any(step not in (1, 2) for step in stride):
+                raise ValueError(f'stride {stride}: steps must be 1 or 2')
+            coords, pairs = self.engine.strided(self.coords, stride, self.layout)
+            coarse = Level(coords, self.engine)
+            coarse._finer[stride] = ref(self)
+            self._coarser[stride] = (coarse, pairs)
+        return self._coarser[stride]
+
+    def finer(self, stride: Triple) -> Level:
+        """The level this one was made from; it must still be held by someone."""
+        level = self._finer[stride]() if stride in self._finer else None
+        if level is None:
+            raise ValueError(f'no finer level with stride {stride}: make this one with coarser()')
+        return level
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTensor:
+    """features: (N, C), one row per cell of the level."""
+
+    features: Tensor
+    level: Level
+
+    def with_features(self, features: Tensor) -> SparseTensor:
+        return SparseTensor(features, self.level)
+
+
+def sort_cells(coords: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct cells in key order, and the order that sorts the given ones; repeats are refused."""
+    keys = key_layout(coords).keys(coords)
+    ordered, order = keys.sort(stable=True)
+    repeats = int((ordered[1:] == ordered[:-1]).sum())
+    if repeats:
+        raise DataError(f'voxels: {repeats} cells occur twice: voxelise the points first')
+    return coords[order].int().contiguous(), order
+
+
+def sparse_tensor(
+    coords: Tensor, features: Tensor, engine: Engine | str | None = None
+) -> tuple[SparseTensor, Tensor]:
+    """A tensor of cells in any order, and `order`: row i of the tensor is row order[i] given."""
+    cells, order = sort_cells(coords)
+    return SparseTensor(features[order], Level(cells, engine)), order
+
+
+def batch_sizes(coords: Tensor) -> list[int]:
+    """Cells per scan."""
+    counts: list[int] = torch.bincount(coords[:, 0].long()).tolist()
+    return counts

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points to occupied voxels and back: the only preprocessing, live and in training.
+
+N points, V voxels. A cell is floor((point - origin) / size), an absolute number, so a point falls
+into the same voxel whatever else the scan holds. Points that a grid cannot hold are left out and
+counted by reason; none is moved into another cell unless the grid says `outside: clamp`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from lidar_kd.errors import DataError
+from lidar_kd.sparse import Engine, Level, select_engine
+from lidar_kd.sparse.maps import key_layout
+
+Bounds = tuple[float, float, float]
+REACH = 2**19 - 16  # cells on each side of the origin: 26 km at 0.05 m, and keys always fit
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra='forbid')
+
+
+class CartesianGrid(_Settings):
+    """Cubes; without bounds every point within 26 km (at 0.05 m) is seen."""
+
+    kind: Literal['cartesian'] = 'cartesian'
+    voxel_m: PositiveFloat = 0.05
+    lower_m: Bounds | None = None  # x, y, z a point must reach
+    upper_m: Bounds | None = None  # and must stay below
+
+    def positions(self, points: Tensor) -> Tensor:
+        """(N, 3) positions in units of a voxel."""
+        return points[:, :3] / self.voxel_m
+
+    def inside(self, points: Tensor, positions: Tensor) -> Tensor:
+        keep = (positions.abs() < REACH).all(1)
+        if self.lower_m is not None:
+            keep &= (points[:, :3] >= points.new_tensor(self.lower_m)).all(1)
+        if self.upper_m is not None:
+            keep &= (points[:, :3] < points.new_tensor(self.upper_m)).all(1)
+        return keep
+
+    def cells(self, positions: Tensor) -> Tensor:
+        return positions.floor().int()
+
+
+class CylinderGrid(_Settings):
+    """Cells in radius, angle and height, as many as `cells` between the bounds."""
+
+    kind: Literal['cylinder'] = 'cylinder'
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (480, 360, 32)
+    radius_m: tuple[float, float] = (0.0, 50.0)
+    height_m: tuple[float, float] = (-4.0, 2.0)
+    outside: Literal['drop', 'clamp'] = 'drop'  # clamp: into the border cell, and counted
+
+    @property
+    def lower(self) -> Bounds:
+        return (self.radius_m[0], -math.pi, self.height_m[0])
+
+    @property
+    def upper(self) -> Bounds:
+        return (self.radius_m[1], math.pi, self.height_m[1])
+
+    def positions(self, points: Tensor) -> Tensor:
+        """(N, 3) radius, angle and height in units of a cell."""
+        x, y, z = points[:, 0], points[:, 1], points[:, 2]
+        polar = torch.stack([torch.hypot(x, y), torch.atan2(y, x), z], 1)
+        lower, upper = polar.new_tensor(self.lower), polar.new_tensor(self.upper)
+        return (polar - lower) / (upper - lower) * polar.new_tensor(self.shape)
+
+    def inside(self, points: Tensor, positions: Tensor) -> Tensor:
+        if self.outside == 'clamp':
+            return positions.new_ones(len(positions), dtype=torch.bool)
+        top = positions.new_tensor(self.shape)
+        top[1] += 1  # an angle of exactly pi belongs to the last cell
+        return ((positions >= 0) & (positions < top)).all(1)
+
+    def cells(self, positions: Tensor) -> Tensor:
+        top = torch.tensor(self.shape, device=positions.device) - 1
+        return positions.floor().clamp(min=torch.zeros_like(top), max=top).int()
+
+    def clamped(self, positions: Tensor) -> int:
+        """Points that `cells` moved into a border cell."""
+        beyond = (positions < 0) | (positions > positions.new_tensor(self.shape))
+        return int(beyond.any(1).sum())
+
+
+Grid = Annotated[CartesianGrid | CylinderGrid, Field(discriminator='kind')]
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """The points a grid can hold (M of N), and the voxels they occupy.
+
+    points (M, 4+) x y z intensity; batch (M,) the scan each is from; rows (M,) where each was in
+    the input; positions (M, 3) in voxels; point_voxel (M,); coords (V, 4) int32 sorted as
+    (batch, x, y, z); features (V, 4+) the mean of the voxel's points; left_out: reason -> points.
+    """
+
+    points: Tensor
+    batch: Tensor
+    rows: Tensor
+    positions: Tensor
+    point_voxel: Tensor
+    features: Tensor
+    level: Level
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def coords(self) -> Tensor:
+        return self.level.coords
+
+    @cached_property
+    def point_counts(self) -> Tensor:
+        """(V,) points in each voxel."""
+        return torch.bincount(self.point_voxel, minlength=len(self.level))
+
+
+def voxelize(
+    points: Tensor,
+    grid: CartesianGrid | CylinderGrid,
+    *,
+    batch: Tensor | None = None,
+    engine: Engine | str | None = None,
+) -> Voxels:
+    """points (N, 4+), float32 on any device; batch (N,) the scan of each point, 0 by default."""
+    if points.ndim != 2 or points.shape[1] < 4:
+        raise DataError(
+            f'points: shape {tuple(points.shape)}: expected (N, 4) with x, y, z and intensity'
+        )
+    chosen = select_engine(points.device, engine)
+    positions = grid.positions(points)
+    rows, left_out = _rows_inside(points, positions, grid)
+    if len(rows) < len(points):
+        points, positions = points[rows], positions[rows]
+        batch = None if batch is None else batch[rows]
+    cells = grid.cells(positions)
+    owner = cells.new_zeros(len(cells)) if batch is None else batch.int()
+    coords = torch.cat([owner[:, None], cells], 1)
+    group, order, starts = chosen.group(chosen.keys(coords, key_layout(coords)))
+    level = Level(coords[order[starts[:-1]]], chosen)
+    features = embedding_bag(order, points, starts[:-1], mode='mean')
+    return Voxels(points, owner, rows, positions, group.long(), features, level, left_out)
+
+
+def _rows_inside(
+    points: Tensor, positions: Tensor, grid: CartesianGrid | CylinderGrid
+) -> tuple[Tensor, dict[str, int]]:
+    """The rows that the grid can hold, and why the others are left out."""
+    finite = points.sum(1).isfinite()
+    empty = (points[:, :3] == 0).all(1)
+    inside = grid.inside(points, positions)
+    keep = finite & ~empty & inside
+    rows = torch.nonzero(keep).squeeze(1)
+    if len(rows) == len(points):
+        return rows, {}
+    counts = {
+        'not_finite': int((~finite).sum()),
+        'no_return': int((finite & empty).sum()),
+        'out_of_range': int((finite & ~empty & ~inside).sum()),
+    }
+    return rows, {reason: count for reason, count in counts.items() if count}
