@@ -70,6 +70,7 @@ setup(
             'ruff',
             'setuptools<80',  # newer ones break `colcon build --symlink-install`
             'types-PyYAML',
+            'types-setuptools<80',
         ],
         'bench': ['spconv; platform_machine == "x86_64"'],
         'cuda': ['spconv-cu120; platform_machine == "x86_64" and python_version < "3.12"'],

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 
-from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
@@ -47,7 +46,6 @@ class BuildKernels(build_ext):
     """The build_ext command for one library that any machine may have to do without."""
 
     command_name = 'build_ext'  # setuptools looks up options and prefixes warnings by it
-    extensions: list[Extension]
 
     def run(self) -> None:
         """Build the library where it is asked for: beside the sources under `pip install -e`."""
