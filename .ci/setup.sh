@@ -25,14 +25,14 @@ system_packages() {
 
 # pyenv and others leave names on PATH that do not run, so a candidate has to prove itself.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python3.13}; do
+    local candidates=${PYTHON:-python3 python3.12 python3.11 python3.10 python3.13} candidate
+    for candidate in $candidates; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "lidar_kd: needs Python 3.10 or newer, as ${PYTHON:-python3} or by make PYTHON=..." >&2
+    echo "lidar_kd: no Python >= 3.10 among: $candidates; name one by make PYTHON=..." >&2
     exit 1
 }
 
