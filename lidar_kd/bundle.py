@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
+from importlib import resources
 import json
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,16 @@ def read_spec(path: str | Path) -> BundleSpec:
     path = Path(path)
     with _open(path) as file:
         return _parse_spec(file.metadata(), path)
+
+
+def find_shipped_bundle() -> Path:
+    """The one bundle that is installed with the package."""
+    weights = resources.files('lidar_kd') / 'weights'
+    found = sorted(Path(str(weights)).glob('*.safetensors'))
+    if len(found) != 1:
+        names = ', '.join(path.name for path in found) or 'no bundle'
+        raise BundleError(f'{weights}: holds {names}, not one bundle; choose one with --bundle.')
+    return found[0]
 
 
 @contextmanager

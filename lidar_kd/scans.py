@@ -33,8 +33,6 @@ def read_scan(path: str | Path, *, columns: int | None = None) -> NDArray[np.flo
     intensity gets zeros. NaN and infinite points stay in place.
     """
     path = Path(path)
-    if columns is not None and columns < 3:
-        raise ConfigError(f'columns is {columns}; a point has at least x, y, z: pass 3 or more.')
     try:
         _check_file(path)
         # What float32 cannot hold becomes infinite, and is reported as such by the Segmenter.
@@ -42,6 +40,14 @@ def read_scan(path: str | Path, *, columns: int | None = None) -> NDArray[np.flo
             return _read_kind(path, _find_suffix(path), columns)
     except OSError as error:
         raise DataError(f'{path}: cannot be read ({error.strerror or error}).') from None
+
+
+def count_points(path: Path, *, columns: int | None = None) -> int:
+    """What read_scan would return, for .bin files without reading them."""
+    suffix = _find_suffix(path)
+    if suffix in ('.bin', '.pcd.bin'):
+        return path.stat().st_size // (4 * _choose_columns(suffix, columns))
+    return len(read_scan(path, columns=columns))
 
 
 def find_scans(folder: str | Path) -> list[Path]:
@@ -69,7 +75,15 @@ def _read_kind(path: Path, suffix: str, columns: int | None) -> NDArray[np.float
         return _join_fields(read_ply(path), path)
     if suffix in ('.npy', '.npz'):
         return _read_numpy(path)
-    return _read_bin(path, columns or (5 if suffix == '.pcd.bin' else 4))
+    return _read_bin(path, _choose_columns(suffix, columns))
+
+
+def _choose_columns(suffix: str, columns: int | None) -> int:
+    if columns is None:
+        return 5 if suffix == '.pcd.bin' else 4
+    if columns < 3:
+        raise ConfigError(f'columns is {columns}; a point has at least x, y, z: pass 3 or more.')
+    return columns
 
 
 def _find_suffix(path: Path) -> str:

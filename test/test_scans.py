@@ -11,7 +11,7 @@ import pytest
 
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.pcd import decompress_lzf
-from lidar_kd.scans import find_scans, read_scan, strip_suffix
+from lidar_kd.scans import count_points, find_scans, read_scan, strip_suffix
 
 CLOUDS = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'clouds'
 needs_clouds = pytest.mark.skipif(not CLOUDS.is_dir(), reason='../shared/data is not here')
@@ -76,6 +76,7 @@ def test_three_columns_leave_the_intensity_zero(tmp_path: Path) -> None:
 
 
 def test_fewer_than_three_columns_are_refused(tmp_path: Path) -> None:
+    POINTS.tofile(tmp_path / 'a.bin')
     with pytest.raises(ConfigError, match='at least x, y, z'):
         read_scan(tmp_path / 'a.bin', columns=2)
 
@@ -98,6 +99,19 @@ def test_nan_and_infinite_points_stay_in_place(tmp_path: Path) -> None:
     odd[0, 0], odd[1, 2] = np.nan, np.inf
     odd.tofile(tmp_path / 'a.bin')
     assert_reads(tmp_path / 'a.bin', odd)
+
+
+@pytest.mark.parametrize(('name', 'columns'), [('a.bin', 4), ('a.pcd.bin', 5), ('b.bin', 6)])
+def test_the_points_of_a_bin_are_counted_by_its_size(
+    tmp_path: Path, name: str, columns: int
+) -> None:
+    np.zeros((7, columns), np.float32).tofile(tmp_path / name)
+    assert count_points(tmp_path / name, columns=6 if columns == 6 else None) == 7
+
+
+def test_the_points_of_other_files_are_counted_by_reading(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', POINTS)
+    assert count_points(tmp_path / 'a.npy') == 3
 
 
 def test_an_ascii_pcd_is_read(tmp_path: Path) -> None:
