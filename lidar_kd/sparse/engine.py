@@ -56,6 +56,9 @@ class Engine(ABC):
         """Whether inference in this type is worth asking for on this engine."""
         return dtype == torch.float32
 
+    def keep_memory(self) -> None:  # noqa: B027: most engines have nothing to do
+        """Asks for freed memory to be kept for the next scan, where that saves time."""
+
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...
 
@@ -64,6 +67,13 @@ class Engine(ABC):
 
     @abstractmethod
     def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor: ...
+
+    def backward(
+        self, x: Tensor, weight: Tensor, dy: Tensor, pairs: KernelMap, *, need_x: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Gradients of the input (where needed) and of the weight."""
+        dx = self.grad_input(dy, weight, pairs) if need_x else None
+        return dx, self.grad_weight(x, dy, pairs)
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The weight as `infer` wants it; done once per layer."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution layers on sparse tensors. Weights are (C_out, k_x, k_y, k_z, C_in) under every engine.
+"""Convolution layers. Weights are (C_out, k_x, k_y, k_z, C_in) under every engine.
 
 The kernel's axes are the coordinates' axes, in the order in which a cell is written.
 """
@@ -31,10 +31,9 @@ class _Convolve(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
-        dy = dy.contiguous()
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        dx = ctx.engine.grad_input(dy, weight, ctx.pairs) if need_x else None
-        dw = ctx.engine.grad_weight(x, dy, ctx.pairs) if need_weight else None
+        dx, dw = ctx.engine.backward(
+            x, weight, dy.contiguous(), ctx.pairs, need_x=ctx.needs_input_grad[0]
+        )
         return dx, dw, None, None
 
 
@@ -179,7 +178,8 @@ def fold_norms(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm1d):
             norm, conv = module.norm, module.conv
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             bias = norm.bias - norm.running_mean * scale
             conv.weight.mul_(scale[:, None, None, None, None])

@@ -2,7 +2,8 @@
 """Kernel maps: which rows of the input each row of the result needs, and through which slot.
 
 P pairs, K slots (positions of the kernel), N rows. Slots count the kernel's cells with the last
-coordinate fastest, like the weight (C_out, k_x, k_y, k_z, C_in): slot = (i_x * k_y + i_y) * k_z + i_z.
+coordinate fastest, like the weight (C_out, k_x, k_y, k_z, C_in):
+slot = (i_x * k_y + i_y) * k_z + i_z.
 """
 
 from __future__ import annotations

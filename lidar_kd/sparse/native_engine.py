@@ -124,6 +124,10 @@ class NativeEngine(Engine):
     def computes(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(self._bfloat16))
 
+    def keep_memory(self) -> None:
+        """Without it glibc returns every layer's result to the system and gets it back zeroed."""
+        self._c.lk_keep_memory()
+
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         keys = torch.empty(len(coords), dtype=torch.int64)
         low, bits = _int32(layout.low), _int32(layout.bits)

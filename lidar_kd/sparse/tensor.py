@@ -81,7 +81,7 @@ class SparseTensor:
 
 
 def sort_cells(coords: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct cells in key order, and the order that sorts the given ones; repeats are refused."""
+    """Cells in key order, and the order that sorts the given ones; repeats are refused."""
     keys = key_layout(coords).keys(coords)
     ordered, order = keys.sort(stable=True)
     repeats = int((ordered[1:] == ordered[:-1]).sum())

@@ -5,6 +5,9 @@
 #include "kernels.h"
 
 #include <string.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #if HAVE_AVX512
 extern const lk_engine lk_engine_avx512;
@@ -91,4 +94,13 @@ LK_EXPORT void lk_grad_weight(const lk_engine *engine, const lk_map *map, const 
                               int threads, float *dw)
 {
     engine->grad_weight(map, x, ldx, dy, ldy, cin, cout, threads, dw);
+}
+
+/* Keeps freed memory in the process: returned to the system it would come back page by page. */
+LK_EXPORT void lk_keep_memory(void)
+{
+#if defined(__GLIBC__)
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the largest that glibc accepts */
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
 }

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle and a device make labels of points. The node and every score use this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+import logging
+import math
+from pathlib import Path
+import time
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from lidar_kd.bundle import Bundle, load_bundle
+from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.labels import IGNORE
+from lidar_kd.models import Output
+from lidar_kd.sparse import Engine, fold_norms, select_engine
+from lidar_kd.voxels import voxelize, Voxels
+
+log = logging.getLogger(__name__)
+Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
+TYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One answer per input point, in input order; 255, 0 and NaN where the model has none."""
+
+    labels: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    entropy: NDArray[np.float32]  # -sum p ln p / ln C
+    timing: dict[str, float]  # stage -> ms
+    unseen: dict[str, int]  # why the model cannot see a point -> points
+
+
+class Segmenter:
+    """Not thread-safe: one Segmenter per thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        device: str = 'auto',
+        precision: Precision = 'auto',
+        engine: str | None = None,
+    ) -> None:
+        bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.spec = bundle.spec
+        self.device = choose_device(device)
+        self.engine = select_engine(self.device, engine)
+        self.dtype = choose_dtype(precision, self.device, self.engine)
+        self._model = fold_norms(bundle.model).to(self.device).eval()
+        self._timing: dict[str, float] = {}
+        self.engine.keep_memory()
+        log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
+
+    def warm_up(self, points: int = 120_000) -> None:
+        """Runs once over made-up points of a typical number: the first real scan is then fast."""
+        generator = np.random.default_rng(0)
+        distance = 2 + 60 * generator.random(points) ** 2
+        angle = generator.uniform(-math.pi, math.pi, points)
+        height = generator.uniform(-2, 1, points)
+        scan = [distance * np.cos(angle), distance * np.sin(angle), height, np.zeros(points)]
+        self.segment(np.stack(scan, 1).astype(np.float32))
+
+    @torch.inference_mode()
+    def segment(self, points: NDArray[np.float32]) -> Segmentation:
+        """points: (N, 4+) x, y, z in metres and the intensity as the sensor gives it."""
+        if points.ndim != 2 or points.shape[1] < 4:
+            raise DataError(f'points: shape {points.shape}: expected (N, 4) x, y, z, intensity')
+        self._timing = {}
+        with self._stage('voxelize'):
+            voxels = self._voxels(points)
+        if not len(voxels.level):
+            return self._unanswered(len(points), voxels)
+        with self._stage('maps'):
+            self._model.build_maps(voxels.level)
+        with self._stage('network'):
+            output = self._model(voxels)
+        with self._stage('answer'):
+            answers = per_point(output, voxels, len(points))
+        labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
+        return Segmentation(labels, probability, entropy, self._timing, voxels.left_out)
+
+    def _voxels(self, points: NDArray[np.float32]) -> Voxels:
+        scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale
+        scan[:, 3] *= self.spec.intensity.scale
+        on_device = torch.from_numpy(scan).to(self.device)
+        voxels = voxelize(on_device, self.spec.grid, engine=self.engine)
+        return replace(voxels, features=voxels.features.to(self.dtype))
+
+    def _unanswered(self, count: int, voxels: Voxels) -> Segmentation:
+        labels = np.full(count, IGNORE, np.uint8)
+        nothing = np.zeros(count, np.float32)
+        nan = np.full(count, np.nan, np.float32)
+        return Segmentation(labels, nothing, nan, self._timing, voxels.left_out)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        self._timing[name] = 1e3 * (time.perf_counter() - start)
+
+
+def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Label, probability and normalised entropy of `count` input points.
+
+    Where points take their voxel's answer, it is worked out once per voxel.
+    """
+    own = output.own_point_logits
+    answers = answer(output.voxel_logits if own is None else own)
+    labels, probability, entropy = (
+        spread(values, output.point_voxel if own is None else None, voxels.rows, count, missing)
+        for values, missing in zip(answers, (IGNORE, 0.0, math.nan))
+    )
+    return labels, probability, entropy
+
+
+def spread(
+    values: Tensor, owner: Tensor | None, rows: Tensor, count: int, missing: float
+) -> Tensor:
+    """One value per input point; `owner`: the row of `values` each seen point takes."""
+    seen = values if owner is None else values[owner]
+    if len(rows) == count:
+        return seen
+    return seen.new_full((count,), missing).index_copy_(0, rows, seen)
+
+
+def answer(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, C) -> label uint8, its probability, -sum p ln p / ln C."""
+    logits = logits.float()
+    best, labels = logits.max(1)
+    above = logits.sub(best[:, None])
+    weight = above.exp()
+    total = weight.sum(1)
+    # -sum p ln p = ln(total) - sum(weight * above) / total
+    entropy = total.log() - weight.mul_(above).sum(1) / total
+    return labels.to(torch.uint8), 1 / total, entropy / math.log(logits.shape[1])
+
+
+def choose_device(name: str) -> torch.device:
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'device {name!r} is unknown: use auto, cpu, cuda or cuda:1') from None
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError(
+            f'device {name}: this torch finds no CUDA device; use --device cpu, or install a '
+            'CUDA build of torch and check nvidia-smi'
+        )
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f'device {name}: this machine has {torch.cuda.device_count()}')
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device, engine: Engine) -> torch.dtype:
+    """auto: float16 on CUDA, bfloat16 on a CPU with AMX, else float32."""
+    if precision not in ('auto', *TYPES):
+        raise ConfigError(f'precision {precision!r} is unknown: use auto, {", ".join(TYPES)}')
+    if precision == 'auto':
+        fast = torch.float16 if device.type == 'cuda' else torch.bfloat16
+        return fast if engine.computes(fast) else torch.float32
+    if not engine.computes(TYPES[precision]):
+        log.warning(
+            'precision %s is no faster with engine %s on this %s: computing in float32',
+            precision,
+            engine.name,
+            device.type,
+        )
+        return torch.float32
+    return TYPES[precision]
