@@ -76,7 +76,8 @@ def _draw_rings(draw: ImageDraw.ImageDraw, range_m: float, side_px: int) -> list
     centre = side_px / 2
     for radius_m in rings_m:
         radius = radius_m / (range_m * _MARGIN) * centre
-        draw.circle((centre, centre), radius, outline=RING, width=max(1, side_px // 900))
+        box = (centre - radius, centre - radius, centre + radius, centre + radius)
+        draw.ellipse(box, outline=RING, width=max(1, side_px // 900))
     draw.line((0, centre, side_px, centre), fill=RING)
     draw.line((centre, 0, centre, side_px), fill=RING)
     return rings_m

@@ -118,9 +118,11 @@ def find_shipped_bundle() -> Path:
     """The one bundle that is installed with the package."""
     weights = resources.files('lidar_kd') / 'weights'
     found = sorted(Path(str(weights)).glob('*.safetensors'))
-    if len(found) != 1:
-        names = ', '.join(path.name for path in found) or 'no bundle'
-        raise BundleError(f'{weights}: holds {names}, not one bundle; choose one with --bundle.')
+    if not found:
+        raise BundleError(f'{weights}: no bundle came with this installation; pass one: --bundle.')
+    if len(found) > 1:
+        names = ', '.join(path.name for path in found)
+        raise BundleError(f'{weights}: holds several bundles ({names}); choose one: --bundle.')
     return found[0]
 
 

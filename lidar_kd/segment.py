@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -74,7 +74,7 @@ class Summary:
     def add(self, segmentation: Segmentation, read_ms: float) -> None:
         self.segmented += 1
         self.per_label += np.bincount(segmentation.labels, minlength=256)
-        self.unseen.update(segmentation.unseen)
+        self.unseen.update({reason: n for reason, n in segmentation.unseen.items() if n})
         for stage, elapsed_ms in {'read file': read_ms, **segmentation.timing}.items():
             self.timing_ms[stage].append(elapsed_ms)
 
@@ -83,8 +83,8 @@ class Summary:
             console.table('Classes', ('class', 'points', 'share'), self._list_classes())
             stages = [(stage, f'{median(ms):.1f}') for stage, ms in self.timing_ms.items()]
             console.table('Median latency', ('stage', 'ms'), stages)
-        for reason, points in (+self.unseen).items():
-            console.line(f'points without a label, {reason}: {points:,}')
+        if self.unseen:
+            console.line(f'points without a label: {_list_reasons(self.unseen)}')
         console.line(
             f'{self.segmented} scans segmented ({self.per_label.sum():,} points), '
             f'{self.skipped} skipped because their labels exist, {self.failed} failed'
@@ -134,7 +134,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     precisions = ('auto', 'float32', 'bfloat16', 'float16')
     add('--precision', default='auto', choices=precisions, help='of the network (default: auto)')
     add('--picture', action='store_true', help="also draw a bird's-eye view, .png")
-    add('--format', default='raw', choices=tuple(_BYTES_PER_POINT), help='default: raw')
+    add(
+        '--format',
+        default='raw',
+        choices=tuple(_BYTES_PER_POINT),
+        help='ids to write (default: raw)',
+    )
     add(
         '--columns',
         type=int,
@@ -195,13 +200,16 @@ def segment_one(job: Job, segmenter: Segmenter, options: Options, summary: Summa
             'use --device cpu or --precision float16.'
         ) from None
     if (segmentation.labels == IGNORE).all():
-        reasons = ', '.join(f'{n:,} {reason}' for reason, n in segmentation.unseen.items() if n)
         raise DataError(
             f'{job.scan}: the network can see none of its {len(points):,} points '
-            f'({reasons}); check its units and its columns.'
+            f'({_list_reasons(segmentation.unseen)}); check its units and its columns.'
         )
     _write(job, points, segmentation.labels, options, summary.table)
     summary.add(segmentation, read_ms)
+
+
+def _list_reasons(unseen: Mapping[str, int]) -> str:
+    return ', '.join(f'{n:,} {reason.replace("_", " ")}' for reason, n in unseen.items() if n)
 
 
 def _write(
@@ -216,7 +224,9 @@ def _write(
     try:
         job.label.parent.mkdir(parents=True, exist_ok=True)
         if job.picture:
-            save_picture(job.picture, draw_scan(points, labels, table, title=str(job.scan)))
+            save_picture(
+                job.picture, draw_scan(points, labels, table, title='/'.join(job.scan.parts[-3:]))
+            )
         with write_atomically(job.label) as temporary:
             stored.tofile(temporary)
     except OSError as error:

@@ -17,6 +17,7 @@ from torch import nn
 from lidar_kd.bundle import (
     Bundle,
     BundleSpec,
+    find_shipped_bundle,
     IntensitySpec,
     load_bundle,
     ModelSpec,
@@ -230,6 +231,28 @@ def test_an_unknown_network_or_setting_is_refused(written: Path) -> None:
     refuse(written, 'depth')
     rewrite(written, document=lambda d: d['model'].update(name='bignet', settings={}))
     refuse(written, 'bignet')
+
+
+@pytest.mark.parametrize(
+    ('names', 'sentence'),
+    [([], 'no bundle came with'), (['a', 'b'], r'several bundles \(a\.safetensors, b\.safetens')],
+)
+def test_without_exactly_one_shipped_bundle_one_must_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], sentence: str
+) -> None:
+    monkeypatch.setattr('lidar_kd.bundle.resources.files', lambda package: tmp_path)
+    (tmp_path / 'weights').mkdir()
+    for name in names:
+        (tmp_path / f'weights/{name}.safetensors').touch()
+    with pytest.raises(BundleError, match=sentence):
+        find_shipped_bundle()
+
+
+def test_the_one_shipped_bundle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('lidar_kd.bundle.resources.files', lambda package: tmp_path)
+    (tmp_path / 'weights').mkdir()
+    (tmp_path / 'weights/a.safetensors').touch()
+    assert find_shipped_bundle() == tmp_path / 'weights/a.safetensors'
 
 
 def test_the_description_is_typed_and_frozen() -> None:

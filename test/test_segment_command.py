@@ -47,7 +47,7 @@ class FrontIsCar:
             probability=np.ones(len(points), np.float32),
             entropy=np.zeros(len(points), np.float32),
             timing={'network': 12.5},
-            unseen={'not finite': int((~finite).sum())},
+            unseen={'not_finite': int((~finite).sum())},
         )
 
 
@@ -122,7 +122,7 @@ def test_unseen_points_are_raw_id_zero_and_counted(
     np.save(folder / 'a.npy', points)
     assert run(bundle, folder / 'a.npy', '-o', folder / 'out') == 0
     assert np.fromfile(folder / 'out/a.label', '<u4').tolist() == [10, 0, 10]
-    assert 'points without a label, not finite: 1' in capsys.readouterr().out
+    assert 'points without a label: 1 not finite' in capsys.readouterr().out
 
 
 def test_pictures_lie_beside_the_labels(folder: Path, bundle: Path) -> None:
