@@ -99,6 +99,12 @@ def address(tensor: Tensor | None) -> Pointer:
     return Pointer(None if tensor is None else tensor.data_ptr())
 
 
+def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the C code reads: values of one type, those of a row side by side."""
+    tensor = tensor.detach().to(dtype)
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def _int32(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
     return (Int32 * len(values))(*values)
 
@@ -182,6 +188,7 @@ class NativeEngine(Engine):
 
     def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
         grad = torch.empty(dy.shape[1], pairs.slots, x.shape[1])
+        assert (len(x), len(dy)) == (pairs.n_in, pairs.n_out), (x.shape, dy.shape)
         x, dy = x.float().contiguous(), dy.float().contiguous()
         self._c.lk_grad_weight(
             self._float32,
@@ -252,9 +259,15 @@ class NativeEngine(Engine):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        x = x.detach().to(packed.dtype)
-        x = x if x.stride(-1) == 1 else x.contiguous()
         rows = len(x) if pairs is None else pairs.n_out
+        size = 1 if pairs is None else pairs.slots, x.shape[1], out_channels
+        kernels = self._kernels(packed.dtype)
+        assert packed.numel() == self._c.lk_packed(kernels, *map(Int64, size)), size
+        assert pairs is None or len(x) == pairs.n_in, (len(x), pairs.n_in)
+        assert residual is None or residual.shape == (rows, out_channels), residual.shape
+        x = readable(x, packed.dtype)
+        residual = None if residual is None else readable(residual, packed.dtype)
+        bias = None if bias is None else readable(bias, torch.float32)
         y = torch.empty(rows, out_channels, dtype=packed.dtype)
         view = _Map(slots=1, rows=rows) if pairs is None else self._map(pairs)
         job = _Conv(
@@ -271,5 +284,5 @@ class NativeEngine(Engine):
             relu,
             _threads(),
         )
-        self._c.lk_run(self._kernels(packed.dtype), ctypes.byref(view), ctypes.byref(job))
+        self._c.lk_run(kernels, ctypes.byref(view), ctypes.byref(job))
         return y

@@ -24,7 +24,7 @@ class Level:
     """
 
     def __init__(self, coords: Tensor, engine: Engine | str | None = None) -> None:
-        self.coords = coords
+        self.coords = coords.int().contiguous()  # nonzero and transposes are not; C would misread
         self.engine = select_engine(coords.device, engine)
         # weak: a level keeps its coarser ones alive, and a ring would wait for the collector
         self._finer: dict[Triple, ReferenceType[Level]] = {}
