@@ -1,12 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test relies on: the checkout on sys.path, this environment in the ament index."""
+"""What tests share: the checkout on sys.path, this environment in the ament index, the engines."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 import os
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lidar_kd.sparse import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Read when torch is imported. Threads that spin while they wait make a busy machine 10x slower.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 # Nothing sets it for a pip user, and ament_index_python looks nowhere else.
 prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
 os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
+
+
+NATIVE = ('avx512', 'avx2', 'portable')
+
+
+def make_engine(name: str) -> Engine:
+    from lidar_kd.sparse.native_engine import native_missing, NativeEngine
+    from lidar_kd.sparse.torch_engine import TorchEngine
+
+    if name == 'torch':
+        return TorchEngine()
+    if native_missing():
+        pytest.skip(native_missing())
+    try:
+        return NativeEngine(None if name == 'best' else name)
+    except ValueError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(params=('torch', *NATIVE))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine that a CPU may have."""
+    return make_engine(request.param)
+
+
+@pytest.fixture(params=NATIVE)
+def native(request: pytest.FixtureRequest) -> Engine:
+    return make_engine(request.param)
+
+
+@pytest.fixture
+def bfloat16_engine() -> Engine:
+    import torch
+
+    engine = make_engine('best')
+    if not engine.computes(torch.bfloat16):
+        pytest.skip('this CPU or this build has no AMX')
+    return engine
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Two threads unless a test asks for more: a race cannot show on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(getattr(request, 'param', 2))
+    yield torch.get_num_threads()
+    torch.set_num_threads(before)
