@@ -117,7 +117,7 @@ def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tenso
     Where points take their voxel's answer, it is worked out once per voxel.
     """
     own = output.own_point_logits
-    answers = answer(output.voxel_logits if own is None else own)
+    answers = voxels.level.engine.answers(output.voxel_logits if own is None else own)
     labels, probability, entropy = (
         spread(values, output.point_voxel if own is None else None, voxels.rows, count, missing)
         for values, missing in zip(answers, (IGNORE, 0.0, math.nan))
@@ -133,18 +133,6 @@ def spread(
     if len(rows) == count:
         return seen
     return seen.new_full((count,), missing).index_copy_(0, rows, seen)
-
-
-def answer(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, C) -> label uint8, its probability, -sum p ln p / ln C."""
-    logits = logits.float()
-    best, labels = logits.max(1)
-    above = logits.sub(best[:, None])
-    weight = above.exp()
-    total = weight.sum(1)
-    # -sum p ln p = ln(total) - sum(weight * above) / total
-    entropy = total.log() - weight.mul_(above).sum(1) / total
-    return labels.to(torch.uint8), 1 / total, entropy / math.log(logits.shape[1])
 
 
 def choose_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 import logging
+import math
 import os
 
 import torch
@@ -56,8 +57,19 @@ class Engine(ABC):
         """Whether inference in this type is worth asking for on this engine."""
         return dtype == torch.float32
 
-    def keep_memory(self) -> None:  # noqa: B027: most engines have nothing to do
+    def keep_memory(self) -> None:  # noqa: B027 - most engines have nothing to do
         """Asks for freed memory to be kept for the next scan, where that saves time."""
+
+    def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""
+        logits = logits.float()
+        best, labels = logits.max(1)
+        above = logits.sub(best[:, None])
+        weight = above.exp()
+        total = weight.sum(1)
+        # -sum p ln p = ln(total) - sum(weight * above) / total
+        entropy = total.log() - weight.mul_(above).sum(1) / total
+        return labels.to(torch.uint8), 1 / total, entropy / math.log(logits.shape[1])
 
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...

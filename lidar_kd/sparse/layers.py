@@ -101,7 +101,8 @@ class Conv(nn.Module, ABC):
         return SparseTensor(y, level)
 
     def _pack(self, engine: Engine, dtype: torch.dtype) -> Tensor:
-        key = (engine, dtype, self.weight.data_ptr(), self.weight._version)
+        version = 0 if self.weight.is_inference() else self.weight._version
+        key = (engine, dtype, self.weight.data_ptr(), version)
         if self._packed is None or self._packed[0] != key:
             self._packed = (key, engine.pack(self.weight.detach().flatten(1, 3), dtype))
         return self._packed[1]

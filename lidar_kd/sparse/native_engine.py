@@ -179,6 +179,15 @@ class NativeEngine(Engine):
         )
         return coarse[:count], KernelMap(in_rows, out_rows, tuple(starts), n, count)
 
+    def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = logits.float().contiguous()
+        rows, classes = logits.shape
+        labels = torch.empty(rows, dtype=torch.uint8)
+        probability, entropy = torch.empty(2, rows)
+        results = address(labels), address(probability), address(entropy)
+        self._c.lk_answers(address(logits), Int64(rows), Int64(classes), _threads(), *results)
+        return labels, probability, entropy
+
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
         return self.infer(x, self._pack(weight, transpose=False), pairs, weight.shape[0])
 

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures the package on this machine: `python training/bench.py engine --json figures.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+import sys
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lidar_kd.console import Console  # noqa: E402
+from lidar_kd.errors import LidarKdError  # noqa: E402
+from training.benchmarks.engine import run_engine, run_maps  # noqa: E402
+from training.benchmarks.segment import run_segment  # noqa: E402
+from training.benchmarks.train_step import run_train_step  # noqa: E402
+
+BENCHMARKS = {
+    'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
+    'maps': (run_maps, 'kernel maps of every engine beside spconv'),
+    'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
+    'segment': (run_segment, 'a scan from points to labels, stage by stage'),
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='\n'.join(f'  {name:12} {text}' for name, (_, text) in BENCHMARKS.items()),
+    )
+    parser.add_argument('name', choices=BENCHMARKS, help='what to measure')
+    parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
+    parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
+    parser.add_argument('--json', type=Path, help='write metric -> number to this file')
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments, console = parse(), Console()
+    run, _ = BENCHMARKS[arguments.name]
+    try:
+        metrics = run(console, scans=arguments.scans, repeats=arguments.repeats)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(metrics, indent=1) + '\n')
+    except (LidarKdError, OSError) as error:
+        return console.fail(error)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

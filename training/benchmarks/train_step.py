@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench.py train-step`: forward and backward of full MinkUNet at 0.1 m, and its peak memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lidar_kd.console import Console
+from lidar_kd.models import build_model
+from lidar_kd.voxels import Voxels
+from training.benchmarks.clock import Clock
+from training.benchmarks.engine import (
+    CLASSES,
+    Contender,
+    contenders,
+    prepare,
+    rounds,
+    with_engine,
+)
+from training.benchmarks.scans import distinct_scans
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE_M = 0.1
+
+
+def step(model: Any, voxels: Voxels, clock: Clock, name: str, scan: int) -> None:
+    """One forward and one backward with a cross-entropy on made-up labels."""
+    labels = torch.arange(len(voxels.level)) % CLASSES
+    loss = clock.time(
+        f'{name} forward', scan, lambda: cross_entropy(model(voxels).voxel_logits, labels)
+    )
+    clock.time(f'{name} backward', scan, loss.backward)
+    model.zero_grad(set_to_none=True)
+
+
+def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+    clouds, source = distinct_scans(scans)
+    rows = [row for row in contenders() if row.dtype == torch.float32]
+    console.banner(
+        'train-step: MinkUNet 21.7 M, 0.1 m, one scan, float32',
+        {'scans': source, 'threads': torch.get_num_threads()},
+    )
+    torch.manual_seed(0)
+    model: Any = build_model('minkunet', classes=CLASSES).train()
+    batches = [prepare(torch.from_numpy(cloud), SIZE_M) for cloud in clouds]
+    clock = Clock()
+    with console.progress(repeats * len(batches), 'measuring') as advance:
+        for repeat, scan in rounds(len(batches), repeats):
+            for row in rows:
+                voxels = with_engine(batches[scan], row)
+                model.build_maps(voxels.level)
+                with row.alone():
+                    if repeat == scan == 0:
+                        step(model, voxels, Clock(), row.name, scan)
+                    step(model, voxels, clock, row.name, scan)
+            advance()
+    peaks = {row.name: peak_gb(row.name) for row in rows}
+    return _report(console, rows, clock, peaks)
+
+
+def _report(
+    console: Console, rows: list[Contender], clock: Clock, peaks: dict[str, float]
+) -> dict[str, float]:
+    table, metrics = [], {}
+    for row in rows:
+        parts = [clock.per_scan(f'{row.name} {part}') for part in ('forward', 'backward')]
+        total = parts[0] + parts[1]
+        for scan, ms in enumerate(total):
+            clock.add(f'{row.name} step', scan, float(ms))
+        speedup = '-'
+        if 'spconv step' in clock:
+            ratio = clock.ratio('spconv step', f'{row.name} step')
+            speedup = f'{ratio:.2f}'
+            metrics[
+                {'native': 'train_speedup_0.1'}.get(row.name, f'{row.name}_train_speedup_0.1')
+            ] = ratio
+        forward, backward = (
+            clock.median(f'{row.name} {part}') for part in ('forward', 'backward')
+        )
+        table.append(
+            [row.name, f'{forward:.0f}', f'{backward:.0f}', speedup, f'{peaks[row.name]:.2f}']
+        )
+    metrics['train_peak_gb'] = peaks.get('native', peaks['torch'])
+    metrics['train_peak_gb_torch'] = peaks['torch']
+    columns = ['engine', 'forward ms', 'backward ms', 'x spconv', 'peak GB']
+    console.table(
+        'medians; peak: resident memory of a process that does three steps', columns, table
+    )
+    return metrics
+
+
+def peak_gb(name: str) -> float:
+    """Peak resident memory of a fresh process that trains three steps under one engine."""
+    command = [sys.executable, '-m', 'training.benchmarks.train_step', name]
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return float(json.loads(run.stdout.splitlines()[-1]))
+
+
+def _measure_peak(name: str) -> float:
+    row = next(row for row in contenders() if row.name == name)
+    clouds, _ = distinct_scans(3)
+    model: Any = build_model('minkunet', classes=CLASSES).train()
+    for cloud in clouds:
+        voxels = with_engine(prepare(torch.from_numpy(cloud), SIZE_M), row)
+        with row.alone():
+            step(model, voxels, Clock(), name, 0)
+    status = Path('/proc/self/status').read_text()
+    peak_kb = int(status.split('VmHWM:')[1].split()[0])
+    return peak_kb * 1024 / 1e9
+
+
+if __name__ == '__main__':
+    sys.stdout.write(json.dumps(_measure_peak(sys.argv[1])) + '\n')
