@@ -3,7 +3,8 @@
 
 N points, V voxels. A cell is floor((point - origin) / size), an absolute number, so a point falls
 into the same voxel whatever else the scan holds. Points that a grid cannot hold are left out and
-counted by reason; none is moved into another cell unless the grid says `outside: clamp`.
+counted by reason; none is moved into another cell unless the grid says `outside: clamp`, and then
+it is counted too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    PositiveFloat,
+    PositiveInt,
+)
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -32,6 +40,8 @@ class _Settings(BaseModel):
 
 class CartesianGrid(_Settings):
     """Cubes; without bounds every point within 26 km (at 0.05 m) is seen."""
+
+    clamps: ClassVar[bool] = False
 
     kind: Literal['cartesian'] = 'cartesian'
     voxel_m: PositiveFloat = 0.05
@@ -63,6 +73,17 @@ class CylinderGrid(_Settings):
     height_m: tuple[float, float] = (-4.0, 2.0)
     outside: Literal['drop', 'clamp'] = 'drop'  # clamp: into the border cell, and counted
 
+    @field_validator('radius_m', 'height_m')
+    @classmethod
+    def _increase(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not bounds[0] < bounds[1]:
+            raise ValueError(f'{bounds}: the first must be below the second')
+        return bounds
+
+    @property
+    def clamps(self) -> bool:
+        return self.outside == 'clamp'
+
     @property
     def lower(self) -> Bounds:
         return (self.radius_m[0], -math.pi, self.height_m[0])
@@ -79,8 +100,6 @@ class CylinderGrid(_Settings):
         return (polar - lower) / (upper - lower) * polar.new_tensor(self.shape)
 
     def inside(self, points: Tensor, positions: Tensor) -> Tensor:
-        if self.outside == 'clamp':
-            return positions.new_ones(len(positions), dtype=torch.bool)
         top = positions.new_tensor(self.shape)
         top[1] += 1  # an angle of exactly pi belongs to the last cell
         return ((positions >= 0) & (positions < top)).all(1)
@@ -88,11 +107,6 @@ class CylinderGrid(_Settings):
     def cells(self, positions: Tensor) -> Tensor:
         top = torch.tensor(self.shape, device=positions.device) - 1
         return positions.floor().clamp(min=torch.zeros_like(top), max=top).int()
-
-    def clamped(self, positions: Tensor) -> int:
-        """Points that `cells` moved into a border cell."""
-        beyond = (positions < 0) | (positions > positions.new_tensor(self.shape))
-        return int(beyond.any(1).sum())
 
 
 Grid = Annotated[CartesianGrid | CylinderGrid, Field(discriminator='kind')]
@@ -104,7 +118,8 @@ class Voxels:
 
     points (M, 4+) x y z intensity; batch (M,) the scan each is from; rows (M,) where each was in
     the input; positions (M, 3) in voxels; point_voxel (M,); coords (V, 4) int32 sorted as
-    (batch, x, y, z); features (V, 4+) the mean of the voxel's points; left_out: reason -> points.
+    (batch, x, y, z); features (V, 4+) the mean of the voxel's points; left_out: reason -> points,
+    of which only the `clamped` ones are here, in a border cell.
     """
 
     points: Tensor
@@ -138,6 +153,8 @@ def voxelize(
         raise DataError(
             f'points: shape {tuple(points.shape)}: expected (N, 4) with x, y, z and intensity'
         )
+    if batch is not None and batch.shape != points.shape[:1]:
+        raise DataError(f'batch: shape {tuple(batch.shape)}: expected one scan number per point')
     chosen = select_engine(points.device, engine)
     positions = grid.positions(points)
     rows, left_out = _rows_inside(points, positions, grid)
@@ -160,13 +177,13 @@ def _rows_inside(
     finite = points.sum(1).isfinite()
     empty = (points[:, :3] == 0).all(1)
     inside = grid.inside(points, positions)
-    keep = finite & ~empty & inside
+    keep = finite & ~empty if grid.clamps else finite & ~empty & inside
     rows = torch.nonzero(keep).squeeze(1)
-    if len(rows) == len(points):
+    if len(rows) == len(points) and not grid.clamps:
         return rows, {}
     counts = {
         'not_finite': int((~finite).sum()),
         'no_return': int((finite & empty).sum()),
-        'out_of_range': int((finite & ~empty & ~inside).sum()),
+        'clamped' if grid.clamps else 'out_of_range': int((finite & ~empty & ~inside).sum()),
     }
     return rows, {reason: count for reason, count in counts.items() if count}
