@@ -130,9 +130,8 @@ class NativeEngine(Engine):
     def computes(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(self._bfloat16))
 
-    def keep_memory(self) -> None:
-        """Without it glibc returns every layer's result to the system and gets it back zeroed."""
-        self._c.lk_keep_memory()
+    def keep_memory(self, *, keep: bool) -> None:
+        self._c.lk_memory(int(keep))
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         keys = torch.empty(len(coords), dtype=torch.int64)

@@ -96,11 +96,15 @@ LK_EXPORT void lk_grad_weight(const lk_engine *engine, const lk_map *map, const 
     engine->grad_weight(map, x, ldx, dy, ldy, cin, cout, threads, dw);
 }
 
-/* Keeps freed memory in the process: returned to the system it would come back page by page. */
-LK_EXPORT void lk_keep_memory(void)
+/* keep: freed memory stays in the process, because returned to the system it would come back page
+ * by page; for one scan after another. Otherwise large blocks go back as soon as they are freed,
+ * because kept ones are cut up over a training run; the peak is then lower. */
+LK_EXPORT void lk_memory(int keep)
 {
 #if defined(__GLIBC__)
-    mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the largest that glibc accepts */
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    mallopt(M_MMAP_THRESHOLD, keep ? 32 << 20 : 1 << 18); /* 32 MB is the most glibc accepts */
+    mallopt(M_TRIM_THRESHOLD, keep ? 1 << 30 : 1 << 20);
+#else
+    (void)keep;
 #endif
 }
