@@ -235,9 +235,13 @@ static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, 
 
 /* --- gradient of the weight: dw[o][k][i] = sum over pairs of slot k of dy[out][o] x[in][i] --- */
 
-#define CHUNK 256     /* pairs gathered at a time; partial sums per chunk keep float32 accurate */
+#define CHUNK 128 /* pairs packed at a time; partial sums per chunk keep float32 accurate */
 #define GROUP_ROWS 2048
 #define MAX_GROUPS 16
+
+/* Gathered rows lie an odd number of cache lines apart (for the usual channel counts), so that a
+ * column of them does not fall into few sets of the cache. */
+static int64_t spaced(int64_t channels) { return lk_ceil(channels, 16) * 16 + 16; }
 
 /* dw[o][i] += sum_p dy[p][o] x[p][i] for `rows` channels o and `vectors` vectors of channels i. */
 INLINE void outer(const int rows, const int vectors, const float *dy, int64_t ldy, const float *x,
@@ -248,6 +252,7 @@ INLINE void outer(const int rows, const int vectors, const float *dy, int64_t ld
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[r][v] = (vec){0};
+#pragma GCC unroll 2
     for (int64_t p = 0; p < pairs; p++) {
         vec w[MAX_VECTORS];
 #pragma GCC unroll 4
@@ -268,53 +273,63 @@ INLINE void outer(const int rows, const int vectors, const float *dy, int64_t ld
         }
 }
 
-INLINE void outer_rows(const int vectors, const float *dy, int64_t ldy, int64_t cout, const float *x,
-                       int64_t ldx, int64_t pairs, float *dw, int64_t ldw)
+INLINE void outer_panel(const int vectors, const float *dy, int64_t cout, const float *x,
+                        int64_t ldx, int64_t pairs, float *dw, int64_t ldw)
 {
     const int step = ROWS_OF(vectors);
-    int64_t o = 0;
-    for (; o + step <= cout; o += step)
-        outer(step, vectors, dy + o, ldy, x, ldx, pairs, dw + o * ldw, ldw);
-    for (; o < cout; o++) outer(1, vectors, dy + o, ldy, x, ldx, pairs, dw + o * ldw, ldw);
+    const int64_t ldy = spaced(cout);
+    for (int64_t o = 0; o < cout; o += step, dy += step) {
+        float *to = dw + o * ldw;
+        switch (lk_min(step, cout - o)) {
+        case 8: outer(8, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 7: outer(7, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 6: outer(6, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 5: outer(5, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 4: outer(4, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 3: outer(3, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 2: outer(2, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        case 1: outer(1, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
+        }
+    }
 }
 
-static void gather(const float *from, int64_t ld_from, const int32_t *rows, int64_t row0,
-                   int64_t count, int64_t channels, float *to, int64_t ld_to)
+static void gather(const float *from, int64_t ld, const int32_t *rows, int64_t row0, int64_t count,
+                   int64_t channels, float *to)
 {
     for (int64_t p = 0; p < count; p++) {
-        const float *row = from + (rows ? rows[p] : row0 + p) * ld_from;
-        memcpy(to + p * ld_to, row, channels * sizeof(float));
+        const float *row = from + (rows ? rows[p] : row0 + p) * ld;
+        memcpy(to + p * spaced(channels), row, channels * sizeof(float));
     }
 }
 
 typedef struct {
     const float *x, *dy;
     int64_t ldx, ldy, cin, cout, wide; /* wide: cin padded to whole vectors */
+    const panel *panels;
+    int64_t count;
 } outer_job;
 
 /* The pairs [first, last) of one slot added to dw (cout, slots, wide). */
 static void outer_pairs(const lk_map *map, const outer_job *job, int64_t k, int64_t first,
                         int64_t last, float *x, float *dy, float *dw)
 {
+    const int64_t ldw = map->slots * job->wide, ldx = spaced(job->cin), cout = job->cout;
     for (int64_t p = first; p < last; p += CHUNK) {
-        int64_t pairs = lk_min(CHUNK, last - p);
-        const int32_t *in = map->in ? map->in + map->starts[k] + p : NULL;
-        const int32_t *out = map->in ? map->out + map->starts[k] + p : NULL;
-        gather(job->x, job->ldx, in, p, pairs, job->cin, x, job->wide);
-        gather(job->dy, job->ldy, out, p, pairs, job->cout, dy, job->cout);
-        for (int64_t i = 0; i < job->wide;) {
-            int64_t vectors = lk_min(MAX_VECTORS, (job->wide - i) / LANES);
-            float *to = dw + k * job->wide + i;
-            int64_t ld = map->slots * job->wide;
-            switch (vectors) {
-            case 1: outer_rows(1, dy, job->cout, job->cout, x + i, job->wide, pairs, to, ld); break;
-            case 2: outer_rows(2, dy, job->cout, job->cout, x + i, job->wide, pairs, to, ld); break;
+        const int64_t pairs = lk_min(CHUNK, last - p);
+        gather(job->x, job->ldx, map->in ? map->in + map->starts[k] + p : NULL, p, pairs, job->cin, x);
+        gather(job->dy, job->ldy, map->in ? map->out + map->starts[k] + p : NULL, p, pairs, cout, dy);
+        for (int64_t i = 0; i < job->count; i++) {
+            const int64_t column = job->panels[i].first * LANES;
+            const float *xs = x + column;
+            float *to = dw + k * job->wide + column;
+            switch (job->panels[i].vectors) {
+            case 1: outer_panel(1, dy, cout, xs, ldx, pairs, to, ldw); break;
+            case 2: outer_panel(2, dy, cout, xs, ldx, pairs, to, ldw); break;
 #if MAX_VECTORS > 2
-            case 3: outer_rows(3, dy, job->cout, job->cout, x + i, job->wide, pairs, to, ld); break;
-            case 4: outer_rows(4, dy, job->cout, job->cout, x + i, job->wide, pairs, to, ld); break;
+            case 3: outer_panel(3, dy, cout, xs, ldx, pairs, to, ldw); break;
+            case 4: outer_panel(4, dy, cout, xs, ldx, pairs, to, ldw); break;
 #endif
             }
-            i += vectors * LANES;
         }
     }
 }
@@ -353,11 +368,15 @@ static void grad_weight(const lk_map *map, const float *x, int64_t ldx, const fl
     const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), wide = lk_ceil(cin, LANES) * LANES;
     const int64_t groups = lk_max(1, lk_min(MAX_GROUPS, map->rows / GROUP_ROWS));
     const int64_t per_group = lk_ceil(blocks, groups), runs = lk_ceil(map->slots, 3);
-    const outer_job job = {x, dy, ldx, ldy, cin, cout, wide};
+    const int64_t count = panels_of(cin, NULL);
+    panel panels[count];
+    panels_of(cin, panels);
+    const outer_job job = {x, dy, ldx, ldy, cin, cout, wide, panels, count};
     float *parts = calloc(groups * cout * map->slots * wide, sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        float *xs = calloc(CHUNK * wide, sizeof(float)), *dys = calloc(CHUNK * cout, sizeof(float));
+        float *xs = calloc(CHUNK * spaced(cin), sizeof(float));
+        float *dys = calloc(CHUNK * spaced(cout), sizeof(float));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < groups * runs; task++) {
             int64_t g = task / runs, block0 = lk_min(blocks, g * per_group);
