@@ -14,6 +14,7 @@ import re
 import torch
 from torch import Tensor
 
+from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
 
@@ -123,8 +124,11 @@ class NativeEngine(Engine):
         wanted = isa or os.environ.get(ISA_VARIABLE)
         self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
         self._bfloat16 = Pointer(self._c.lk_find(b'amx'))
-        if not self._float32:
-            raise ValueError(f'no kernels for {wanted!r} on this machine')
+        if not self._float32 or wanted == 'amx':
+            raise ConfigError(
+                f'{ISA_VARIABLE}: no float32 kernels for {wanted!r} on this machine: '
+                'unset it, or set it to avx512, avx2 or portable'
+            )
         self.isa = self._c.lk_name(self._float32).decode()
 
     def computes(self, dtype: torch.dtype) -> bool:
