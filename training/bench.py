@@ -10,11 +10,11 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lidar_kd.console import Console  # noqa: E402
-from lidar_kd.errors import LidarKdError  # noqa: E402
-from training.benchmarks.engine import run_engine, run_maps  # noqa: E402
-from training.benchmarks.segment import run_segment  # noqa: E402
-from training.benchmarks.train_step import run_train_step  # noqa: E402
+from lidar_kd.console import Console
+from lidar_kd.errors import LidarKdError
+from training.benchmarks.engine import run_engine, run_maps
+from training.benchmarks.segment import run_segment
+from training.benchmarks.train_step import run_train_step
 
 BENCHMARKS = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),

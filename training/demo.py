@@ -15,19 +15,19 @@ import time
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
-from lidar_kd.bundle import BundleSpec, ModelSpec, save_bundle  # noqa: E402
-from lidar_kd.console import Console  # noqa: E402
-from lidar_kd.errors import LidarKdError  # noqa: E402
-from lidar_kd.labels import IGNORE, SEMANTICKITTI  # noqa: E402
-from lidar_kd.models import build_model  # noqa: E402
-from lidar_kd.picture import draw_comparison, save_picture  # noqa: E402
-from lidar_kd.segmenter import Segmentation, Segmenter  # noqa: E402
-from lidar_kd.voxels import CartesianGrid, voxelize  # noqa: E402
-from training.synthetic import make_street, scan_street  # noqa: E402
+from lidar_kd.bundle import BundleSpec, ModelSpec, save_bundle
+from lidar_kd.console import Console
+from lidar_kd.errors import LidarKdError
+from lidar_kd.labels import IGNORE, SEMANTICKITTI
+from lidar_kd.models import build_model
+from lidar_kd.picture import draw_comparison, save_picture
+from lidar_kd.segmenter import Segmentation, Segmenter
+from lidar_kd.voxels import CartesianGrid, voxelize
+from training.synthetic import make_street, scan_street
 
 NETWORK = 'minkunet_quarter'
 GRID = CartesianGrid(voxel_m=0.2)
@@ -88,13 +88,13 @@ def mean_iou(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 def report(console: Console, truth: np.ndarray, result: Segmentation) -> None:
     correct = float((truth == result.labels).mean())
-    rows = [
+    rows: list[list[object]] = [
         ['points', len(truth)],
         ['points labelled right', f'{correct:.1%}'],
         ['mIoU (classes that occur)', f'{mean_iou(truth, result.labels):.1%}'],
-        *[[f'{stage} ms', f'{ms:.1f}'] for stage, ms in result.timing.items()],
-        ['points to labels ms', f'{sum(result.timing.values()):.1f}'],
     ]
+    rows += [[f'{stage} ms', f'{ms:.1f}'] for stage, ms in result.timing.items()]
+    rows.append(['points to labels ms', f'{sum(result.timing.values()):.1f}'])
     console.table('a street it has never seen', ['', 'value'], rows)
 
 

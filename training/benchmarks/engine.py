@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from torch import nn, Tensor
 
 from lidar_kd.console import Console
 from lidar_kd.models import build_model
-from lidar_kd.sparse import Conv, Engine, fold_norms, Level, select_engine, SparseTensor
+from lidar_kd.sparse import Engine, fold_norms, Level, select_engine
 from lidar_kd.sparse.native_engine import native_missing
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock, Floor, threads
 from training.benchmarks.peer import spconv_installed, SpconvPeer
 from training.benchmarks.scans import distinct_scans
+from training.benchmarks.work import count_work
 
 SIZES_M = (0.1, 0.05)
 CLASSES = 19
@@ -37,45 +38,23 @@ class Contender:
         return threads(self.threads) if self.threads else nullcontext()
 
 
-def contenders() -> list[Contender]:
-    rows = []
-    if spconv_installed():
-        rows.append(Contender('spconv', SpconvPeer(), threads=1))
-    rows.append(Contender('torch', select_engine('cpu', 'torch')))
-    if not native_missing():
-        native = select_engine('cpu', 'native')
-        rows.append(Contender('native', native))
-        if native.computes(torch.bfloat16):
-            rows.append(Contender('native bf16', native, torch.bfloat16))
-    return rows
+def contender(name: str) -> Contender | None:
+    """The row of that name, or None where this machine cannot run it."""
+    if name == 'spconv':
+        return Contender(name, SpconvPeer(), threads=1) if spconv_installed() else None
+    if name == 'torch':
+        return Contender(name, select_engine('cpu', 'torch'))
+    if native_missing():
+        return None
+    native = select_engine('cpu', 'native')
+    if name == 'native':
+        return Contender(name, native)
+    return Contender(name, native, torch.bfloat16) if native.computes(torch.bfloat16) else None
 
 
-@dataclass
-class Work:
-    """What a network does on one scan: operations, and bytes that must move whatever happens."""
-
-    flops: float = 0
-    floats: float = 0
-    _hooks: list[Any] = field(default_factory=list)
-
-    def watch(self, model: nn.Module) -> None:
-        for module in model.modules():
-            if isinstance(module, Conv):
-                infer = module.infer
-                module.infer = lambda x, m=module, f=infer, **k: self._count(m, f, x, **k)  # type: ignore[method-assign, misc]
-                self._hooks.append(module)
-
-    def stop(self) -> None:
-        for module in self._hooks:
-            del module.infer
-
-    def _count(self, module: Conv, infer: Any, x: SparseTensor, **options: Any) -> SparseTensor:
-        pairs, _ = module.map_of(x.level)
-        count = len(x.features) if pairs is None else pairs.pairs
-        y: SparseTensor = infer(x, **options)
-        self.flops += 2 * count * module.in_channels * module.out_channels
-        self.floats += x.features.numel() + y.features.numel() + module.weight.numel()
-        return y
+def contenders(*names: str) -> list[Contender]:
+    rows = [contender(name) for name in names or ('spconv', 'torch', 'native', 'native bf16')]
+    return [row for row in rows if row is not None]
 
 
 def make_model() -> nn.Module:
@@ -180,18 +159,11 @@ def _time_all(
                     clock.time(f'{row.name} map', scan, lambda v=voxels: model.build_maps(v.level))  # type: ignore[misc]
                     clock.time(f'{row.name} net', scan, lambda v=voxels: model(v))  # type: ignore[misc]
             if repeat == 0:
-                _count_work(clock, model, with_engine(batches[scan], rows[-1]), scan)
+                work = count_work(model, batches[scan])
+                clock.add('gflop', scan, 2e-9 * work.macs)
+                clock.add('gfloats', scan, 1e-9 * work.floats)
             step()
     return clock
-
-
-def _count_work(clock: Clock, model: Any, voxels: Voxels, scan: int) -> None:
-    work = Work()
-    work.watch(model)
-    model(voxels)
-    work.stop()
-    clock.add('gflop', scan, work.flops / 1e9)
-    clock.add('gfloats', scan, work.floats / 1e9)
 
 
 def _floor_ms(clock: Clock, floor: Floor, dtype: torch.dtype) -> float:
@@ -231,7 +203,7 @@ def _metrics(clock: Clock, row: Contender, size_m: float, x_floor: float) -> dic
 def run_maps(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     """Every map of the network: five submanifold levels and four strides."""
     clouds, source = distinct_scans(scans)
-    rows = [row for row in contenders() if row.dtype == torch.float32]
+    rows = contenders('spconv', 'torch', 'native')
     model: Any = make_model()
     console.banner('maps: all kernel maps of MinkUNet', {'scans': source, 'engines': _names(rows)})
     metrics, table = {}, []

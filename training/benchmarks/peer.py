@@ -20,7 +20,6 @@ from lidar_kd.sparse import Engine, KernelMap
 from lidar_kd.sparse.maps import KeyLayout
 
 
-
 def spconv_installed() -> bool:
     return importlib.util.find_spec('spconv') is not None
 

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from lidar_kd.console import Console
 from lidar_kd.models import build_model
+from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import (
@@ -42,7 +43,8 @@ def step(model: Any, voxels: Voxels, clock: Clock, name: str, scan: int) -> None
 
 def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
-    rows = [row for row in contenders() if row.dtype == torch.float32]
+    rows = contenders('spconv', 'torch', 'native')
+    select_engine('cpu').keep_memory(keep=False)
     console.banner(
         'train-step: MinkUNet 21.7 M, 0.1 m, one scan, float32',
         {'scans': source, 'threads': torch.get_num_threads()},
@@ -70,29 +72,23 @@ def _report(
 ) -> dict[str, float]:
     table, metrics = [], {}
     for row in rows:
-        parts = [clock.per_scan(f'{row.name} {part}') for part in ('forward', 'backward')]
-        total = parts[0] + parts[1]
+        forward, backward = (f'{row.name} {part}' for part in ('forward', 'backward'))
+        total = clock.per_scan(forward) + clock.per_scan(backward)
         for scan, ms in enumerate(total):
             clock.add(f'{row.name} step', scan, float(ms))
-        speedup = '-'
+        speedup = float('nan')
         if 'spconv step' in clock:
-            ratio = clock.ratio('spconv step', f'{row.name} step')
-            speedup = f'{ratio:.2f}'
-            metrics[
-                {'native': 'train_speedup_0.1'}.get(row.name, f'{row.name}_train_speedup_0.1')
-            ] = ratio
-        forward, backward = (
-            clock.median(f'{row.name} {part}') for part in ('forward', 'backward')
-        )
-        table.append(
-            [row.name, f'{forward:.0f}', f'{backward:.0f}', speedup, f'{peaks[row.name]:.2f}']
-        )
-    metrics['train_peak_gb'] = peaks.get('native', peaks['torch'])
-    metrics['train_peak_gb_torch'] = peaks['torch']
+            speedup = clock.ratio('spconv step', f'{row.name} step')
+            metrics[f'{row.name}_train_speedup_{SIZE_M}'] = speedup
+        times = [f'{clock.median(part):.0f}' for part in (forward, backward)]
+        table.append([row.name, *times, f'{speedup:.2f}', f'{peaks[row.name]:.2f}'])
+    best = 'native' if 'native' in peaks else 'torch'
+    if 'spconv step' in clock:
+        metrics[f'train_speedup_{SIZE_M}'] = metrics[f'{best}_train_speedup_{SIZE_M}']
+    metrics |= {'train_peak_gb': peaks[best], 'train_peak_gb_torch': peaks['torch']}
+    title = 'medians; peak: resident memory of a process that does three steps'
     columns = ['engine', 'forward ms', 'backward ms', 'x spconv', 'peak GB']
-    console.table(
-        'medians; peak: resident memory of a process that does three steps', columns, table
-    )
+    console.table(title, columns, table)
     return metrics
 
 
@@ -104,7 +100,8 @@ def peak_gb(name: str) -> float:
 
 
 def _measure_peak(name: str) -> float:
-    row = next(row for row in contenders() if row.name == name)
+    (row,) = contenders(name)
+    row.engine.keep_memory(keep=False)
     clouds, _ = distinct_scans(3)
     model: Any = build_model('minkunet', classes=CLASSES).train()
     for cloud in clouds:
