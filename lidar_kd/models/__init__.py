@@ -10,19 +10,31 @@ from torch import nn
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.output import Output
+from lidar_kd.models.spunet import SpUNet
+from lidar_kd.models.spvcnn import SPVCNN
 
-MODELS: dict[str, type[nn.Module]] = {'minkunet': MinkUNet}
+MODELS: dict[str, type[nn.Module]] = {
+    'minkunet': MinkUNet,
+    'spvcnn': SPVCNN,
+    'spunet': SpUNet,
+}
 
 # name -> (model, settings); the number of classes comes from the label table
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     'minkunet': ('minkunet', {'width': 1.0}),
     'minkunet_half': ('minkunet', {'width': 0.5}),
+    'minkunet_064': ('minkunet', {'width': 0.64}),
     'minkunet_quarter': ('minkunet', {'width': 0.25}),
+    'spvcnn': ('spvcnn', {'width': 1.0}),
+    'spvcnn_064': ('spvcnn', {'width': 0.64}),
+    'spvcnn_half': ('spvcnn', {'width': 0.5}),
+    'spvcnn_quarter': ('spvcnn', {'width': 0.25}),
+    'spunet': ('spunet', {}),
 }
 
 
 def build_model(name: str, **settings: Any) -> nn.Module:
-    """A network with random weights; `name` is a model or a preset, settings override the latter."""
+    """A network with random weights; `name` is a model, or a preset that settings override."""
     model, preset = PRESETS.get(name, (name, {}))
     if model not in MODELS:
         known = ', '.join(sorted({*MODELS, *PRESETS}))

@@ -9,6 +9,7 @@ from torch import nn, Tensor
 from lidar_kd.sparse import (
     ConvNorm,
     InverseConv,
+    Level,
     Norm,
     PointwiseConv,
     SparseTensor,
@@ -46,10 +47,58 @@ class Residual(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         y: SparseTensor = self.first(x)
         residual: Tensor = x.features if self.shortcut is None else self.shortcut(x).features
-        y = self.second(y, residual)
+        z: SparseTensor = self.second(y, residual)
+        return z
+
+
+class Down(nn.Module):
+    """Half the resolution at `c_down` channels, then residual blocks of `c_out`."""
+
+    def __init__(
+        self, c_in: int, c_down: int, c_out: int, *, blocks: int = 2, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.down = down(c_in, c_down, norm)
+        self.blocks = residuals(c_down, c_out, blocks, norm)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        y: SparseTensor = self.blocks(self.down(x))
         return y
+
+
+class Up(nn.Module):
+    """Twice the resolution, joined with the encoder's features there, then residual blocks."""
+
+    def __init__(
+        self, c_in: int, c_skip: int, c_out: int, *, blocks: int = 2, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.up = up(c_in, c_out, norm)
+        self.blocks = residuals(c_out + c_skip, c_out, blocks, norm)
+
+    def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+        y: SparseTensor = self.blocks(joined(self.up(x), skip))
+        return y
+
+
+def residuals(c_in: int, c_out: int, count: int, norm: Norm | None = None) -> nn.Sequential:
+    return nn.Sequential(*(Residual(c_out if k else c_in, c_out, norm) for k in range(count)))
 
 
 def joined(x: SparseTensor, skip: SparseTensor) -> SparseTensor:
     """The channels of both, on the same cells."""
     return x.with_features(torch.cat([x.features, skip.features], dim=1))
+
+
+def build_level_maps(level: Level, strides: int) -> None:
+    """Every kernel map of 3^3 convolutions on a level and `strides` coarser ones."""
+    for _ in range(strides):
+        level.submanifold(CUBE)
+        level, _ = level.coarser(HALF)
+    level.submanifold(CUBE)
+
+
+def on_rows(layer: nn.Module, rows: Tensor, level: Level) -> Tensor:
+    """A pointwise layer on rows that are no cells (points); the level lends its engine."""
+    y: SparseTensor = layer(SparseTensor(rows, level))
+    return y.features

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lidar_kd.models.blocks import CUBE, down, HALF, joined, Residual, submanifold, up
+from lidar_kd.models.blocks import build_level_maps, Down, submanifold, Up
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
@@ -20,32 +20,6 @@ def scaled_widths(width: float) -> list[int]:
     return [int(width * channels) for channels in WIDTHS]
 
 
-class Down(nn.Module):
-    """Half the resolution, then two residual blocks."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.down = down(c_in, c_in)
-        self.blocks = nn.Sequential(Residual(c_in, c_out), Residual(c_out, c_out))
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        y: SparseTensor = self.blocks(self.down(x))
-        return y
-
-
-class Up(nn.Module):
-    """Twice the resolution, joined with the encoder's features there, then two residual blocks."""
-
-    def __init__(self, c_in: int, c_skip: int, c_out: int) -> None:
-        super().__init__()
-        self.up = up(c_in, c_out)
-        self.blocks = nn.Sequential(Residual(c_out + c_skip, c_out), Residual(c_out, c_out))
-
-    def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
-        y: SparseTensor = self.blocks(joined(self.up(x), skip))
-        return y
-
-
 class UNet(nn.Module):
     """Stem, four stages down and four up; SPVCNN puts its point branch between the same parts."""
 
@@ -54,7 +28,7 @@ class UNet(nn.Module):
         stem, *encoder = widths[:5]
         self.stem = nn.Sequential(submanifold(in_channels, stem), submanifold(stem, stem))
         levels = [stem, *encoder]
-        self.downs = nn.ModuleList(Down(a, b) for a, b in zip(levels, encoder))
+        self.downs = nn.ModuleList(Down(a, a, b) for a, b in zip(levels, encoder))
         decoder = widths[4:]
         self.ups = nn.ModuleList(
             Up(a, skip, b) for a, skip, b in zip(decoder, levels[-2::-1], decoder[1:])
@@ -69,10 +43,7 @@ class UNet(nn.Module):
 
     def build_maps(self, level: Level) -> None:
         """Every kernel map the network will ask for."""
-        for _ in self.downs:
-            level.submanifold(CUBE)
-            level, _ = level.coarser(HALF)
-        level.submanifold(CUBE)
+        build_level_maps(level, len(self.downs))
 
 
 class MinkUNet(nn.Module):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SPVCNN: MinkUNet beside a point branch that keeps what a voxel blurs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lidar_kd.models.blocks import on_rows
+from lidar_kd.models.minkunet import scaled_widths, UNet
+from lidar_kd.models.output import Output
+from lidar_kd.models.points import PointBranch
+from lidar_kd.sparse import ConvNorm, Level, PointwiseConv, SparseTensor
+from lidar_kd.voxels import Voxels
+
+
+class SPVCNN(nn.Module):
+    """The voxels hand their features to the points after stem, encoder, and each half of the
+    decoder; the points hand theirs back before each half.
+
+    The published code also averages the stem's features back into the voxels; for points at whole
+    positions, as its checkpoints were trained, that changes nothing and it is left out here.
+    """
+
+    def __init__(
+        self, *, classes: int, width: float = 1.0, in_channels: int = 4, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        widths = scaled_widths(width)
+        self.unet = UNet(in_channels, widths)
+        steps = (widths[0], widths[4], widths[6], widths[8])
+        self.point_layers = nn.ModuleList(
+            ConvNorm(PointwiseConv(a, b, bias=True)) for a, b in zip(steps, steps[1:])
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = PointwiseConv(widths[-1], classes, bias=True)
+
+    def build_maps(self, level: Level) -> None:
+        self.unet.build_maps(level)
+
+    def forward(self, voxels: Voxels) -> Output:
+        level, points = voxels.level, PointBranch(voxels)
+        to_bottleneck, *to_decoder = self.point_layers
+        *skips, x = self.unet.encode(SparseTensor(voxels.features, level))
+        z = points.interpolate(skips[0])
+        z = points.interpolate(x) + on_rows(to_bottleneck, z, level)
+        ups = iter(self.unet.ups)
+        for layer in to_decoder:
+            x = x.with_features(self.dropout(points.mean(z, x.level)))
+            x = next(ups)(x, skips.pop())
+            x = next(ups)(x, skips.pop())
+            z = points.interpolate(x) + on_rows(layer, z, level)
+        logits = on_rows(self.head, z, level)
+        return Output(points.mean(logits, level), x.features, voxels.point_voxel, logits, z)

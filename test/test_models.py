@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks: sizes, gradients, and that a point's answer depends on its own scan alone."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, Tensor
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.models import build_model, MODELS, PRESETS
+from lidar_kd.models.points import CORNERS, PointBranch, trilinear
+from lidar_kd.sparse import Engine, fold_norms, Level, select_engine, SparseTensor
+from lidar_kd.sparse.native_engine import native_missing
+from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
+
+GRID = CartesianGrid(voxel_m=0.5)
+# small, but with every kind of layer
+TINY: dict[str, dict[str, Any]] = {
+    'minkunet': {'width': 0.25},
+    'spvcnn': {'width': 0.25},
+    'spunet': {
+        'base_channels': 8,
+        'channels': [8, 12, 16, 16, 12, 8],
+        'layers': [1, 2, 1, 2, 1, 1],
+    },
+}
+HALF = (2, 2, 2)
+ENGINES = ['torch', 'native']
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return tiny(request.param)
+
+
+def tiny(name: str) -> nn.Module:
+    """Random weights, and batch norms that have seen a scan, in eval mode."""
+    torch.manual_seed(1)
+    model = build_model(name, classes=5, **TINY[name])
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.1)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(voxelize(scan(), GRID))
+    return model.eval()
+
+
+def scan(points: int = 600, seed: int = 0) -> Tensor:
+    """Points on a bent sheet around the origin: neighbours, gaps, negative coordinates."""
+    generator = torch.Generator().manual_seed(seed)
+    xy = torch.rand(points, 2, generator=generator) * 24 - 12
+    z = torch.sin(xy[:, :1]) + 0.1 * torch.randn(points, 1, generator=generator)
+    return torch.cat([xy, z, torch.rand(points, 1, generator=generator)], 1)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flat_gradient(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+# --- sizes ---
+
+
+@pytest.mark.parametrize(
+    ('name', 'width', 'parameters'),
+    [
+        ('spvcnn', 0.5, 5_449_267),
+        ('spvcnn', 0.64, 8_793_617),
+        ('spvcnn', 1.0, 21_778_003),
+        # SPVCNN less its point branch: at full width the layers 32 -> 256 -> 128 -> 96 with
+        # biases and norms, 32 * 256 + 256 * 128 + 128 * 96 + 3 * (256 + 128 + 96) = 54,688
+        ('minkunet', 0.5, 5_435_235),
+        ('minkunet', 0.64, 8_771_298),
+        ('minkunet', 1.0, 21_723_315),
+    ],
+)
+def test_students_have_the_published_number_of_parameters(
+    name: str, width: float, parameters: int
+) -> None:
+    assert count(build_model(name, classes=19, width=width)) == parameters
+
+
+def test_spunet_has_39_15_million_parameters() -> None:
+    # without the norms, and with k^3 cells per kernel:
+    #   stem 125 * 4 * 32 = 16,000; head 96 * 19 + 19 = 1,843
+    #   down 8 * (32*32 + 32*64 + 64*128 + 128*256) = 352,256
+    #   blocks down 2 * 27 * (2*32^2 + 3*64^2 + 4*128^2 + 6*256^2) = 25,546,752
+    #   up 8 * (256*256 + 256*128 + 128*96 + 96*96) = 958,464
+    #   first blocks up: 27 * ((c + skip) * c + c * c) and the 1^3 shortcut (c + skip) * c, with
+    #     (c, skip) = (256, 128), (128, 64), (96, 32), (96, 32):
+    #     28 * (98,304 + 24,576 + 12,288 + 12,288) + 27 * (65,536 + 16,384 + 9,216 + 9,216)
+    #     = 4,128,768 + 2,709,504 = 6,838,272
+    #   second blocks up 2 * 27 * (65,536 + 16,384 + 9,216 + 9,216) = 5,419,008
+    # norms, 2 per channel: 32 stem; (2n + 1) per stage down, 32*5 + 64*7 + 128*9 + 256*13 = 5,088;
+    #   1 + 3 + 2 per stage up, 6 * (256 + 128 + 96 + 96) = 3,456; twice 8,576 = 17,152
+    total = 16_000 + 1_843 + 352_256 + 25_546_752 + 958_464 + 6_838_272 + 5_419_008 + 17_152
+    assert total == 39_149_747
+    assert count(build_model('spunet', classes=19)) == total
+
+
+@pytest.mark.parametrize('name', sorted(PRESETS))
+def test_every_preset_builds(name: str) -> None:
+    with torch.device('meta'):
+        assert count(build_model(name, classes=16)) > 0
+
+
+@pytest.mark.parametrize(
+    ('settings', 'sentence'),
+    [
+        ({'channels': [8, 8], 'layers': [1]}, '2 channels and 1 layers'),
+        ({'channels': [8, 8, 8], 'layers': [1, 1, 1]}, '3 channels and 3 layers'),
+        ({'channels': [8, 8], 'layers': [1, 0]}, '1 or more'),
+        ({'depth': 3}, 'depth'),
+    ],
+)
+def test_settings_that_make_no_spunet_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build_model('spunet', classes=5, **settings)
+
+
+# --- forward and backward ---
+
+
+def test_a_network_answers_for_every_point_and_voxel(model: nn.Module) -> None:
+    voxels = voxelize(scan(), GRID)
+    output = model(voxels)
+    n, v = len(voxels.points), len(voxels.level)
+    assert output.point_logits.shape == (n, 5)
+    assert output.voxel_logits.shape == (v, 5)
+    assert len(output.point_features) == n
+    assert len(output.voxel_features) == v
+    assert torch.equal(output.point_voxel, voxels.point_voxel)
+
+
+def test_every_parameter_gets_a_gradient(model: nn.Module) -> None:
+    model.train()
+    output = model(voxelize(scan(), GRID))
+    (output.point_logits.square().mean() + output.voxel_logits.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # a bias before a norm has none but rounding
+        assert parameter.grad.any() or name.endswith('conv.bias'), name
+
+
+def test_two_scans_in_one_batch_get_what_each_gets_alone(model: nn.Module) -> None:
+    first, second = scan(500, seed=1), scan(400, seed=2)
+    batch = torch.tensor([0] * 500 + [1] * 400)
+    with torch.inference_mode():
+        together = model(voxelize(torch.cat([first, second]), GRID, batch=batch)).point_logits
+        alone = [model(voxelize(points, GRID)).point_logits for points in (first, second)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_the_order_of_the_points_does_not_change_what_a_point_gets(model: nn.Module) -> None:
+    points, order = scan(), torch.randperm(600)
+    with torch.inference_mode():
+        logits = model(voxelize(points, GRID)).point_logits
+        shuffled = model(voxelize(points[order], GRID)).point_logits
+    torch.testing.assert_close(shuffled, logits[order], rtol=1e-4, atol=1e-4)
+
+
+def test_a_shift_by_whole_coarsest_cells_changes_nothing_but_the_place(model: nn.Module) -> None:
+    points = scan()
+    points[:, :3] = (points[:, :3] * 64).round() / 64  # exact in float32 at both places
+    moved = points + torch.tensor([-64.0, 32.0, 8.0, 0.0])  # multiples of 16 voxels of 0.5 m
+    voxels, elsewhere = voxelize(points, GRID), voxelize(moved, GRID)
+    elsewhere.features[:, :3] = voxels.features[:, :3]
+    with torch.inference_mode():
+        expected = model(voxels).point_logits
+        torch.testing.assert_close(model(elsewhere).point_logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('points', [1, 3])
+def test_a_single_voxel_is_enough(model: nn.Module, points: int) -> None:
+    one = torch.tensor([[-3.1, 2.2, 0.3, 0.5]]).repeat(points, 1)
+    voxels = voxelize(one, GRID)
+    assert len(voxels.level) == 1
+    with torch.inference_mode():
+        logits = model(voxels).point_logits
+    assert logits.shape == (points, 5)
+    assert logits.isfinite().all()
+
+
+def test_folded_norms_change_nothing(model: nn.Module) -> None:
+    voxels = voxelize(scan(), GRID)
+    with torch.inference_mode():
+        expected = model(voxels)
+        folded = fold_norms(model)(voxels)
+    torch.testing.assert_close(folded.point_logits, expected.point_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(folded.voxel_logits, expected.voxel_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_inference_gives_what_training_code_gives(model: nn.Module) -> None:
+    voxels = voxelize(scan(), GRID)
+    trained = model(voxels).point_logits.detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            fold_norms(model)(voxels).point_logits, trained, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.skipif(bool(native_missing()), reason=native_missing())
+def test_native_and_torch_engine_agree(model: nn.Module) -> None:
+    outputs, gradients = [], []
+    for engine in ENGINES:
+        model.zero_grad()
+        output = model(voxelize(scan(), GRID, engine=engine)).point_logits
+        output.square().mean().backward()
+        outputs.append(output.detach())
+        gradients.append(flat_gradient(model))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
+@pytest.mark.skipif(
+    not select_engine('cpu').computes(torch.bfloat16), reason='no bfloat16 on this CPU'
+)
+def test_bfloat16_decides_nearly_as_float32_does(model: nn.Module) -> None:
+    fold_norms(model)
+    voxels = voxelize(scan(2000), GRID)
+    half = Voxels(**{**vars(voxels), 'features': voxels.features.bfloat16()})
+    with torch.inference_mode():
+        expected, logits = model(voxels).point_logits, model(half).point_logits
+    assert logits.dtype == torch.bfloat16
+    # 8 bits of precision through 40 layers; the logits of random weights lie close together
+    assert (logits.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
+    assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.95
+
+
+def test_build_maps_builds_every_map(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = voxelize(scan(), GRID, engine='torch')
+    model.build_maps(voxels.level)  # type: ignore[operator]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError('a kernel map was built after build_maps')
+
+    monkeypatch.setattr(Engine, 'submanifold', refuse)
+    monkeypatch.setattr(Engine, 'strided', refuse)
+    model(voxels)
+
+
+# --- between points and voxels ---
+
+
+def test_trilinear_weights_of_one_point() -> None:
+    # at (0.5, 0.25, 0) in its cell: x halves, y 3/4 and 1/4, z all below
+    # corners in the order 000 001 010 011 100 101 110 111
+    inside = torch.tensor([[0.5, 0.25, 0.0]])
+    expected = torch.tensor([[3 / 8, 0, 1 / 8, 0, 3 / 8, 0, 1 / 8, 0]])
+    everywhere = torch.ones(1, 8, dtype=torch.bool)
+    torch.testing.assert_close(trilinear(inside, everywhere), expected)
+    # cell 110 is empty: the others share 7/8, so 3/7, 1/7 and 3/7
+    everywhere[0, 6] = False
+    expected = torch.tensor([[3 / 7, 0, 1 / 7, 0, 3 / 7, 0, 0, 0]])
+    torch.testing.assert_close(trilinear(inside, everywhere), expected)
+
+
+def test_a_point_among_empty_cells_gets_its_own_cell_whole() -> None:
+    alone = torch.zeros(2, 8, dtype=torch.bool)
+    corner = torch.tensor([[0.999, 0.999, 0.999], [1.0, 1.0, 1.0]])
+    expected = torch.eye(8)[[0, 0]]
+    assert torch.equal(trilinear(corner, alone), expected)
+
+
+def interpolate_by_hand(
+    features: Tensor, coords: Tensor, positions: Tensor, batch: Tensor, stride: int
+) -> Tensor:
+    """The published rule, point by point: the 8 cells around it, without the empty ones."""
+    row_of = {tuple(cell): row for row, cell in enumerate(coords.tolist())}
+    result = []
+    for scan_index, position in zip(batch.tolist(), (positions / stride).double()):
+        base, total, value = position.floor(), 0.0, torch.zeros(features.shape[1])
+        for corner in CORNERS:
+            cell = (scan_index, *(int(b) + d for b, d in zip(base.tolist(), corner)))
+            if cell not in row_of:
+                continue
+            distance = (position - base - torch.tensor(corner)).abs()
+            weight = float((1 - distance).prod())
+            value, total = value + weight * features[row_of[cell]], total + weight
+        result.append(value / (total + 1e-8))
+    return torch.stack(result)
+
+
+@pytest.fixture
+def two_scans() -> Voxels:
+    points = torch.cat([scan(40, seed=3), scan(30, seed=4)]) * 0.3
+    return voxelize(points, GRID, batch=torch.tensor([0] * 40 + [1] * 30))
+
+
+def level_at(level: Level, depth: int) -> Level:
+    for _ in range(depth):
+        level, _ = level.coarser(HALF)
+    return level
+
+
+@pytest.mark.parametrize('depth', [0, 2, 4])
+def test_interpolation_and_its_gradient_agree_with_a_loop(two_scans: Voxels, depth: int) -> None:
+    level = level_at(two_scans.level, depth)
+    features = torch.randn(len(level), 3, requires_grad=True)
+    result = PointBranch(two_scans).interpolate(SparseTensor(features, level))
+    by_hand = interpolate_by_hand(
+        features, level.coords, two_scans.positions, two_scans.batch, 2**depth
+    )
+    torch.testing.assert_close(result, by_hand, rtol=1e-4, atol=1e-5)
+    weights = torch.randn_like(result)
+    gradient, expected = (
+        torch.autograd.grad((y * weights).sum(), features)[0] for y in (result, by_hand)
+    )
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('depth', [0, 2, 4])
+def test_the_mean_and_its_gradient_agree_with_a_loop(two_scans: Voxels, depth: int) -> None:
+    level = level_at(two_scans.level, depth)
+    points = torch.randn(len(two_scans.points), 3, requires_grad=True)
+    result = PointBranch(two_scans).mean(points, level)
+    cells = torch.cat([two_scans.batch[:, None], two_scans.positions.floor().int() >> depth], 1)
+    by_hand = torch.stack([points[(cells == cell).all(1)].mean(0) for cell in level.coords])
+    torch.testing.assert_close(result, by_hand)
+    weights = torch.randn_like(result)
+    gradient, expected = (
+        torch.autograd.grad((y * weights).sum(), points)[0] for y in (result, by_hand)
+    )
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_the_numerical_gradient_of_a_tiny_spvcnn_agrees() -> None:
+    # through the point branch at every level
+    voxels = voxelize(scan(60, seed=5), CartesianGrid(voxel_m=2.0), engine='torch')
+    model = tiny('spvcnn').double()
+    features = voxels.features.double().requires_grad_()
+    weights = torch.randn(60, 5, dtype=torch.float64)
+
+    def loss(x: Tensor) -> Tensor:
+        output = model(Voxels(**{**vars(voxels), 'features': x}))
+        return (output.point_logits * weights).sum()
+
+    (gradient,) = torch.autograd.grad(loss(features), features)
+    direction = torch.randn_like(features)
+    step = 1e-6
+    x = features.detach().requires_grad_()  # the same float64 code on both sides
+    ahead, behind = loss(x + step * direction), loss(x - step * direction)
+    numerical = float((ahead - behind).detach()) / (2 * step)
+    assert numerical == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
+
+
+def test_the_gradient_of_the_point_branch_is_the_same_in_every_run() -> None:
+    model, voxels = tiny('spvcnn'), voxelize(scan(), GRID)
+    runs = []
+    for _ in range(3):
+        model.zero_grad()
+        model(voxels).point_logits.square().sum().backward()
+        runs.append(flat_gradient(model))
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_points_clamped_into_a_border_cell_take_that_cell() -> None:
+    grid = CylinderGrid(shape=(8, 8, 4), radius_m=(0.0, 10.0), outside='clamp')
+    points = torch.tensor([[30.0, 1.0, 0.0, 0.5], [-2.0, 0.0, 9.0, 0.1]])
+    voxels = voxelize(points, grid)
+    features = torch.randn(len(voxels.level), 3)
+    result = PointBranch(voxels).interpolate(SparseTensor(features, voxels.level))
+    assert torch.equal(result, features[voxels.point_voxel])
+
+
+def test_voxel_logits_of_spvcnn_are_the_mean_of_their_points() -> None:
+    voxels = voxelize(scan(), GRID)
+    with torch.inference_mode():
+        output = tiny('spvcnn')(voxels)
+    for voxel, logits in enumerate(output.voxel_logits[:20]):
+        mean = output.point_logits[voxels.point_voxel == voxel].mean(0)
+        torch.testing.assert_close(logits, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_points_of_one_voxel_get_answers_of_their_own_from_spvcnn() -> None:
+    pairs = list(product((0.05, 0.45), repeat=2))
+    points = torch.tensor([[x, y, 0.2, 0.5] for x, y in pairs] + [[0.7, 0.2, 0.2, 0.5]])
+    voxels = voxelize(points, GRID)
+    assert voxels.point_voxel.tolist() == [0, 0, 0, 0, 1]
+    with torch.inference_mode():
+        logits = tiny('spvcnn')(voxels).point_logits
+    assert len(torch.unique(logits[:4], dim=0)) > 1
