@@ -42,12 +42,12 @@ class SPVCNN(nn.Module):
         to_bottleneck, *to_decoder = self.point_layers
         *skips, x = self.unet.encode(SparseTensor(voxels.features, level))
         z = points.interpolate(skips[0])
-        z = points.interpolate(x) + on_rows(to_bottleneck, z, level)
+        z = points.interpolate(x).add_(on_rows(to_bottleneck, z, level))
         ups = iter(self.unet.ups)
         for layer in to_decoder:
             x = x.with_features(self.dropout(points.mean(z, x.level)))
             x = next(ups)(x, skips.pop())
             x = next(ups)(x, skips.pop())
-            z = points.interpolate(x) + on_rows(layer, z, level)
+            z = points.interpolate(x).add_(on_rows(layer, z, level))
         logits = on_rows(self.head, z, level)
         return Output(points.mean(logits, level), x.features, voxels.point_voxel, logits, z)
