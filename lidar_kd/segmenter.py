@@ -58,7 +58,7 @@ class Segmenter:
         self.dtype = choose_dtype(precision, self.device, self.engine)
         self._model = fold_norms(bundle.model).to(self.device).eval()
         self._timing: dict[str, float] = {}
-        self.engine.keep_memory(keep=True)
+        self.engine.tune_memory(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
 
     def warm_up(self, points: int = 120_000) -> None:

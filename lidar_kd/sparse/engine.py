@@ -11,7 +11,7 @@ import math
 import os
 
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
@@ -57,12 +57,16 @@ class Engine(ABC):
         """Whether inference in this type is worth asking for on this engine."""
         return dtype == torch.float32
 
-    def keep_memory(self, *, keep: bool) -> None:  # noqa: B027 - most have nothing to do
-        """Where freed memory goes: kept for the next scan (live), or back at once (training).
+    def tune_memory(self, *, live: bool) -> None:  # noqa: B027 - most have nothing to do
+        """How the process keeps freed memory: for speed, scan after scan, or for a low peak."""
 
-        Live, glibc would return every layer's result and get it back page by page: 10 % of the
-        time. In training, kept blocks are cut up by the next scan's sizes: 20 % of the memory.
-        """
+    def normalise(
+        self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
+    ) -> Tensor:
+        """relu?(norm(x) + residual?)"""
+        y: Tensor = norm(x)
+        y = y if residual is None else y.add_(residual)
+        return y.relu_() if relu else y
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""

@@ -168,9 +168,9 @@ class ConvNorm(nn.Module):
         if isinstance(self.norm, nn.Identity) and not torch.is_grad_enabled():
             return self.conv.infer(x, residual=residual, relu=self.relu)
         y: SparseTensor = self.conv(x)
-        features = self.norm(y.features)
-        features = features if residual is None else features.add_(residual)
-        return y.with_features(features.relu_() if self.relu else features)
+        return y.with_features(
+            y.level.engine.normalise(y.features, self.norm, residual, relu=self.relu)
+        )
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ from pathlib import Path
 import re
 
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
+from lidar_kd.sparse.native_norm import normalise
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent / 'native'
@@ -134,8 +135,8 @@ class NativeEngine(Engine):
     def computes(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(self._bfloat16))
 
-    def keep_memory(self, *, keep: bool) -> None:
-        self._c.lk_memory(int(keep))
+    def tune_memory(self, *, live: bool) -> None:
+        self._c.lk_memory(int(live))
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         keys = torch.empty(len(coords), dtype=torch.int64)
@@ -181,6 +182,15 @@ class NativeEngine(Engine):
             starts,
         )
         return coarse[:count], KernelMap(in_rows, out_rows, tuple(starts), n, count)
+
+    def normalise(
+        self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
+    ) -> Tensor:
+        plain = isinstance(norm, nn.BatchNorm1d) and norm.affine and norm.training
+        if plain and len(x) > 1 and x.dtype == torch.float32:
+            assert isinstance(norm, nn.BatchNorm1d)
+            return normalise(self._c, x, norm, residual, relu=relu)
+        return super().normalise(x, norm, residual, relu=relu)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float().contiguous()

@@ -106,7 +106,7 @@ def rounds(scans: int, repeats: int) -> Iterator[tuple[int, int]]:
 def run_engine(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
     rows, model, floor = contenders(), make_model(), Floor()
-    select_engine('cpu').keep_memory(keep=True)
+    select_engine('cpu').tune_memory(live=True)
     console.banner(
         'engine: MinkUNet 21.7 M, folded, features only; kernel maps apart',
         {'scans': source, 'threads': torch.get_num_threads(), 'engines': _names(rows)},

@@ -44,7 +44,7 @@ def step(model: Any, voxels: Voxels, clock: Clock, name: str, scan: int) -> None
 def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
     rows = contenders('spconv', 'torch', 'native')
-    select_engine('cpu').keep_memory(keep=False)
+    select_engine('cpu').tune_memory(live=False)
     console.banner(
         'train-step: MinkUNet 21.7 M, 0.1 m, one scan, float32',
         {'scans': source, 'threads': torch.get_num_threads()},
@@ -101,7 +101,7 @@ def peak_gb(name: str) -> float:
 
 def _measure_peak(name: str) -> float:
     (row,) = contenders(name)
-    row.engine.keep_memory(keep=False)
+    row.engine.tune_memory(live=False)
     clouds, _ = distinct_scans(3)
     model: Any = build_model('minkunet', classes=CLASSES).train()
     for cloud in clouds:

@@ -237,7 +237,7 @@ static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, 
 
 #define CHUNK 128 /* pairs packed at a time; partial sums per chunk keep float32 accurate */
 #define GROUP_ROWS 2048
-#define MAX_GROUPS 16
+#define MAX_GROUPS 8
 
 /* Gathered rows lie an odd number of cache lines apart (for the usual channel counts), so that a
  * column of them does not fall into few sets of the cache. */
@@ -249,9 +249,11 @@ INLINE void outer(const int rows, const int vectors, const float *dy, int64_t ld
 {
     vec sum[MAX_ROWS][MAX_VECTORS];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(dw + r * ldw + v * LANES, 1);
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[r][v] = (vec){0};
+    }
 #pragma GCC unroll 2
     for (int64_t p = 0; p < pairs; p++) {
         vec w[MAX_VECTORS];
@@ -298,7 +300,12 @@ static void gather(const float *from, int64_t ld, const int32_t *rows, int64_t r
 {
     for (int64_t p = 0; p < count; p++) {
         const float *row = from + (rows ? rows[p] : row0 + p) * ld;
-        memcpy(to + p * spaced(channels), row, channels * sizeof(float));
+        float *at = to + p * spaced(channels);
+        int64_t c = 0;
+        for (; c + LANES <= channels; c += LANES) store(at + c, load(row + c));
+        for (; c < channels; c++) at[c] = row[c];
+        if (rows && p + 8 < count)
+            for (c = 0; c < channels; c += 16) __builtin_prefetch(from + rows[p + 8] * ld + c);
     }
 }
 
@@ -309,11 +316,11 @@ typedef struct {
     int64_t count;
 } outer_job;
 
-/* The pairs [first, last) of one slot added to dw (cout, slots, wide). */
+/* The pairs [first, last) of one slot added to dw (slots, cout, wide). */
 static void outer_pairs(const lk_map *map, const outer_job *job, int64_t k, int64_t first,
                         int64_t last, float *x, float *dy, float *dw)
 {
-    const int64_t ldw = map->slots * job->wide, ldx = spaced(job->cin), cout = job->cout;
+    const int64_t ldx = spaced(job->cin), cout = job->cout, wide = job->wide;
     for (int64_t p = first; p < last; p += CHUNK) {
         const int64_t pairs = lk_min(CHUNK, last - p);
         gather(job->x, job->ldx, map->in ? map->in + map->starts[k] + p : NULL, p, pairs, job->cin, x);
@@ -321,13 +328,13 @@ static void outer_pairs(const lk_map *map, const outer_job *job, int64_t k, int6
         for (int64_t i = 0; i < job->count; i++) {
             const int64_t column = job->panels[i].first * LANES;
             const float *xs = x + column;
-            float *to = dw + k * job->wide + column;
+            float *to = dw + k * cout * wide + column;
             switch (job->panels[i].vectors) {
-            case 1: outer_panel(1, dy, cout, xs, ldx, pairs, to, ldw); break;
-            case 2: outer_panel(2, dy, cout, xs, ldx, pairs, to, ldw); break;
+            case 1: outer_panel(1, dy, cout, xs, ldx, pairs, to, wide); break;
+            case 2: outer_panel(2, dy, cout, xs, ldx, pairs, to, wide); break;
 #if MAX_VECTORS > 2
-            case 3: outer_panel(3, dy, cout, xs, ldx, pairs, to, ldw); break;
-            case 4: outer_panel(4, dy, cout, xs, ldx, pairs, to, ldw); break;
+            case 3: outer_panel(3, dy, cout, xs, ldx, pairs, to, wide); break;
+            case 4: outer_panel(4, dy, cout, xs, ldx, pairs, to, wide); break;
 #endif
             }
         }
@@ -349,16 +356,19 @@ static void outer_task(const lk_map *map, const outer_job *job, int64_t block0, 
         }
 }
 
-static void sum_groups(const float *parts, int64_t groups, int64_t rows, int64_t wide, int64_t cin,
+/* (groups, slots, cout, wide) to (cout, slots, cin) */
+static void sum_groups(const float *parts, int64_t groups, int64_t slots, const outer_job *job,
                        int threads, float *dw)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < cin; i++) {
-            float sum = 0;
-            for (int64_t g = 0; g < groups; g++) sum += parts[(g * rows + r) * wide + i];
-            dw[r * cin + i] = sum;
-        }
+    for (int64_t o = 0; o < job->cout; o++)
+        for (int64_t k = 0; k < slots; k++)
+            for (int64_t i = 0; i < job->cin; i++) {
+                float sum = 0;
+                for (int64_t g = 0; g < groups; g++)
+                    sum += parts[((g * slots + k) * job->cout + o) * job->wide + i];
+                dw[(o * slots + k) * job->cin + i] = sum;
+            }
 }
 
 /* The groups depend on the map alone, never on the threads: the same bits on every machine. */
@@ -387,7 +397,7 @@ static void grad_weight(const lk_map *map, const float *x, int64_t ldx, const fl
         free(xs);
         free(dys);
     }
-    sum_groups(parts, groups, cout * map->slots, wide, cin, threads, dw);
+    sum_groups(parts, groups, map->slots, &job, threads, dw);
     free(parts);
 }
 
