@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lidar_kd.console import Console
 from lidar_kd.errors import LidarKdError
+from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
@@ -21,6 +22,7 @@ BENCHMARKS = {
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
+    'data': (run_data, "a scan from the file's labels and points to a batch, on one core"),
 }
 
 

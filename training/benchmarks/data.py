@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench.py data`: one scan from raw labels and points to a training batch, on one core."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lidar_kd.console import Console
+from lidar_kd.labels import SEMANTICKITTI
+from lidar_kd.voxels import CartesianGrid
+from training.benchmarks.clock import Clock, threads
+from training.benchmarks.engine import rounds
+from training.benchmarks.scans import distinct_scans
+from training.data.augment import augment, Augmentation
+from training.data.batch import make_batch
+from training.data.scan import Scan
+
+POINTS = 120_000
+GRID = CartesianGrid(voxel_m=0.05)
+USUAL = Augmentation(jitter_m=0.01, drop=0.1)
+SETTINGS = {
+    'usual': USUAL,
+    'Mix3D': USUAL.model_copy(update={'mix3d': 1.0}),
+    'PolarMix': USUAL.model_copy(update={'polarmix': 1.0}),
+    'LaserMix': USUAL.model_copy(update={'lasermix': 1.0}),
+    'paste': USUAL.model_copy(update={'paste': 3}),
+}
+
+
+def run_data(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+    clouds, source = distinct_scans(scans)
+    clouds = [np.resize(cloud, (POINTS, 4)) for cloud in clouds]
+    raw = _make_raw(np.random.default_rng(0))
+    console.banner(
+        f'data: {POINTS} points at {GRID.voxel_m} m, one thread',
+        {
+            'scans': f'{source}, labels made up',
+            'usual': 'rotation, flips, scale, jitter, point drop; the others add to that',
+        },
+    )
+    clock = Clock()
+    with threads(1), console.progress(repeats * len(clouds), 'measuring') as advance:
+        for repeat, scan in rounds(len(clouds), repeats):
+            pair = (clouds[scan], clouds[(scan + 1) % len(clouds)])
+            for name, settings in SETTINGS.items():
+                _measure(clock if repeat + scan else Clock(), name, scan, pair, raw, settings)
+            advance()
+    return _report(console, clock)
+
+
+def _make_raw(rng: np.random.Generator) -> NDArray[np.uint32]:
+    """Labels as in a file: class and object number of every point."""
+    ids = np.array([ids[0] for ids in SEMANTICKITTI.raw_ids], np.uint32)
+    numbers = rng.integers(50, size=POINTS, dtype=np.uint32)
+    return ids[rng.integers(len(ids), size=POINTS)] | numbers << np.uint32(16)
+
+
+def _measure(
+    clock: Clock,
+    name: str,
+    index: int,
+    pair: tuple[NDArray[np.float32], NDArray[np.float32]],
+    raw: NDArray[np.uint32],
+    settings: Augmentation,
+) -> None:
+    """The second scan of the mixes is remapped inside the time of the augmentation."""
+    scan = clock.time('remap', index, partial(_remap, pair[0], raw))
+    rng = np.random.default_rng(index)
+    augmented = clock.time(
+        f'{name} augment',
+        index,
+        lambda: augment(
+            scan,
+            settings,
+            rng,
+            table=SEMANTICKITTI,
+            draw_scan=partial(_remap, pair[1], raw),
+        ),
+    )
+    clock.time(f'{name} voxelise', index, lambda: make_batch([augmented], GRID))
+
+
+def _remap(points: NDArray[np.float32], raw: NDArray[np.uint32]) -> Scan:
+    return Scan(points=points, labels=SEMANTICKITTI.to_train(raw), instances=raw >> np.uint32(16))
+
+
+def _report(console: Console, clock: Clock) -> dict[str, float]:
+    remap = clock.median('remap')
+    rows, totals = [], {}
+    for name in SETTINGS:
+        parts = [remap, clock.median(f'{name} augment'), clock.median(f'{name} voxelise')]
+        totals[name] = sum(parts)
+        rows.append([name, *(f'{ms:.1f}' for ms in (*parts, totals[name]))])
+    columns = ['augmentation', 'remap ms', 'augment ms', 'voxelise ms', 'total ms']
+    console.table('medians over scans', columns, rows)
+    mixed = {f'{name.lower()}_ms': totals[name] for name in SETTINGS if name != 'usual'}
+    return {'scan_ms': totals['usual'], 'remap_ms': remap, **mixed}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of scans: the same ones in the same order for any number of workers, and resumable.
+
+M points, V voxels, B scans. Points that the grid cannot hold are not in a batch, so every row of
+a network's Output has its label here; scoring of all points is the Segmenter's task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from lidar_kd.labels import IGNORE
+from lidar_kd.sparse import Level
+from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
+from training.data.scan import Scan
+
+Rows = NDArray[np.int64]
+Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Rows]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """B scans one after the other.
+
+    voxels: their points, owners and voxels; labels (M,) uint8 train ids, 255 ignored;
+    instances (M,) int64 or None; starts: scan i has the rows starts[i] to starts[i + 1].
+    """
+
+    voxels: Voxels
+    labels: Tensor
+    instances: Tensor | None
+    starts: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def points(self) -> Tensor:
+        """(M, 4)"""
+        return self.voxels.points
+
+    @property
+    def owner(self) -> Tensor:
+        """(M,) the scan of each point."""
+        return self.voxels.batch
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Batch:
+        parts: list[Any] = [
+            part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
+            for part in _take_apart(self)
+        ]
+        return _put_together(*parts)
+
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        # An engine is bound to its process: a worker sends the tensors, and the batch is put
+        # together with the engine that the receiver has for them.
+        return _put_together, _take_apart(self)
+
+
+def make_batch(scans: Sequence[Scan], grid: CartesianGrid | CylinderGrid) -> Batch:
+    sizes = [len(scan) for scan in scans]
+    points = torch.from_numpy(np.concatenate([scan.points for scan in scans]))
+    owner = torch.repeat_interleave(torch.tensor(sizes))
+    voxels = voxelize(points, grid, batch=owner)
+    labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
+    numbers = [scan.instances for scan in scans if scan.instances is not None]
+    instances = None
+    if len(numbers) == len(scans):
+        instances = torch.from_numpy(np.concatenate(numbers).astype(np.int64))[voxels.rows]
+    starts = torch.searchsorted(voxels.batch, torch.arange(len(scans) + 1, dtype=torch.int32))
+    return Batch(
+        voxels=voxels,
+        labels=labels[voxels.rows],
+        instances=instances,
+        starts=tuple(starts.tolist()),
+        names=tuple(scan.name for scan in scans),
+    )
+
+
+def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
+    """Rows of `count` points (all if there are fewer), as many of each class as there can be.
+
+    The rarest class has its turn first; what it lacks is shared among the more frequent ones.
+    Unlabelled points fill up what the labelled ones cannot.
+    """
+    numbers = np.bincount(labels, minlength=256)
+    present = np.flatnonzero(numbers[:IGNORE])
+    classes = present[np.argsort(numbers[present], kind='stable')]
+    taken: list[Rows] = []
+    for turn, train_id in enumerate(classes):
+        rows = np.flatnonzero(labels == train_id)
+        share = (count - sum(len(rows) for rows in taken)) // (len(classes) - turn)
+        taken.append(rng.permutation(rows)[:share])
+    unlabelled = np.flatnonzero(labels == IGNORE)
+    taken.append(rng.permutation(unlabelled)[: count - sum(len(rows) for rows in taken)])
+    return np.sort(np.concatenate(taken))
+
+
+def draw_uniform(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
+    """Rows of `count` points (all if there are fewer), whatever they are."""
+    return np.sort(rng.permutation(len(labels))[:count])
+
+
+def draw_points(
+    batch: Batch, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
+) -> list[Tensor]:
+    """The cross-sample batch: for each scan the rows, among the batch's, of `count` points."""
+    labels = batch.labels.cpu().numpy()
+    return [
+        torch.from_numpy(draw(labels[start:stop], count, rng) + start).to(batch.labels.device)
+        for start, stop in zip(batch.starts, batch.starts[1:])
+    ]
+
+
+def _take_apart(batch: Batch) -> tuple[Any, ...]:
+    v = batch.voxels
+    return (
+        *(v.points, v.batch, v.rows, v.positions, v.point_voxel, v.features, v.coords),
+        *(v.left_out, batch.labels, batch.instances, batch.starts, batch.names),
+    )
+
+
+def _put_together(
+    points: Tensor,
+    owner: Tensor,
+    rows: Tensor,
+    positions: Tensor,
+    point_voxel: Tensor,
+    features: Tensor,
+    coords: Tensor,
+    left_out: dict[str, int],
+    labels: Tensor,
+    instances: Tensor | None,
+    starts: tuple[int, ...],
+    names: tuple[str, ...],
+) -> Batch:
+    level = Level(coords)
+    voxels = Voxels(points, owner, rows, positions, point_voxel, features, level, left_out)
+    return Batch(voxels=voxels, labels=labels, instances=instances, starts=starts, names=names)

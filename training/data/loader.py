@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a set of scans to batches, epoch after epoch.
+
+The order of an epoch comes from (seed, epoch), what happens to a scan from (seed, epoch, index):
+neither the number of workers nor an interruption changes a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+import time
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.voxels import CartesianGrid, CylinderGrid
+from training.data.augment import augment, Augmentation
+from training.data.batch import Batch, make_batch
+from training.data.scan import Scan, ScanSet
+
+# A seed sequence does not tell [s, e] from [s, e, 0], hence a number for each use.
+_ORDER, _AUGMENT = 1, 2
+State = dict[str, int]
+
+
+class Turn(NamedTuple):
+    """One scan's turn in one epoch."""
+
+    epoch: int
+    scan: int
+
+
+def epoch_order(size: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)
+
+
+class TrainingScans(Dataset[Scan]):
+    """Scans as the network sees them in training; turn -> scan."""
+
+    def __init__(
+        self,
+        scans: ScanSet,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        bank: Sequence[Scan] = (),
+        intensity_scale: float = 1.0,  # as in the bundle's IntensitySpec
+    ) -> None:
+        self.scans, self.augmentation = scans, augmentation
+        self.seed, self.bank, self.intensity_scale = seed, bank, intensity_scale
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, turn: Turn) -> Scan:
+        rng = np.random.default_rng([self.seed, _AUGMENT, turn.epoch, turn.scan])
+        scan = augment(
+            self.scans[turn.scan],
+            self.augmentation,
+            rng,
+            table=self.scans.table,
+            draw_scan=lambda: self.scans[int(rng.integers(len(self.scans)))],
+            bank=self.bank,
+        )
+        scan.points[:, 3] *= self.intensity_scale
+        return scan
+
+
+class _Turns:
+    """The turns of this rank from batch `first` of an epoch on; the ranks' batches side by side
+    make the batch of one process.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self._size, self._batch_size, self._seed = size, batch_size, seed
+        self._rank, self._whole = rank, batch_size * world
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch; the rest that fills no batch waits for another epoch's order."""
+        return max(1, self._size // self._whole)
+
+    def __iter__(self) -> Iterator[list[Turn]]:
+        epoch = self.epoch
+        order = epoch_order(self._size, seed=self._seed, epoch=epoch)
+        order = np.resize(order, len(self) * self._whole)  # repeats where a batch exceeds the set
+        for batch in order.reshape(len(self), self._whole)[self.first :]:
+            mine = batch[self._rank * self._batch_size :][: self._batch_size]
+            yield [Turn(epoch, int(index)) for index in mine]
+
+
+class Loader:
+    """Iterating gives the rest of the current epoch; the next iteration is the next epoch.
+
+    `state()` tells what has been handed out, not what the workers have prepared; `load_state`
+    goes on behind it. `waited_s` sums up the time that the caller had to wait for data.
+    """
+
+    def __init__(
+        self,
+        scans: TrainingScans,
+        grid: CartesianGrid | CylinderGrid,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._turns = _Turns(len(scans), batch_size, scans.seed, rank, world)
+        self._fixed = {
+            'seed': scans.seed,
+            'scans': len(scans),
+            'batch_size': batch_size,
+            'world': world,
+        }
+        self.epoch = self.batch = 0
+        self.waited_s = 0.0
+        self._loader: DataLoader[Scan] = DataLoader(
+            scans,
+            batch_sampler=self._turns,  # of turns, not numbers
+            collate_fn=partial(make_batch, grid=grid),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            # DataLoader draws a seed of its own per epoch: not from the run's generator
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self._turns)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._turns.epoch, self._turns.first = self.epoch, self.batch
+        batches = iter(self._loader)
+        while self.batch < len(self):
+            start = time.perf_counter()
+            batch = next(batches)
+            self.waited_s += time.perf_counter() - start
+            self.batch += 1
+            yield batch
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def state(self) -> State:
+        return {'epoch': self.epoch, 'batch': self.batch, **self._fixed}
+
+    def load_state(self, state: State) -> None:
+        for key, value in self._fixed.items():
+            if state.get(key) != value:
+                raise ConfigError(
+                    f'cannot resume: the interrupted run had {key} {state.get(key)}, this one '
+                    f'has {value}; set it back or start a new run.'
+                )
+        self.epoch, self.batch = state['epoch'], state['batch']

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points per class of a training split, counted once, and the class weights made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lidar_kd.files import write_atomically
+from training.data.scan import ScanSet
+
+log = logging.getLogger(__name__)
+CACHE = Path('runs') / 'cache'
+Counts = NDArray[np.int64]
+
+
+def count_classes(
+    scans: ScanSet, *, cache: Path = CACHE, advance: Callable[[], None] = lambda: None
+) -> Counts:
+    """(C,) labelled points per class; read from the cache when no label file has changed."""
+    classes = scans.table.num_classes
+    path = cache / f'class_counts_{fingerprint(scans)}.json'
+    counts = _load(path, classes)
+    if counts is None:
+        counts = np.zeros(classes, np.int64)
+        for index in range(len(scans)):
+            counts += np.bincount(scans.read_labels(index), minlength=256)[:classes]
+            advance()
+        _save(path, counts)
+    return counts
+
+
+def class_weights(counts: Counts, *, power: float = 0.5) -> NDArray[np.float32]:
+    """(C,) share ** -power, mean 1 over the classes that occur; 1 for those that do not."""
+    weights = np.ones(len(counts), np.float64)
+    occurs = counts > 0
+    weights[occurs] = (counts[occurs] / counts.sum()) ** -power
+    weights[occurs] /= weights[occurs].mean() if occurs.any() else 1.0
+    return weights.astype(np.float32)
+
+
+def rare_classes(counts: Counts, *, share: float = 0.01) -> NDArray[np.uint8]:
+    """Train ids of the minority classes: those with less than this share of the points."""
+    return np.flatnonzero(counts < share * counts.sum()).astype(np.uint8)
+
+
+def fingerprint(scans: ScanSet) -> str:
+    """Changes with the label table, the list of frames, and any label file's size or time."""
+    digest = hashlib.sha256(json.dumps(scans.table.to_dict(), sort_keys=True).encode())
+    for part in _describe_files(scans):
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def _describe_files(scans: ScanSet) -> Iterable[str]:
+    for frame in scans.frames:
+        path = frame.labels
+        stat = path.stat() if path is not None and path.is_file() else None
+        yield f'{frame.name} {path} {(stat.st_size, stat.st_mtime_ns) if stat else None}\n'
+
+
+def _load(path: Path, classes: int) -> Counts | None:
+    try:
+        counts = np.array(json.loads(path.read_text()), np.int64)
+    except (OSError, ValueError, TypeError):
+        return None  # not there or not ours: counted again
+    return counts if counts.shape == (classes,) else None
+
+
+def _save(path: Path, counts: Counts) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(counts.tolist()))
+    except OSError as error:
+        log.warning(
+            '%s: cannot be written (%s); every run will count the classes again.',
+            path,
+            error.strerror or error,
+        )
