@@ -7,6 +7,7 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.sparse import (
+    chain,
     ConvNorm,
     InverseConv,
     Level,
@@ -45,10 +46,8 @@ class Residual(nn.Module):
             self.shortcut = ConvNorm(PointwiseConv(c_in, c_out), relu=False, norm=norm)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        y: SparseTensor = self.first(x)
         residual: Tensor = x.features if self.shortcut is None else self.shortcut(x).features
-        z: SparseTensor = self.second(y, residual)
-        return z
+        return chain(self.first, self.second, x, residual)
 
 
 class Down(nn.Module):

@@ -3,6 +3,7 @@
 
 from lidar_kd.sparse.engine import Engine, select_engine
 from lidar_kd.sparse.layers import (
+    chain,
     Conv,
     ConvNorm,
     convolve,
@@ -29,6 +30,7 @@ __all__ = [
     'StridedConv',
     'SubmanifoldConv',
     'batch_sizes',
+    'chain',
     'convolve',
     'fold_norms',
     'select_engine',

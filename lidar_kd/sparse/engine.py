@@ -68,6 +68,15 @@ class Engine(ABC):
         y = y if residual is None else y.add_(residual)
         return y.relu_() if relu else y
 
+    def normalise_convolve(
+        self, x: Tensor, norm: nn.Module, kernel: Tensor, pairs: KernelMap, *, relu: bool
+    ) -> Tensor | None:
+        """The convolution of normalise(x) without keeping what lies between, or None if it cannot.
+
+        kernel: (C_out, K, C_in); differentiable.
+        """
+        return None
+
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""
         logits = logits.float()

@@ -102,7 +102,8 @@ class Conv(nn.Module, ABC):
 
     def _pack(self, engine: Engine, dtype: torch.dtype) -> Tensor:
         version = 0 if self.weight.is_inference() else self.weight._version
-        key = (engine, dtype, self.weight.data_ptr(), version)
+        arithmetic = dtype, torch.get_float32_matmul_precision()
+        key = (engine, arithmetic, self.weight.data_ptr(), version)
         if self._packed is None or self._packed[0] != key:
             self._packed = (key, engine.pack(self.weight.detach().flatten(1, 3), dtype))
         return self._packed[1]
@@ -171,6 +172,26 @@ class ConvNorm(nn.Module):
         return y.with_features(
             y.level.engine.normalise(y.features, self.norm, residual, relu=self.relu)
         )
+
+
+def chain(
+    first: ConvNorm, second: ConvNorm, x: SparseTensor, residual: Tensor | None = None
+) -> SparseTensor:
+    """second(first(x), residual); in training, where the engine can, the activation between the
+    two is worked out again in the backward pass instead of kept.
+    """
+    if not torch.is_grad_enabled() or second.conv.bias is not None:
+        y: SparseTensor = second(first(x), residual)
+        return y
+    inner: SparseTensor = first.conv(x)
+    pairs, level = second.conv.map_of(inner.level)
+    assert pairs is not None, 'the second layer of a chain is no linear one'
+    kernel, engine = second.conv.weight.flatten(1, 3), level.engine
+    z = engine.normalise_convolve(inner.features, first.norm, kernel, pairs, relu=first.relu)
+    if z is None:
+        between = engine.normalise(inner.features, first.norm, None, relu=first.relu)
+        z = convolve(between, kernel, pairs, engine)
+    return SparseTensor(engine.normalise(z, second.norm, residual, relu=second.relu), level)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ import logging
 import os
 from pathlib import Path
 import re
+import threading
+from typing import TypeGuard
 
 import torch
 from torch import nn, Tensor
@@ -17,12 +19,14 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
-from lidar_kd.sparse.native_norm import normalise
+from lidar_kd.sparse.native_norm import normalise, normalise_convolve
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent / 'native'
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
+WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
+SPLIT = torch.uint16  # type of packed weights whose float32 values are in two bfloat16 parts
 Pointer = ctypes.c_void_p
 Int64, Int32 = ctypes.c_int64, ctypes.c_int32
 
@@ -115,17 +119,26 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
+def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
+    plain = isinstance(norm, nn.BatchNorm1d) and norm.affine and norm.training
+    return plain and len(x) > 1 and x.dtype == torch.float32
+
+
 class NativeEngine(Engine):
-    """float32 everywhere; bfloat16 inference where the CPU has AMX."""
+    """float32 everywhere; where the CPU has AMX also bfloat16 for inference, and under
+    torch.set_float32_matmul_precision('high') float32 as sums of two bfloat16 (error 4e-6).
+    """
 
     name = 'native'
 
     def __init__(self, isa: str | None = None) -> None:
         self._c = library()
+        self._local = threading.local()
         wanted = isa or os.environ.get(ISA_VARIABLE)
         self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
         self._bfloat16 = Pointer(self._c.lk_find(b'amx'))
-        if not self._float32 or wanted == 'amx':
+        self._split = Pointer(self._c.lk_find(b'split'))
+        if not self._float32 or wanted in ('amx', 'split'):
             raise ConfigError(
                 f'{ISA_VARIABLE}: no float32 kernels for {wanted!r} on this machine: '
                 'unset it, or set it to avx512, avx2 or portable'
@@ -186,11 +199,16 @@ class NativeEngine(Engine):
     def normalise(
         self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
     ) -> Tensor:
-        plain = isinstance(norm, nn.BatchNorm1d) and norm.affine and norm.training
-        if plain and len(x) > 1 and x.dtype == torch.float32:
-            assert isinstance(norm, nn.BatchNorm1d)
+        if _normalisable(norm, x):
             return normalise(self._c, x, norm, residual, relu=relu)
         return super().normalise(x, norm, residual, relu=relu)
+
+    def normalise_convolve(
+        self, x: Tensor, norm: nn.Module, kernel: Tensor, pairs: KernelMap, *, relu: bool
+    ) -> Tensor | None:
+        if not _normalisable(norm, x):
+            return None
+        return normalise_convolve(self._c, x, norm, kernel, pairs, self, relu=relu)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float().contiguous()
@@ -227,27 +245,52 @@ class NativeEngine(Engine):
         return grad
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._pack(weight, transpose=False, dtype=dtype)
+        return self._pack(weight, transpose=False, dtype=dtype, reuse=False)
 
     def _pack(
-        self, weight: Tensor, *, transpose: bool, dtype: torch.dtype = torch.float32
+        self,
+        weight: Tensor,
+        *,
+        transpose: bool,
+        dtype: torch.dtype = torch.float32,
+        reuse: bool = True,
     ) -> Tensor:
+        """`reuse`: only valid until the next call on this thread; training packs every step."""
+        dtype = SPLIT if dtype == torch.float32 and self._splits() else dtype
         kernels = self._kernels(dtype)
         weight = weight.detach().float().contiguous()
         c_out, slots, c_in = weight.shape
         rows, columns = (c_out, c_in) if transpose else (c_in, c_out)
         size = self._c.lk_packed(kernels, Int64(slots), Int64(rows), Int64(columns))
-        packed = torch.empty(size, dtype=dtype)
+        packed = self._workspace(size, dtype) if reuse else torch.empty(size, dtype=dtype)
         shape = Int64(slots), Int64(c_in), Int64(c_out)
         self._c.lk_pack(
             kernels, address(weight), *shape, int(transpose), _threads(), address(packed)
         )
         return packed
 
-    def _kernels(self, dtype: torch.dtype) -> Pointer:
-        if not self.computes(dtype):
-            raise TypeError(f'the native engine does not compute in {dtype} on this CPU')
-        return self._bfloat16 if dtype == torch.bfloat16 else self._float32
+    def _workspace(self, size: int, dtype: torch.dtype) -> Tensor:
+        """One buffer a thread: a new one per layer would cut up the memory between activations.
+
+        Large from the start, so that it lies outside the heap; untouched pages take no memory.
+        """
+        bytes_needed = size * dtype.itemsize
+        held: Tensor | None = getattr(self._local, 'workspace', None)
+        if held is None or len(held) < bytes_needed:
+            held = torch.empty(max(bytes_needed, WORKSPACE), dtype=torch.uint8)
+            self._local.workspace = held
+        return held[:bytes_needed].view(dtype)
+
+    def _kernels(self, packed: torch.dtype) -> Pointer:
+        """By what packed weights hold: SPLIT for float32 in two parts."""
+        if packed == SPLIT:
+            return self._split
+        if not self.computes(packed):
+            raise TypeError(f'the native engine does not compute in {packed} on this CPU')
+        return self._bfloat16 if packed == torch.bfloat16 else self._float32
+
+    def _splits(self) -> bool:
+        return bool(self._split) and torch.get_float32_matmul_precision() != 'highest'
 
     def _map(self, pairs: KernelMap) -> _Map:
         """The C view of a map, with the cuts by block of result rows; made once."""
@@ -287,10 +330,11 @@ class NativeEngine(Engine):
         assert packed.numel() == self._c.lk_packed(kernels, *map(Int64, size)), size
         assert pairs is None or len(x) == pairs.n_in, (len(x), pairs.n_in)
         assert residual is None or residual.shape == (rows, out_channels), residual.shape
-        x = readable(x, packed.dtype)
-        residual = None if residual is None else readable(residual, packed.dtype)
+        dtype = torch.float32 if packed.dtype == SPLIT else packed.dtype
+        x = readable(x, dtype)
+        residual = None if residual is None else readable(residual, dtype)
         bias = None if bias is None else readable(bias, torch.float32)
-        y = torch.empty(rows, out_channels, dtype=packed.dtype)
+        y = torch.empty(rows, out_channels, dtype=dtype)
         view = _Map(slots=1, rows=rows) if pairs is None else self._map(pairs)
         job = _Conv(
             x.data_ptr(),

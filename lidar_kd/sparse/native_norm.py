@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn, Tensor
 
+from lidar_kd.sparse.engine import Engine
+from lidar_kd.sparse.maps import KernelMap
+
+Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # weight, bias, mean, inverse deviation: (C,) each
 Pointer, Int64, Int32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
@@ -33,58 +36,49 @@ class _Norm(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Affine:
+    """relu?(scale * (x - mean) * inverse + bias + residual?), and its gradients."""
+
     library: ctypes.CDLL
-    norm: nn.BatchNorm1d
     relu: bool
 
-    def job(self, x: Tensor, **tensors: Tensor | None) -> _Norm:
-        addresses = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
-        rows, channels = x.shape
-        return _Norm(x=x.data_ptr(), rows=rows, channels=channels, relu=self.relu, **addresses)
-
-
-class _NormRelu(torch.autograd.Function):
-    """relu?(norm(x) + residual?). What the ReLU let through is read from the result where that is
-    kept anyway (it follows a residual and feeds the next block), else worked out again from x.
-    """
-
-    @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, settings: _Settings
-    ) -> Tensor:
-        library, norm, threads = settings.library, settings.norm, torch.get_num_threads()
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows, channels = x.shape
         mean, variance = torch.empty(2, channels)
-        size = Int64(rows), Int64(channels)
-        moments = Pointer(mean.data_ptr()), Pointer(variance.data_ptr())
-        library.lk_norm_moments(Pointer(x.data_ptr()), *size, threads, *moments)
-        _follow(norm, mean, variance, rows)
-        inverse = torch.rsqrt(variance + norm.eps)
+        results = Pointer(mean.data_ptr()), Pointer(variance.data_ptr())
+        size = Int64(rows), Int64(channels), torch.get_num_threads()
+        self.library.lk_norm_moments(Pointer(x.data_ptr()), *size, *results)
+        return mean, variance
+
+    def apply(self, x: Tensor, parts: Parts, residual: Tensor | None = None) -> Tensor:
         out = torch.empty_like(x)
-        parts = {'weight': weight, 'bias': bias, 'mean': mean, 'inverse': inverse}
-        job = settings.job(x, residual=residual, out=out, **parts)
-        library.lk_norm_apply(ctypes.byref(job), threads)
-        ctx.save_for_backward(x, weight, bias, mean, inverse, None if residual is None else out)
-        ctx.settings = settings
+        job = self._job(x, parts, residual=residual, out=out)
+        self.library.lk_norm_apply(ctypes.byref(job), torch.get_num_threads())
         return out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        x, weight, bias, mean, inverse, y = ctx.saved_tensors
-        dy, settings = dy.contiguous(), ctx.settings
-        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-        dresidual = torch.empty_like(x) if ctx.needs_input_grad[3] else None
-        parts: dict[str, Any] = {'weight': weight, 'bias': bias, 'mean': mean, 'inverse': inverse}
-        job = settings.job(x, y=y, dy=dy, dx=dx, dresidual=dresidual, **parts)
-        settings.library.lk_norm_backward(
-            ctypes.byref(job),
-            torch.get_num_threads(),
-            Pointer(dweight.data_ptr()),
-            Pointer(dbias.data_ptr()),
-        )
-        return dx, dweight, dbias, dresidual, None
+    def backward(
+        self, x: Tensor, parts: Parts, dy: Tensor, y: Tensor | None, *, residual: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """dx, dweight, dbias, dresidual; without y what the ReLU let through is worked out."""
+        dx = torch.empty_like(x)
+        dweight, dbias = torch.empty_like(parts[0]), torch.empty_like(parts[1])
+        dresidual = torch.empty_like(x) if residual else None
+        job = self._job(x, parts, y=y, dy=dy, dx=dx, dresidual=dresidual)
+        sums = Pointer(dweight.data_ptr()), Pointer(dbias.data_ptr())
+        self.library.lk_norm_backward(ctypes.byref(job), torch.get_num_threads(), *sums)
+        return dx, dweight, dbias, dresidual
+
+    def _job(self, x: Tensor, parts: Parts, **tensors: Tensor | None) -> _Norm:
+        named = {'x': x, **dict(zip(('weight', 'bias', 'mean', 'inverse'), parts)), **tensors}
+        addresses = {name: t.data_ptr() for name, t in named.items() if t is not None}
+        return _Norm(rows=x.shape[0], channels=x.shape[1], relu=self.relu, **addresses)
+
+
+def _parts(affine: _Affine, x: Tensor, norm: nn.BatchNorm1d) -> Parts:
+    """Weight, bias, mean and inverse deviation of this batch; the running ones follow."""
+    mean, variance = affine.moments(x)
+    _follow(norm, mean, variance, len(x))
+    return norm.weight.detach(), norm.bias.detach(), mean, torch.rsqrt(variance + norm.eps)
 
 
 def _follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> None:
@@ -98,11 +92,101 @@ def _follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> 
     norm.running_var.lerp_(variance * (rows / (rows - 1)), share)
 
 
+class _NormRelu(torch.autograd.Function):
+    """relu?(norm(x) + residual?); weight and bias are the norm's, passed for their gradients.
+
+    After a residual the result is kept to tell what the ReLU let through: the next block keeps it
+    anyway. Without one that is worked out again from x.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        norm: nn.BatchNorm1d,
+        affine: _Affine,
+    ) -> Tensor:
+        parts = _parts(affine, x, norm)
+        out = affine.apply(x, parts, residual)
+        ctx.save_for_backward(x, *parts, None if residual is None else out)
+        ctx.affine = affine
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, *parts, y = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3]
+        grads = ctx.affine.backward(x, tuple(parts), dy.contiguous(), y, residual=needed)
+        return *grads, None, None
+
+
+class _NormReluConvolve(torch.autograd.Function):
+    """convolution(relu?(norm(x))): what lies between is worked out again, not kept."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        kernel: Tensor,
+        norm: nn.BatchNorm1d,
+        affine: _Affine,
+        pairs: KernelMap,
+        engine: Engine,
+    ) -> Tensor:
+        parts = _parts(affine, x, norm)
+        ctx.save_for_backward(x, *parts, kernel)
+        ctx.affine, ctx.pairs, ctx.engine = affine, pairs, engine
+        return engine.forward(affine.apply(x, parts), kernel, pairs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, *saved, kernel = ctx.saved_tensors
+        affine, parts = ctx.affine, tuple(saved)
+        between = affine.apply(x, parts)
+        dbetween, dkernel = ctx.engine.backward(
+            between, kernel, dy.contiguous(), ctx.pairs, need_x=True
+        )
+        del between
+        dx, dweight, dbias, _ = affine.backward(x, parts, dbetween, None, residual=False)
+        return dx, dweight, dbias, dkernel, None, None, None, None
+
+
 def normalise(
     library: ctypes.CDLL, x: Tensor, norm: nn.BatchNorm1d, residual: Tensor | None, *, relu: bool
 ) -> Tensor:
     """For a norm in training mode with weights, and float32 rows."""
     residual = None if residual is None else residual.contiguous()
-    settings = _Settings(library, norm, relu)
-    y: Tensor = _NormRelu.apply(x.contiguous(), norm.weight, norm.bias, residual, settings)  # type: ignore[no-untyped-call]
+    affine = _Affine(library, relu)
+    y: Tensor = _NormRelu.apply(x.contiguous(), norm.weight, norm.bias, residual, norm, affine)  # type: ignore[no-untyped-call]
+    return y
+
+
+def normalise_convolve(
+    library: ctypes.CDLL,
+    x: Tensor,
+    norm: nn.BatchNorm1d,
+    kernel: Tensor,
+    pairs: KernelMap,
+    engine: Engine,
+    *,
+    relu: bool,
+) -> Tensor:
+    """The convolution of normalise(x); kernel (C_out, K, C_in)."""
+    y: Tensor = _NormReluConvolve.apply(  # type: ignore[no-untyped-call]
+        x.contiguous(),
+        norm.weight,
+        norm.bias,
+        kernel,
+        norm,
+        _Affine(library, relu),
+        pairs,
+        engine,
+    )
     return y

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,33 @@ from training.benchmarks.work import count_work
 
 SIZES_M = (0.1, 0.05)
 CLASSES = 19
+SHORT = {  # of a row, in the metrics
+    'native': 'fp32',
+    'native high': 'fp32_high',
+    'native bf16': 'bf16',
+    'torch': 'torch',
+}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of the table: an engine, a number type, and the threads it may use."""
+    """One row of the table: an engine, a number type, and how torch is set while it runs."""
 
     name: str
     engine: Engine
     dtype: torch.dtype = torch.float32
     threads: int | None = None
+    precision: str = 'highest'  # torch.set_float32_matmul_precision
 
-    def alone(self) -> Any:
-        return threads(self.threads) if self.threads else nullcontext()
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.precision)
+        try:
+            with threads(self.threads or torch.get_num_threads()):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def contender(name: str) -> Contender | None:
@@ -49,11 +63,18 @@ def contender(name: str) -> Contender | None:
     native = select_engine('cpu', 'native')
     if name == 'native':
         return Contender(name, native)
-    return Contender(name, native, torch.bfloat16) if native.computes(torch.bfloat16) else None
+    if not native.computes(torch.bfloat16):
+        return None  # both of the others run on AMX
+    if name == 'native high':
+        return Contender(name, native, precision='high')
+    return Contender(name, native, torch.bfloat16)
+
+
+ALL = ('spconv', 'torch', 'native', 'native high', 'native bf16')
 
 
 def contenders(*names: str) -> list[Contender]:
-    rows = [contender(name) for name in names or ('spconv', 'torch', 'native', 'native bf16')]
+    rows = [contender(name) for name in names or ALL]
     return [row for row in rows if row is not None]
 
 
@@ -188,7 +209,7 @@ def _times(clock: Clock, name: str) -> str:
 
 
 def _metrics(clock: Clock, row: Contender, size_m: float, x_floor: float) -> dict[str, float]:
-    short = {'native': 'fp32', 'native bf16': 'bf16', 'torch': 'torch'}.get(row.name)
+    short = SHORT.get(row.name)
     if short is None:
         return {}
     metrics = {

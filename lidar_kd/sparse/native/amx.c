@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sparse convolution for inference in bfloat16 on the AMX matrix units of x86 CPUs: bfloat16 in
- * and out, sums in float32. The pairs of a slot are packed sixteen rows at a time (a matrix tile
- * needs rows at one stride), multiplied, and added to the tile of result rows in the cache.
+ * Sparse convolution on the AMX matrix units of x86 CPUs. The pairs of a slot are packed sixteen
+ * rows at a time (a matrix tile needs rows at one stride), multiplied as bfloat16 with sums in
+ * float32, and added to the tile of result rows in the cache. Two engines:
+ *   lk_engine_amx    bfloat16 in and out, for inference;
+ *   lk_engine_split  float32 in and out: a number is a high and a low bfloat16, and of the four
+ *                    products the three large ones are kept (relative error about 4e-6), as
+ *                    torch.set_float32_matmul_precision('high') allows. Infinite becomes NaN.
  */
 #include "kernels.h"
 
 #include <immintrin.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -95,24 +98,62 @@ INLINE void scatter(const int wide, const float *sums, const int32_t *out, int64
     }
 }
 
-static void copy_rows(const bf16 *x, int64_t ldx, int64_t channels, const int32_t *rows,
-                      int64_t row0, int m, bf16 *to, int64_t ld)
+static inline const void *row_of(const lk_conv *job, int64_t size, const int32_t *rows,
+                                 int64_t row0, int64_t r)
+{
+    return (const char *)job->x + (rows ? rows[r] : row0 + r) * job->ldx * size;
+}
+
+static void copy_rows(const lk_conv *job, const int32_t *rows, int64_t row0, int m, bf16 *to,
+                      int64_t ld)
 {
     for (int r = 0; r < m; r++) {
-        const bf16 *from = x + (rows ? rows[r] : row0 + r) * ldx;
+        const bf16 *from = row_of(job, sizeof(bf16), rows, row0, r);
         int64_t c = 0;
-        for (; c + DEPTH <= channels; c += DEPTH)
+        for (; c + DEPTH <= job->cin; c += DEPTH)
             _mm512_store_si512(to + r * ld + c, _mm512_loadu_si512(from + c));
-        if (c < channels) {
-            __mmask32 rest = (__mmask32)((1ULL << (channels - c)) - 1);
+        if (c < job->cin) {
+            __mmask32 rest = (__mmask32)((1ULL << (job->cin - c)) - 1);
             _mm512_store_si512(to + r * ld + c, _mm512_maskz_loadu_epi16(rest, from + c));
+        }
+    }
+}
+
+static inline __m512 widened(__m256i half)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* high and low parts of sixteen numbers */
+static inline void split(__m512 x, __m256i *high, __m256i *low)
+{
+    *high = (__m256i)_mm512_cvtneps_pbh(x);
+    *low = (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(x, widened(*high)));
+}
+
+/* Each row as high, low, high: against weights high, high, low this sums the three products. */
+static void split_rows(const lk_conv *job, const int32_t *rows, int64_t row0, int m, bf16 *to,
+                       int64_t ld)
+{
+    const int64_t part = ld / 3;
+    for (int r = 0; r < m; r++) {
+        const float *from = row_of(job, sizeof(float), rows, row0, r);
+        for (int64_t c = 0; c < job->cin; c += SIDE) {
+            const int64_t left = lk_min(SIDE, job->cin - c);
+            __m256i high, low;
+            split(_mm512_maskz_loadu_ps((__mmask16)((1U << left) - 1), from + c), &high, &low);
+            bf16 *at = to + r * ld + c;
+            _mm256_store_si256((__m256i *)at, high);
+            _mm256_store_si256((__m256i *)(at + part), low);
+            _mm256_store_si256((__m256i *)(at + 2 * part), high);
         }
     }
 }
 
 typedef struct {
     const lk_conv *job;
-    int64_t depth, wide; /* cin and cout in whole matrix tiles: values, tiles */
+    int parts;           /* 1: bfloat16, 3: float32 as high and low */
+    int64_t depth, wide; /* all parts of cin, and cout, in whole matrix tiles: values, tiles */
     float *tile;         /* (rows, wide * 16) */
     bf16 *rows;          /* (32, depth) */
     float *sums;         /* (32, 64) */
@@ -140,17 +181,23 @@ static int64_t panel_width(int64_t wide, int64_t p)
     return wide / count + (p < wide % count);
 }
 
+static void prefetch(const scratch *s, const int32_t *in, int64_t first, int64_t last)
+{
+    const int64_t size = s->parts == 1 ? sizeof(bf16) : sizeof(float);
+    for (int64_t q = first; q < last; q++) {
+        const char *row = row_of(s->job, size, in, 0, q);
+        for (int64_t at = 0; at < s->job->cin * size; at += 64) __builtin_prefetch(row + at);
+    }
+}
+
 static void slot_of(const scratch *s, const bf16 *weight, const int32_t *in, const int32_t *out,
                     int64_t first, int64_t last, int64_t row0)
 {
     for (int64_t p = first; p < last; p += 2 * SIDE) {
         const int m = (int)lk_min(2 * SIDE, last - p);
-        copy_rows(s->job->x, s->job->ldx, s->job->cin, in ? in + p : NULL, row0 + p, m, s->rows,
-                  s->depth);
-        if (in)
-            for (int64_t q = p + 2 * SIDE; q < lk_min(p + 4 * SIDE, last); q++)
-                for (int64_t c = 0; c < s->job->cin; c += DEPTH)
-                    __builtin_prefetch((const bf16 *)s->job->x + in[q] * s->job->ldx + c);
+        (s->parts == 1 ? copy_rows : split_rows)(s->job, in ? in + p : NULL, row0 + p, m, s->rows,
+                                                 s->depth);
+        if (in) prefetch(s, in, p + 2 * SIDE, lk_min(p + 4 * SIDE, last));
         const int32_t *to = out ? out + p : NULL;
         const int64_t base = out ? row0 : p;
         const bf16 *w = weight;
@@ -168,25 +215,28 @@ static void slot_of(const scratch *s, const bf16 *weight, const int32_t *in, con
     }
 }
 
-/* y = relu?(tile + bias? + residual?), rounded to bfloat16. */
-static void finish(const scratch *s, int64_t row0, int64_t rows)
+/* y = relu?(tile + bias? + residual?), sixteen columns at a time. */
+INLINE void finish(const int parts, const scratch *s, int64_t row0, int64_t rows)
 {
     const lk_conv *job = s->job;
     const int64_t ld = s->wide * SIDE;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < job->cout; c += SIDE) {
             const __mmask16 some = (__mmask16)((1U << lk_min(SIDE, job->cout - c)) - 1);
+            const int64_t to = (row0 + r) * job->ldy + c, from = (row0 + r) * job->ldr + c;
             __m512 sum = _mm512_loadu_ps(s->tile + r * ld + c);
             if (job->bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, job->bias + c));
-            if (job->residual) {
-                const bf16 *extra = (const bf16 *)job->residual + (row0 + r) * job->ldr + c;
-                __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, extra));
-                sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
-            }
+            if (job->residual && parts == 1)
+                sum = _mm512_add_ps(
+                    sum, widened(_mm256_maskz_loadu_epi16(some, (const bf16 *)job->residual + from)));
+            if (job->residual && parts == 3)
+                sum = _mm512_add_ps(
+                    sum, _mm512_maskz_loadu_ps(some, (const float *)job->residual + from));
             /* keeps a NaN: max returns its second operand when either is one */
             if (job->relu) sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
-            bf16 *to = (bf16 *)job->y + (row0 + r) * job->ldy + c;
-            _mm256_mask_storeu_epi16(to, some, (__m256i)_mm512_cvtneps_pbh(sum));
+            if (parts == 1)
+                _mm256_mask_storeu_epi16((bf16 *)job->y + to, some, (__m256i)_mm512_cvtneps_pbh(sum));
+            else _mm512_mask_storeu_ps((float *)job->y + to, some, sum);
         }
 }
 
@@ -203,69 +253,120 @@ static void tile_of(const lk_map *map, const scratch *s, int64_t block0, int64_t
                     cuts[block1], row0);
         else slot_of(s, weight, NULL, NULL, 0, rows, row0);
     }
-    finish(s, row0, rows);
+    if (s->parts == 1) finish(1, s, row0, rows);
+    else finish(3, s, row0, rows);
 }
 
 static int64_t whole(int64_t a, int64_t unit) { return lk_ceil(a, unit) * unit; }
 
-static void conv(const lk_map *map, const lk_conv *job)
+static void conv_in(const lk_map *map, const lk_conv *job, int parts)
 {
-    const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), depth = whole(job->cin, DEPTH);
+    const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), depth = parts * whole(job->cin, DEPTH);
     const int64_t wide = lk_ceil(job->cout, SIDE);
-    const int64_t blocks_wide = lk_tile_blocks(blocks, map->slots * depth * wide * SIDE, job->threads);
+    const int64_t size = map->slots * depth * wide * SIDE;
+    const int64_t blocks_wide = lk_tile_blocks(blocks, size, job->threads);
     const int64_t tiles = lk_ceil(blocks, blocks_wide);
 #pragma omp parallel num_threads(job->threads)
     {
-        scratch s = {.job = job, .depth = depth, .wide = wide};
-        s.tile = aligned_alloc(64, blocks_wide * LK_BLOCK * wide * SIDE * sizeof(float));
-        s.rows = aligned_alloc(64, 2 * SIDE * depth * sizeof(bf16));
-        s.sums = aligned_alloc(64, 2 * SIDE * MOST * SIDE * sizeof(float));
+        scratch s = {.job = job, .parts = parts, .depth = depth, .wide = wide};
+        const int64_t tile = blocks_wide * LK_BLOCK * wide * SIDE, sums = 2 * SIDE * MOST * SIDE;
+        s.tile = lk_scratch((tile + sums) * sizeof(float) + 2 * SIDE * depth * sizeof(bf16));
+        s.sums = s.tile + tile;
+        s.rows = (bf16 *)(s.sums + sums);
         memset(s.rows, 0, 2 * SIDE * depth * sizeof(bf16));
         configure();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < tiles; t++)
             tile_of(map, &s, t * blocks_wide, lk_min(blocks, (t + 1) * blocks_wide));
         _tile_release();
-        free(s.tile);
-        free(s.rows);
-        free(s.sums);
     }
 }
+
+static void conv(const lk_map *map, const lk_conv *job) { conv_in(map, job, 1); }
+static void conv_split(const lk_map *map, const lk_conv *job) { conv_in(map, job, 3); }
 
 static int64_t packed(int64_t slots, int64_t cin, int64_t cout)
 {
     return slots * whole(cin, DEPTH) * whole(cout, SIDE);
 }
 
-static bf16 rounded(float value)
+static int64_t packed_split(int64_t slots, int64_t cin, int64_t cout)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (bf16)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    return 3 * packed(slots, cin, cout);
 }
 
-/* (cout, slots, cin) to slot, panel, chunk of depth, matrix tile, channel pair, column, channel. */
-static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
-                 int threads, void *packed)
+/* One slot's weights as numbered below, from `at` with these steps between rows and columns. */
+typedef struct {
+    const float *at;
+    int64_t rows, columns, row_step, column_step;
+} matrix;
+
+/* Sixteen values of the matrix from (row, column) along its columns, zeros beyond the edges. */
+static inline __m512 sixteen(const matrix *w, int64_t row, int64_t column)
 {
-    (void)transpose; /* inference only */
-    const int64_t depth = whole(cin, DEPTH), wide = lk_ceil(cout, SIDE);
-    memset(packed, 0, slots * depth * wide * SIDE * sizeof(bf16));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t k = 0; k < slots; k++) {
-        bf16 *panel = (bf16 *)packed + k * depth * wide * SIDE;
-        for (int64_t t = 0, p = 0; t < wide; p++) {
-            const int64_t width = panel_width(wide, p);
-            for (int64_t o = t * SIDE; o < lk_min(cout, (t + width) * SIDE); o++)
-                for (int64_t c = 0; c < cin; c++) {
-                    int64_t tile = c / DEPTH * width + (o / SIDE - t);
-                    int64_t at = (tile * SIDE + c % DEPTH / 2) * DEPTH + o % SIDE * 2 + c % 2;
-                    panel[at] = rounded(weight[(o * slots + k) * cin + c]);
-                }
-            panel += depth * width * SIDE;
-            t += width;
-        }
+    if (row >= w->rows) return _mm512_setzero_ps();
+    const __mmask16 some = (__mmask16)((1ULL << lk_min(SIDE, w->columns - column)) - 1);
+    const float *from = w->at + row * w->row_step + column * w->column_step;
+    if (w->column_step == 1) return _mm512_maskz_loadu_ps(some, from);
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i step = _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)w->column_step));
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some, step, from, 4);
+}
+
+/* Two rows of sixteen columns side by side: a line of a matrix tile. */
+static inline __m512i paired(__m256i even, __m256i odd)
+{
+    const __m512i low = _mm512_cvtepu16_epi32(even), high = _mm512_cvtepu16_epi32(odd);
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/* One slot: panel, part, chunk of depth, matrix tile, channel pair, column, channel of the pair;
+ * of three parts the first two are the high parts of the weights, the last the low ones. */
+static void pack_slot(const matrix *w, int parts, bf16 *to)
+{
+    const int64_t part = whole(w->rows, DEPTH), wide = lk_ceil(w->columns, SIDE);
+    for (int64_t t = 0, p = 0; t < wide; p++) {
+        const int64_t width = panel_width(wide, p), size = part * width * SIDE;
+        for (int64_t r = 0; r < part; r += 2)
+            for (int64_t o = 0; o < width; o++) {
+                __m256i high[2], low[2];
+                for (int i = 0; i < 2; i++)
+                    split(sixteen(w, r + i, (t + o) * SIDE), high + i, low + i);
+                const int64_t at = ((r / DEPTH * width + o) * SIDE + r % DEPTH / 2) * DEPTH;
+                _mm512_storeu_si512(to + at, paired(high[0], high[1]));
+                if (parts == 1) continue;
+                _mm512_storeu_si512(to + size + at, paired(high[0], high[1]));
+                _mm512_storeu_si512(to + 2 * size + at, paired(low[0], low[1]));
+            }
+        to += parts * size;
+        t += width;
     }
 }
 
+/* weight is (cout, slots, cin); the packed rows are cin, or cout when transposed. */
+static void pack_in(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
+                    int threads, int parts, bf16 *to)
+{
+    const int64_t size = parts * packed(1, transpose ? cout : cin, transpose ? cin : cout);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t k = 0; k < slots; k++) {
+        const matrix forward = {weight + k * cin, cin, cout, 1, slots * cin};
+        const matrix backward = {weight + k * cin, cout, cin, slots * cin, 1};
+        pack_slot(transpose ? &backward : &forward, parts, to + k * size);
+    }
+}
+
+static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
+                 int threads, void *to)
+{
+    pack_in(weight, slots, cin, cout, transpose, threads, 1, to);
+}
+
+static void pack_split(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
+                       int threads, void *to)
+{
+    pack_in(weight, slots, cin, cout, transpose, threads, 3, to);
+}
+
 const lk_engine lk_engine_amx = {conv, packed, pack, NULL};
+const lk_engine lk_engine_split = {conv_split, packed_split, pack_split, NULL};

@@ -196,7 +196,7 @@ static void conv(const lk_map *map, const lk_conv *job)
     panels_of(job->cout, panels);
 #pragma omp parallel num_threads(job->threads)
     {
-        float *tile = aligned_alloc(64, wide * LK_BLOCK * MAX_VECTORS * LANES * sizeof(float));
+        float *tile = lk_scratch(wide * LK_BLOCK * MAX_VECTORS * LANES * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < tiles * count; task++) {
             /* tile by tile while the weights stay in the cache, else panel by panel */
@@ -205,7 +205,6 @@ static void conv(const lk_map *map, const lk_conv *job)
             const float *weight = (const float *)job->weight + volume * at.first * LANES;
             tile_of(map, job, at, weight, t * wide, lk_min(blocks, (t + 1) * wide), tile);
         }
-        free(tile);
     }
 }
 
@@ -385,8 +384,9 @@ static void grad_weight(const lk_map *map, const float *x, int64_t ldx, const fl
     float *parts = calloc(groups * cout * map->slots * wide, sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        float *xs = calloc(CHUNK * spaced(cin), sizeof(float));
-        float *dys = calloc(CHUNK * spaced(cout), sizeof(float));
+        float *xs = lk_scratch(CHUNK * (spaced(cin) + spaced(cout)) * sizeof(float));
+        float *dys = xs + CHUNK * spaced(cin);
+        memset(xs, 0, CHUNK * spaced(cin) * sizeof(float)); /* beyond cin it stays 0 */
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < groups * runs; task++) {
             int64_t g = task / runs, block0 = lk_min(blocks, g * per_group);
@@ -394,8 +394,6 @@ static void grad_weight(const lk_map *map, const float *x, int64_t ldx, const fl
             outer_task(map, &job, block0, block1, task % runs * 3, xs, dys,
                        parts + g * cout * map->slots * wide);
         }
-        free(xs);
-        free(dys);
     }
     sum_groups(parts, groups, map->slots, &job, threads, dw);
     free(parts);

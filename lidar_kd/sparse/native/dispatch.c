@@ -16,7 +16,7 @@ extern const lk_engine lk_engine_avx512;
 extern const lk_engine lk_engine_avx2;
 #endif
 #if HAVE_AMX
-extern const lk_engine lk_engine_amx;
+extern const lk_engine lk_engine_amx, lk_engine_split;
 extern int lk_amx_permitted(void);
 #endif
 extern const lk_engine lk_engine_portable;
@@ -38,7 +38,8 @@ static int supported(const char *isa)
     if (!strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 #if HAVE_AMX
-    if (!strcmp(isa, "amx")) return supported("avx512") && lk_amx_permitted();
+    if (!strcmp(isa, "amx") || !strcmp(isa, "split"))
+        return supported("avx512") && lk_amx_permitted();
 #endif
     return 0;
 }
@@ -53,6 +54,7 @@ static const lk_choice choices[] = {
     {"portable", &lk_engine_portable},
 #if HAVE_AMX
     {"amx", &lk_engine_amx},
+    {"split", &lk_engine_split},
 #endif
     {NULL, NULL},
 };

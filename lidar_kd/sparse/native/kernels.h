@@ -58,6 +58,9 @@ static inline int64_t lk_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t lk_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t lk_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* At least `bytes` of this thread's working memory, page aligned; valid until its next call. */
+void *lk_scratch(size_t bytes);
+
 /* How many blocks make a tile: large enough that the weights are read rarely when they do not
  * fit the cache, small enough that every thread gets work. */
 static inline int64_t lk_tile_blocks(int64_t blocks, int64_t weight_bytes, int64_t threads)
