@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches and the loader: what they hold, and that workers and interruptions change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.labels import IGNORE
+from lidar_kd.voxels import CartesianGrid, voxelize
+from training.data.augment import Augmentation, NO_AUGMENTATION
+from training.data.batch import Batch, draw_balanced, draw_points, draw_uniform, make_batch
+from training.data.folder import open_folder
+from training.data.loader import epoch_order, Loader, TrainingScans, Turn
+from training.data.scan import Scan
+
+ROOT = Path(__file__).resolve().parents[1]
+METRE = CartesianGrid(voxel_m=1)
+BOUNDED = CartesianGrid(voxel_m=1, lower_m=(-40, -40, -40), upper_m=(40, 40, 40))
+
+
+def make_scan(points: list[list[float]], labels: list[int], name: str = '') -> Scan:
+    return Scan(
+        points=np.array(points, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.uint8),
+        instances=np.arange(1, len(labels) + 1, dtype=np.uint32),
+        name=name,
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two scans; the second point of the first cannot be held, and the last one is empty."""
+    first = make_scan([[0.5, 0.5, 0.5, 1], [99, 0, 0, 2], [0.6, 0.5, 0.5, 3]], [1, 2, 3], 'a')
+    second = make_scan([[0.5, 0.5, 0.5, 4]], [4], 'b')
+    return make_batch([first, second, make_scan([], [], 'c')], BOUNDED)
+
+
+def test_a_batch_holds_its_scans_one_after_the_other(batch: Batch) -> None:
+    assert batch.labels.tolist() == [1, 3, 4]
+    assert batch.labels.dtype == torch.uint8
+    assert batch.points[:, 3].tolist() == [1, 3, 4]
+    assert batch.owner.tolist() == [0, 0, 1]
+    assert batch.instances is not None
+    assert batch.instances.tolist() == [1, 3, 1]
+    assert batch.starts == (0, 2, 3, 3)
+    assert batch.names == ('a', 'b', 'c')
+    assert len(batch) == 3
+    assert batch.voxels.coords.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
+    assert batch.voxels.point_voxel.tolist() == [0, 0, 1]
+    assert batch.voxels.left_out == {'out_of_range': 1}
+
+
+def test_a_batch_without_object_numbers_has_none() -> None:
+    bare = Scan(points=np.ones((1, 4), np.float32), labels=np.zeros(1, np.uint8))
+    assert make_batch([bare], METRE).instances is None
+    assert make_batch([bare, make_scan([[1, 1, 1, 1]], [0])], METRE).instances is None
+
+
+def check_equal(first: Batch, second: Batch) -> None:
+    assert first.names == second.names
+    assert first.starts == second.starts
+    assert torch.equal(first.points, second.points)
+    assert torch.equal(first.owner, second.owner)
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.voxels.coords, second.voxels.coords)
+    assert torch.equal(first.voxels.features, second.voxels.features)
+    assert torch.equal(first.voxels.point_voxel, second.voxels.point_voxel)
+    assert torch.equal(first.voxels.rows, second.voxels.rows)
+    assert first.voxels.left_out == second.voxels.left_out
+
+
+def test_a_batch_can_be_sent_to_another_process_or_device(batch: Batch) -> None:
+    check_equal(batch, pickle.loads(pickle.dumps(batch)))
+    check_equal(batch, batch.to('cpu'))
+    batch.voxels.level.submanifold((3, 3, 3))
+    batch.voxels.level.coarser((2, 2, 2))
+    check_equal(batch, pickle.loads(pickle.dumps(batch)))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA card')
+def test_a_batch_can_be_sent_to_a_card(batch: Batch) -> None:
+    there = batch.to('cuda')
+    assert there.points.is_cuda
+    assert there.voxels.level.coords.is_cuda
+    check_equal(batch, there.to('cpu'))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_a_balanced_draw_gives_rare_classes_their_turn_first() -> None:
+    # 2 points of class 7, 10 of class 5, 100 of class 0, and 50 without a class; 30 are drawn:
+    # 30 / 3 = 10 for class 7, which has 2; (30 - 2) / 2 = 14 for class 5, which has 10; 18 rest
+    labels = np.repeat(np.array([0, 7, IGNORE, 5], np.uint8), [100, 2, 50, 10])
+    drawn = draw_balanced(labels, 30, rng())
+    assert len(set(drawn)) == 30
+    assert np.bincount(labels[drawn], minlength=8)[[0, 5, 7]].tolist() == [18, 10, 2]
+    assert (labels[drawn] != IGNORE).all()
+
+
+def test_points_without_a_class_only_fill_up() -> None:
+    labels = np.repeat(np.array([3, IGNORE], np.uint8), [4, 10])
+    assert np.bincount(labels[draw_balanced(labels, 6, rng())])[[3, IGNORE]].tolist() == [4, 2]
+
+
+@pytest.mark.parametrize('draw', [draw_balanced, draw_uniform])
+def test_a_draw_of_more_points_than_there_are_takes_all(draw: type) -> None:
+    labels = np.array([0, 1, 1, IGNORE], np.uint8)
+    assert draw(labels, 9, rng()).tolist() == [0, 1, 2, 3]
+    assert draw(labels[:0], 9, rng()).tolist() == []
+
+
+def test_a_uniform_draw_follows_the_shares_of_the_classes() -> None:
+    labels = np.repeat(np.array([0, 1], np.uint8), [9000, 1000])
+    drawn = draw_uniform(labels, 1000, rng())
+    assert len(set(drawn)) == 1000
+    assert 70 < (labels[drawn] == 1).sum() < 130  # 100, and a standard deviation of 9
+
+
+def test_the_cross_sample_draw_takes_points_of_each_scan(batch: Batch) -> None:
+    rows = draw_points(batch, 1, rng())
+    assert [len(part) for part in rows] == [1, 1, 0]
+    assert rows[0].item() in (0, 1)
+    assert rows[1].tolist() == [2]
+    assert all(part.dtype == torch.int64 for part in rows)
+    again = draw_points(batch, 1, rng())
+    assert all(torch.equal(a, b) for a, b in zip(rows, again))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> TrainingScans:
+    """Ten scans of 300 points, with every augmentation that needs no labels."""
+    generator = rng()
+    for number in range(10):
+        points = generator.normal(size=(300, 4)).astype('<f4') * np.array([9, 9, 2, 1], '<f4')
+        points.tofile(tmp_path / f'{number}.bin')
+    settings = Augmentation(jitter_m=0.01, drop=0.2, mix3d=0.5, lasermix=0.5)
+    return TrainingScans(open_folder(tmp_path), settings, seed=3)
+
+
+def make_loader(scans: TrainingScans, workers: int = 0, **rest: int) -> Loader:
+    return Loader(scans, METRE, batch_size=3, workers=workers, **rest)
+
+
+def check_all_equal(first: Iterable[Batch], second: Iterable[Batch]) -> None:
+    for one, other in zip(first, second, strict=True):
+        check_equal(one, other)
+
+
+def test_an_epoch_holds_every_scan_once_and_epochs_differ(scans: TrainingScans) -> None:
+    loader = make_loader(scans)
+    assert len(loader) == 3  # of 3 scans each; the tenth has its turn in other epochs
+    first, second = ([batch.names for batch in loader] for _ in range(2))
+    names = [name for batch in first for name in batch]
+    assert len(set(names)) == len(names) == 9
+    assert first != second
+    assert epoch_order(10, seed=3, epoch=0).tolist() == [
+        int(name) for batch in first for name in batch
+    ] + [int(name) for name in {str(n) for n in range(10)} - set(names)]
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_the_number_of_workers_changes_nothing(scans: TrainingScans, workers: int) -> None:
+    alone, helped = make_loader(scans), make_loader(scans, workers)
+    for _ in range(2):
+        check_all_equal(alone, helped)
+    assert alone.waited_s > 0
+    assert helped.waited_s > 0
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('done', [0, 2, 3, 4])
+def test_a_resumed_loader_goes_on_as_if_uninterrupted(
+    scans: TrainingScans, workers: int, done: int
+) -> None:
+    def batches(loader: Loader, count: int) -> list[Batch]:
+        found: list[Batch] = []
+        while len(found) < count:
+            for batch in loader:
+                found.append(batch)
+                if len(found) == count:
+                    break
+        return found
+
+    expected = batches(make_loader(scans), 8)
+    interrupted = make_loader(scans, workers)
+    batches(interrupted, done)
+    resumed = make_loader(scans, workers)
+    resumed.load_state(interrupted.state())
+    check_all_equal(batches(resumed, 8 - done), expected[done:])
+
+
+def test_an_iteration_that_was_left_goes_on_where_it_was(scans: TrainingScans) -> None:
+    loader, whole = make_loader(scans, workers=1), list(make_loader(scans))
+    check_equal(next(iter(loader)), whole[0])
+    check_all_equal(loader, whole[1:])
+    assert loader.state()['epoch'] == 1
+
+
+def test_another_set_or_batch_size_cannot_be_resumed(scans: TrainingScans) -> None:
+    state = make_loader(scans).state()
+    with pytest.raises(ConfigError, match='the interrupted run had batch_size 3, this one has 2'):
+        Loader(scans, METRE, batch_size=2).load_state(state)
+
+
+def test_loading_leaves_the_runs_own_random_numbers_alone(scans: TrainingScans) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(make_loader(scans))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_ranks_share_the_batch_of_one_process(scans: TrainingScans) -> None:
+    # one process with batches of 6, or two with 3 each
+    whole = [batch.names for batch in Loader(scans, METRE, batch_size=6)]
+    ranks = [[b.names for b in make_loader(scans, rank=r, world=2)] for r in range(2)]
+    assert [first + second for first, second in zip(*ranks)] == whole
+
+
+def test_a_set_smaller_than_a_batch_is_repeated(scans: TrainingScans) -> None:
+    (batch,) = Loader(scans, METRE, batch_size=12)
+    assert sorted(set(batch.names)) == [str(number) for number in range(10)]
+    assert len(batch) == 12
+
+
+def test_a_scans_augmentation_depends_on_seed_epoch_and_place_only(scans: TrainingScans) -> None:
+    first = scans[Turn(0, 4)]
+    scans[Turn(5, 2)]
+    assert np.array_equal(first.points, scans[Turn(0, 4)].points)
+    assert not np.array_equal(first.points[:50], scans[Turn(1, 4)].points[:50])
+
+
+def test_intensities_are_scaled_as_the_bundle_will_say(scans: TrainingScans) -> None:
+    plain = TrainingScans(scans.scans, NO_AUGMENTATION, seed=0)
+    scaled = TrainingScans(scans.scans, NO_AUGMENTATION, seed=0, intensity_scale=0.5)
+    before, after = plain[Turn(0, 0)].points, scaled[Turn(0, 0)].points
+    assert np.array_equal(after[:, 3], before[:, 3] / 2)
+    assert np.array_equal(after[:, :3], before[:, :3])
+
+
+def test_training_and_the_node_see_the_same_voxels(scans: TrainingScans) -> None:
+    scan = scans.scans[0]
+    live = voxelize(torch.from_numpy(scan.points), METRE)
+    batch = make_batch([scan, scan], METRE)
+    first = batch.voxels.coords[:, 0] == 0
+    assert torch.equal(batch.voxels.coords[first], live.coords)
+    assert torch.equal(batch.voxels.features[first], live.features)
+
+
+def test_the_benchmark_of_the_data_runs() -> None:
+    command = [sys.executable, str(ROOT / 'training' / 'bench.py'), 'data', '--scans', '1']
+    done = subprocess.run(
+        [*command, '--repeats', '2'], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'Mix3D' in done.stdout
