@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import copy
 from dataclasses import dataclass, replace
 import logging
 import math
 from pathlib import Path
 import time
-from typing import Literal
+from typing import cast, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from torch import Tensor
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE
-from lidar_kd.models import Output
+from lidar_kd.models.output import Network, Output
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.voxels import voxelize, Voxels
 
@@ -56,7 +57,8 @@ class Segmenter:
         self.device = choose_device(device)
         self.engine = select_engine(self.device, engine)
         self.dtype = choose_dtype(precision, self.device, self.engine)
-        self._model = fold_norms(bundle.model).to(self.device).eval()
+        model = copy.deepcopy(bundle.model)  # folding changes the weights
+        self._model = cast(Network, fold_norms(model).to(self.device).eval())
         self._timing: dict[str, float] = {}
         self.engine.tune_memory(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
@@ -79,7 +81,7 @@ class Segmenter:
         with self._stage('voxelize'):
             voxels = self._voxels(points)
         if not len(voxels.level):
-            return self._unanswered(len(points), voxels)
+            return self._unanswered(len(points), unseen(voxels))
         with self._stage('maps'):
             self._model.build_maps(voxels.level)
         with self._stage('network'):
@@ -87,7 +89,7 @@ class Segmenter:
         with self._stage('answer'):
             answers = per_point(output, voxels, len(points))
         labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
-        return Segmentation(labels, probability, entropy, self._timing, voxels.left_out)
+        return Segmentation(labels, probability, entropy, self._timing, unseen(voxels))
 
     def _voxels(self, points: NDArray[np.float32]) -> Voxels:
         scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale
@@ -96,11 +98,11 @@ class Segmenter:
         voxels = voxelize(on_device, self.spec.grid, engine=self.engine)
         return replace(voxels, features=voxels.features.to(self.dtype))
 
-    def _unanswered(self, count: int, voxels: Voxels) -> Segmentation:
+    def _unanswered(self, count: int, reasons: dict[str, int]) -> Segmentation:
         labels = np.full(count, IGNORE, np.uint8)
         nothing = np.zeros(count, np.float32)
         nan = np.full(count, np.nan, np.float32)
-        return Segmentation(labels, nothing, nan, self._timing, voxels.left_out)
+        return Segmentation(labels, nothing, nan, self._timing, reasons)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -109,6 +111,11 @@ class Segmenter:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
         self._timing[name] = 1e3 * (time.perf_counter() - start)
+
+
+def unseen(voxels: Voxels) -> dict[str, int]:
+    """Points without an answer, by reason; a clamped point has one."""
+    return {reason: n for reason, n in voxels.left_out.items() if reason != 'clamped'}
 
 
 def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import copy
+import pickle
 
 import pytest
 import torch
@@ -139,6 +141,15 @@ def test_float32_in_two_parts_stays_within_1e_5_of_float64(c_in: int, c_out: int
         error = float((found - truth).abs().max() / truth.abs().max())
         # not exact float32 (that would be below 2e-6), but as good as the promise
         assert 5e-7 < error < 1e-5
+
+
+def test_a_layer_that_has_run_can_be_copied_and_pickled() -> None:
+    level = Level(torch.tensor([[0, 1, 2, 3]]).int(), select_engine('cpu', 'native'))
+    layer, x = SubmanifoldConv(4, 4, (3, 3, 3)), SparseTensor(torch.ones(1, 4), level)
+    with torch.no_grad():
+        y = layer.infer(x).features
+        for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert torch.equal(copied.infer(x).features, y)
 
 
 @pytest.mark.usefixtures('high')

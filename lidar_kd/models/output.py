@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
+
+from lidar_kd.sparse import Level
+from lidar_kd.voxels import Voxels
 
 
 @dataclass(eq=False)
@@ -35,3 +39,12 @@ class Output:
         if self.own_point_features is not None:
             return self.own_point_features
         return self.voxel_features[self.point_voxel]
+
+
+class Network(Protocol):
+    """What the Segmenter and the trainer ask of every network."""
+
+    def build_maps(self, level: Level) -> None:
+        """Every kernel map the network will need, ahead of the first layer."""
+
+    def __call__(self, voxels: Voxels) -> Output: ...

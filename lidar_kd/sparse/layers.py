@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -107,6 +108,10 @@ class Conv(nn.Module, ABC):
         if self._packed is None or self._packed[0] != key:
             self._packed = (key, engine.pack(self.weight.detach().flatten(1, 3), dtype))
         return self._packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy packs for itself: what is packed belongs to an engine of this process."""
+        return {**self.__dict__, '_packed': None}
 
     def extra_repr(self) -> str:
         return f'{self.in_channels} -> {self.out_channels}, kernel {self.kernel}'

@@ -6,53 +6,12 @@
  * is gathered into a buffer. Every result row sums its slots in order, whatever the threads.
  */
 #include "kernels.h"
+#include "vectors.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#define MAX_VECTORS 4
-#define ROWS_OF(vectors) ((vectors) == 4 ? 6 : 8)
-#elif defined(__AVX2__)
-#define LANES 8
-#define MAX_VECTORS 2
-#define ROWS_OF(vectors) 6
-#elif defined(__aarch64__)
-#define LANES 4
-#define MAX_VECTORS 4
-#define ROWS_OF(vectors) 6
-#else
-#define LANES 4
-#define MAX_VECTORS 2
-#define ROWS_OF(vectors) 4
-#endif
-
-#if defined(__aarch64__)
-#define IN_REGISTER(v) "+w"(v)
-#elif defined(__AVX512F__)
-#define IN_REGISTER(v) "+v"(v)
-#elif defined(__x86_64__)
-#define IN_REGISTER(v) "+x"(v)
-#else
-#define IN_REGISTER(v) "+m"(v)
-#endif
-
-#define MAX_ROWS 8
 #define DEPTH 128 /* input channels per pass: a panel of their weights stays in the first cache */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
-
-INLINE vec load(const float *p) { return *(const vec *)p; }
-INLINE void store(float *p, vec v) { *(vec *)p = v; }
-/* One number in every lane, pinned to a register: left alone, GCC reads it again per multiply. */
-INLINE vec spread(float a)
-{
-    vec v = a - (vec){0};
-    __asm__("" : IN_REGISTER(v));
-    return v;
-}
 
 /* out[r] += sum_c in[r][c] * weight[c], for `rows` rows of `vectors` vectors each. */
 INLINE void multiply(const int rows, const int vectors, const float *const *in, const float *weight,

@@ -16,7 +16,7 @@ LK_EXPORT void lk_keys(const int32_t *coords, int64_t n, const int32_t *low, con
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i++) {
         int64_t key = 0;
-        for (int f = 0; f < 4; f++) key = key << bits[f] | (int64_t)(coords[4 * i + f] - low[f]);
+        for (int f = 0; f < 4; f++) key = key << bits[f] | ((int64_t)coords[4 * i + f] - low[f]);
         keys[i] = key;
     }
 }
@@ -150,6 +150,7 @@ LK_EXPORT void lk_search_take(lk_search *s, const int32_t *kernel, const int64_t
             for (int64_t j = 0; j < s->chunks; j++) {
                 const int64_t task = c * s->chunks + j, bytes = s->found[task * s->width + z] * 4;
                 const int64_t from = (task * s->width + z) * s->chunk;
+                if (bytes == 0) continue;
                 memcpy(in + to, s->in + from, bytes);
                 memcpy(out + to, s->out + from, bytes);
                 memcpy(in + mirror, s->out + from, bytes);
