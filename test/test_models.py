@@ -25,6 +25,15 @@ TINY: dict[str, dict[str, Any]] = {
         'channels': [8, 12, 16, 16, 12, 8],
         'layers': [1, 2, 1, 2, 1, 1],
     },
+    'ptv3': {
+        'encoder_depths': [1, 2, 1],
+        'encoder_channels': [8, 16, 16],
+        'encoder_heads': [1, 2, 2],
+        'decoder_depths': [1, 1],
+        'decoder_channels': [16, 16],
+        'decoder_heads': [2, 1],
+        'patch': 32,
+    },
 }
 HALF = (2, 2, 2)
 ENGINES = ['torch', 'native']

@@ -8,12 +8,11 @@ python training/import_weights.py model_best.pth -o teacher.safetensors \
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 import hashlib
+import json
 from pathlib import Path
 import pickle
-import re
 import sys
 from typing import Any
 
@@ -27,24 +26,14 @@ from torch import nn, Tensor  # noqa: E402
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle  # noqa: E402
 from lidar_kd.console import Console  # noqa: E402
 from lidar_kd.errors import BundleError, LidarKdError  # noqa: E402
-from lidar_kd.labels import table  # noqa: E402
+from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table  # noqa: E402
 from lidar_kd.models import build_model  # noqa: E402
 from lidar_kd.voxels import CartesianGrid  # noqa: E402
+from training.published import Checkpoint, FAMILIES, Family, StateDict  # noqa: E402
 
-StateDict = Mapping[str, Tensor]
-Rules = dict[str, Callable[..., str]]  # pattern of their name -> ours from its groups
 NOT_STORED = 'num_batches_tracked'  # counts training steps
 SHOWN = 4  # names in an error
-
-
-@dataclass(frozen=True)
-class Family:
-    """How the checkpoints of one published code base name things."""
-
-    model: str
-    names: Callable[[StateDict], dict[str, str]]  # their name -> ours; unknown ones left out
-    settings: Callable[[StateDict], dict[str, Any]]  # of build_model, read off the shapes
-    weight: Callable[[Tensor], Tensor]  # in our layout
+VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,20 +50,17 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = FAMILIES[options.network]
     state = read_checkpoint(options.checkpoint)
     names = family.names(state)
-    rows = [(name, names.get(name, '-'), _shape(state[name])) for name in state]
+    rows = [(name, names.get(name, 'not known'), _shape(state[name])) for name in state]
     console.table(str(options.checkpoint), ('checkpoint', 'ours', 'shape'), rows)
-    model = load(state, family, options.checkpoint)
-    settings = family.settings(state)
-    classes, labels = settings.pop('classes'), table(options.labels)
-    if classes != labels.num_classes:
-        raise BundleError(
-            f'{options.checkpoint}: has {classes} classes, the label table {labels.name} '
-            f'{labels.num_classes}: choose its own with --labels'
-        )
+    labels = choose_labels(state, family, options)
+    model = load(state, family, options.checkpoint, partial=labels if options.partial else None)
+    settings = settings_of(state, family, options.checkpoint)
+    settings.pop('classes')
     digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
+    voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
     spec = BundleSpec(
         model=ModelSpec(name=family.model, settings=settings),
-        grid=CartesianGrid(voxel_m=options.voxel_m),
+        grid=CartesianGrid(voxel_m=voxel_m),
         intensity=IntensitySpec(scale=options.intensity_scale),
         labels=labels,
         provenance={'imported_from': options.checkpoint.name, 'sha256': digest},
@@ -84,15 +70,53 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     console.line(f'{options.output}: {family.model}, {count:,} parameters, {settings}')
 
 
-def load(state: StateDict, family: Family, source: object = 'checkpoint') -> nn.Module:
-    """The network with every tensor of the checkpoint in its place, or a sentence why not."""
-    names = family.names(state)
+def choose_labels(state: StateDict, family: Family, options: argparse.Namespace) -> ClassTable:
+    """The table asked for, else the one with as many classes as the checkpoint has."""
+    classes = settings_of(state, family, options.checkpoint)['classes']
+    if options.labels is None:
+        for labels in (SEMANTICKITTI, NUSCENES):
+            if labels.num_classes == classes:
+                return labels
+        found = 'no head' if classes is None else f'{classes} classes'
+        raise BundleError(f'{options.checkpoint}: has {found}: name its label table with --labels')
+    labels = table(options.labels)
+    if classes not in (None, labels.num_classes):
+        raise BundleError(
+            f'{options.checkpoint}: has {classes} classes, the label table {labels.name} '
+            f'{labels.num_classes}: choose its own with --labels'
+        )
+    return labels
+
+
+def settings_of(state: StateDict, family: Family, source: object) -> dict[str, Any]:
     try:
-        model = build_model(family.model, **family.settings(state))
+        return family.settings(state)
     except KeyError as error:
         raise BundleError(
             f'{source}: no {family.model} checkpoint, {error} is missing: choose another --network'
         ) from None
+
+
+def load(
+    state: StateDict,
+    family: Family,
+    source: object = 'checkpoint',
+    *,
+    partial: ClassTable | None = None,
+) -> nn.Module:
+    """The network with every tensor of the checkpoint in its place, or a sentence why not.
+
+    partial: what the checkpoint lacks (a head for these classes) stays random, and tensors that
+    have no place are left out.
+    """
+    settings = settings_of(state, family, source)
+    if partial is not None:
+        settings['classes'] = partial.num_classes
+    elif settings['classes'] is None:
+        raise BundleError(
+            f'{source}: has no head: pass --partial to keep a random one, and train it'
+        )
+    names, model = family.names(state), build_model(family.model, **settings)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
     found = {names[name]: family.weight(state[name]) for name in state if name in names}
     problems = {
@@ -105,17 +129,17 @@ def load(state: StateDict, family: Family, source: object = 'checkpoint') -> nn.
             if name in found and found[name].shape != tensor.shape
         ],
     }
-    if any(problems.values()):
+    if problems['of another shape'] or (partial is None and any(problems.values())):
         detail = '; '.join(f'{len(n)} {kind}: {_list(n)}' for kind, n in problems.items() if n)
         raise BundleError(
             f'{source}: not loaded, the tensors are not those of a {family.model} ({detail}): '
-            'choose another --network or a complete checkpoint'
+            'choose another --network, a complete checkpoint, or --partial'
         )
     model.load_state_dict(found, strict=False)  # the check above was the strict one
     return model.eval()
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> Checkpoint:
     """The tensors of a .safetensors or torch file, without prefixes and step counters."""
     try:
         state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
@@ -124,19 +148,24 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise BundleError(
             f'{path}: not a readable checkpoint ({reason}): pass a torch or safetensors file'
         ) from None
-    return {name: tensor for name, tensor in state.items() if not name.endswith(NOT_STORED)}
+    for name in [name for name in state if name.endswith(NOT_STORED)]:
+        del state[name]
+    return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> Checkpoint:
     with safe_open(path, framework='pt') as file:
+        config = (file.metadata() or {}).get('config', '{}')
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     prefix = 'state_dict.'
     if any(name.startswith(prefix) for name in state):  # other tensors beside it: not weights
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return _unwrapped(state)
+    checkpoint = _unwrapped(state)
+    checkpoint.config = json.loads(config)
+    return checkpoint
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Checkpoint:
     """Weights only: nothing in the file is run. Scores beside them are often numpy numbers."""
     scalar: Any = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [
@@ -155,94 +184,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return _unwrapped({k: v for k, v in stored.items() if isinstance(v, Tensor)})
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unwrapped(state: dict[str, Tensor]) -> Checkpoint:
     """Without what data-parallel training and a segmentation head put before every name."""
-    return {
-        name.removeprefix('module.').removeprefix('backbone.'): tensor
+    return Checkpoint(
+        (name.removeprefix('module.').removeprefix('backbone.'), tensor)
         for name, tensor in state.items()
-    }
-
-
-# --- SpUNet as Pointcept names it: levels count from the finest on both ways ---
-
-_SPUNET_UNITS = {
-    'conv1': 'first.conv',
-    'bn1': 'first.norm',
-    'conv2': 'second.conv',
-    'bn2': 'second.norm',
-    'proj.0': 'shortcut.conv',
-    'proj.1': 'shortcut.norm',
-}
-_LAYER = {'0': 'conv', '1': 'norm'}
-
-
-def spunet_names(state: StateDict) -> dict[str, str]:
-    stages = _count(state, r'down\.(\d+)\.0\.weight')
-
-    def stage(kind: str, level: str) -> str:
-        down = kind in ('down', 'enc')
-        return f'downs.{level}' if down else f'ups.{stages - 1 - int(level)}'
-
-    rules: Rules = {
-        r'conv_input\.([01])\.(\w+)': lambda unit, leaf: f'stem.{_LAYER[unit]}.{leaf}',
-        r'(down|up)\.(\d+)\.([01])\.(\w+)': lambda kind, level, unit, leaf: (
-            f'{stage(kind, level)}.{kind}.{_LAYER[unit]}.{leaf}'
-        ),
-        r'(enc|dec)\.(\d+)\.block(\d+)\.(conv[12]|bn[12]|proj\.[01])\.(\w+)': (
-            lambda kind, level, block, unit, leaf: (
-                f'{stage(kind, level)}.blocks.{block}.{_SPUNET_UNITS[unit]}.{leaf}'
-            )
-        ),
-        r'final\.(\w+)': lambda leaf: f'head.{leaf}',
-    }
-    return _renamed(state, rules)
-
-
-def spunet_settings(state: StateDict) -> dict[str, Any]:
-    stages = _count(state, r'down\.(\d+)\.0\.weight')
-    down = [('down', 'enc', level) for level in range(stages)]
-    up = [('up', 'dec', level) for level in reversed(range(stages))]
-    base_channels, *_, in_channels = state['conv_input.0.weight'].shape
-    return {
-        'classes': len(state['final.weight']),
-        'in_channels': in_channels,
-        'base_channels': base_channels,
-        'channels': [len(state[f'{step}.{level}.0.weight']) for step, _, level in down + up],
-        'layers': [
-            _count(state, rf'{part}\.{level}\.block(\d+)\.conv1\.weight')
-            for _, part, level in down + up
-        ],
-    }
-
-
-def spconv_weight(tensor: Tensor) -> Tensor:
-    """Our layout, where only kernels of one cell differ.
-
-    They are stored as (C_out, 1, 1, 1, C_in), but spconv 2 reads that memory as (C_in, C_out).
-    """
-    if tensor.ndim != 5 or tensor.shape[1:4] != (1, 1, 1):
-        return tensor
-    c_out, *_, c_in = tensor.shape
-    return tensor.reshape(c_in, c_out).T.reshape(tensor.shape).contiguous()
-
-
-FAMILIES = {'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight)}
-
-
-def _renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:
-    """their name -> ours, by the rule whose pattern matches the whole name."""
-    found = {}
-    for name in names:
-        for pattern, ours in rules.items():
-            if match := re.fullmatch(pattern, name):
-                found[name] = ours(*match.groups())
-    return found
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    """How many numbers the pattern's group takes, counted up to the largest."""
-    matches = (re.fullmatch(pattern, name) for name in names)
-    return max((int(match[1]) + 1 for match in matches if match), default=0)
+    )
 
 
 def _shape(tensor: Tensor) -> str:
@@ -261,8 +208,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('checkpoint', type=Path, metavar='CHECKPOINT', help='a .pth or .safetensors file')
     add('-o', '--output', type=Path, required=True, metavar='BUNDLE', help='the file to write')
     add('--network', required=True, choices=sorted(FAMILIES), help='whose names it uses')
-    add('--labels', required=True, metavar='TABLE', help='semantickitti or nuscenes')
-    add('--voxel-m', type=float, default=0.05, metavar='M', help='voxel size (default: 0.05)')
+    add(
+        '--labels',
+        metavar='TABLE',
+        help='semantickitti or nuscenes (default: by the number of classes)',
+    )
+    add(
+        '--voxel-m',
+        type=float,
+        metavar='M',
+        help=f'voxel size (default: what the file says, else {VOXEL_M})',
+    )
+    add(
+        '--partial',
+        action='store_true',
+        help='keep random weights for what is missing, such as the head',
+    )
     add(
         '--intensity-scale',
         type=float,

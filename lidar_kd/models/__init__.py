@@ -10,6 +10,7 @@ from torch import nn
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.output import Output
+from lidar_kd.models.ptv3 import PTv3
 from lidar_kd.models.spunet import SpUNet
 from lidar_kd.models.spvcnn import SPVCNN
 
@@ -17,6 +18,7 @@ MODELS: dict[str, type[nn.Module]] = {
     'minkunet': MinkUNet,
     'spvcnn': SPVCNN,
     'spunet': SpUNet,
+    'ptv3': PTv3,
 }
 
 # name -> (model, settings); the number of classes comes from the label table
@@ -30,6 +32,30 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     'spvcnn_half': ('spvcnn', {'width': 0.5}),
     'spvcnn_quarter': ('spvcnn', {'width': 0.25}),
     'spunet': ('spunet', {}),
+    'ptv3_quarter': (
+        'ptv3',
+        {
+            'encoder_channels': (8, 16, 32, 64, 128),
+            'encoder_heads': (1, 2, 4, 8, 16),  # a fused kernel wants 8 channels per head
+            'decoder_channels': (16, 16, 32, 64),
+            'decoder_heads': (2, 2, 4, 8),
+        },
+    ),
+    'ptv3_half': (
+        'ptv3',
+        {
+            'encoder_channels': (16, 32, 64, 128, 256),
+            'decoder_channels': (32, 32, 64, 128),
+        },
+    ),
+    'ptv3_base': ('ptv3', {}),
+    'ptv3_103m': (
+        'ptv3',
+        {
+            'encoder_channels': (48, 96, 192, 384, 768),
+            'decoder_channels': (96, 96, 192, 384),
+        },
+    ),
 }
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transformer block on cells: position by convolution, attention inside patches.
+
+V cells, C channels, P patches of K cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from lidar_kd.models.blocks import CUBE
+from lidar_kd.models.serialization import Patches
+from lidar_kd.sparse import Level, SparseTensor, SubmanifoldConv
+
+
+class Linear(nn.Linear):
+    """In the number type of its input, whatever its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class LayerNorm(nn.LayerNorm):
+    """In the number type of its input, whatever its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class DropPath(nn.Module):
+    """Leaves a branch out of a row with a probability, and makes up for it in the others."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return x
+        keep = 1 - self.probability
+        return x * (x.new_empty(len(x), 1).bernoulli_(keep) / keep)
+
+    def extra_repr(self) -> str:
+        return f'{self.probability:.3f}'
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(C / heads)) v inside each patch."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
+
+    def forward(self, x: Tensor, patches: Patches) -> Tensor:
+        results = [self._attend(gather(x, rows)) for rows in patches.rows]
+        y = results[0] if len(results) == 1 else torch.cat(results)
+        z: Tensor = self.proj(gather(y, patches.answers))
+        return z
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """(P, K, C) -> (P * K, C)"""
+        count, size, channels = x.shape
+        qkv = self.qkv(x).view(count, size, 3, self.heads, channels // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return y.transpose(1, 2).reshape(count * size, channels)
+
+
+class Block(nn.Module):
+    """x += norm(linear(conv(x))); x += attention(norm(x)); x += mlp(norm(x))
+
+    seen: what the convolution sees instead of x.
+    """
+
+    def __init__(self, channels: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        hidden = int(channels * mlp_ratio)
+        self.conv = SubmanifoldConv(channels, channels, CUBE, bias=True)
+        self.position = nn.Sequential(Linear(channels, channels), LayerNorm(channels))
+        self.attention_norm = LayerNorm(channels)
+        self.attention = Attention(channels, heads)
+        self.mlp_norm = LayerNorm(channels)
+        self.mlp = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
+    ) -> Tensor:
+        around = SparseTensor(x if seen is None else seen, level)
+        x = x + self.position(self.conv(around).features)
+        x = x + self.drop_path(self.attention(self.attention_norm(x), patches))
+        y: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        return y
+
+
+def gather(x: Tensor, rows: Tensor) -> Tensor:
+    """x[rows]; the gradient of an embedding is a parallel sum in a fixed order, an index's not."""
+    return F.embedding(rows, x)
