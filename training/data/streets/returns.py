@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the rays meet to what the sensor reports: losses, noise, intensity, mixed returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.streets.cast import Hits
+from training.data.streets.materials import column
+from training.data.streets.sensors import Sensor
+
+OUTLIER = 1
+_INTENSITY, _SPREAD, _GLOSS = column('intensity'), column('spread'), column('gloss')
+_LOST, _DARK, _ROUGH_M = column('lost'), column('dark'), column('rough_m')
+_ROOF_M = 0.36  # below the sensor
+_STEEP = -0.33  # of these rays (z of their direction) the mount costs a share
+_EDGE_M = 0.4  # neighbours further apart in range than this have an edge between them
+_OUTLIER_M = 0.35  # a mixed return this far from both surfaces belongs to neither
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One turn of the sensor."""
+
+    points: Floats  # (N, 4): x, y, z, intensity in the sensor's frame
+    labels: NDArray[np.uint32]  # instance << 16 | raw id
+
+
+def report(hits: Hits, directions: Floats, sensor: Sensor, rng: np.random.Generator) -> Scan:
+    """directions: (beams * steps, 3) in the sensor's frame."""
+    gain, bias = _calibration(sensor)
+    signal = _signal(hits)
+    kept = np.flatnonzero(_returned(hits, signal, directions, sensor, rng))
+    beam = kept // sensor.steps
+    rough = _ROUGH_M[hits.material[kept]]
+    noise = rng.standard_normal(len(kept), np.float32) * np.hypot(sensor.noise_m, rough)
+    distance = hits.distance[kept] + noise + bias[beam]
+    raw, instance = hits.raw[kept].astype(np.uint32), hits.instance[kept].astype(np.uint32)
+    distance, outlier = _mix(hits.distance, kept, distance, sensor, rng)
+    raw[outlier], instance[outlier] = OUTLIER, 0
+    intensity = _intensity(hits, kept, signal, gain[beam], rng)
+    points = np.column_stack([directions[kept] * distance[:, None], intensity])
+    return Scan(points=points.astype(np.float32), labels=instance << np.uint32(16) | raw)
+
+
+def _calibration(sensor: Sensor) -> tuple[Floats, Floats]:
+    """What is wrong with each beam of every sensor: gain of the intensity, bias of the range."""
+    rng = np.random.default_rng(sensor.beams)
+    gain = rng.normal(1.0, 0.10, sensor.beams).clip(0.6, 1.4)
+    bias = rng.normal(0.0, sensor.bias_m, sensor.beams)
+    return gain.astype(np.float32), bias.astype(np.float32)
+
+
+def _signal(hits: Hits) -> Floats:
+    """Share of the normal return that comes back at this incidence: matt (Lambert) or glossy."""
+    gloss, facing = _GLOSS[hits.material], np.maximum(hits.facing, 1e-3)
+    matt = 0.55 + 0.45 * np.sqrt(facing)
+    return (1 - gloss) * matt + gloss * facing**4
+
+
+def _returned(
+    hits: Hits, signal: Floats, directions: Floats, sensor: Sensor, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Grazing incidence, dark surfaces and range all cost light; too little is no return."""
+    distance = np.where(np.isfinite(hits.distance), hits.distance, 1e3)
+    reflected = _INTENSITY[hits.material] * hits.tint * signal
+    light = reflected * np.sqrt(hits.facing + 0.02) * np.exp(-distance / 70) * 25
+    chance = (1 - _LOST[hits.material]) * (1 - np.exp(-light * (60 / (distance + 15))))
+    chance = np.where(directions[:, 2] < _STEEP, 0.85 * chance, chance)
+    near_enough = (distance > sensor.near_m) & (distance < sensor.range_m)
+    seen = rng.random(len(distance), np.float32) < chance
+    return near_enough & seen & ~_behind_the_roof(directions)
+
+
+def _behind_the_roof(directions: Floats) -> NDArray[np.bool_]:
+    """Rays that meet the roof of the sensor's own car, which is narrower ahead."""
+    along, aside = np.maximum(np.abs(directions[:, :2]), 1e-6).T
+    ahead = directions[:, 0] > 0
+    leaves_m = np.minimum(np.where(ahead, 1.0, 1.2) / along, np.where(ahead, 0.35, 0.55) / aside)
+    return -directions[:, 2] * leaves_m > _ROOF_M
+
+
+def _mix(
+    ranges: Floats, kept: NDArray[np.int64], distance: Floats, sensor: Sensor,
+    rng: np.random.Generator,
+) -> tuple[Floats, NDArray[np.bool_]]:  # fmt: skip
+    """At an edge a beam may meet both surfaces and report a range between them."""
+    following = ranges[np.minimum(kept + 1, len(ranges) - 1)]
+    step = 2 * np.pi / sensor.steps
+    footprint = min(0.5, 0.15 * sensor.divergence_rad / step)
+    gap = following - ranges[kept]
+    edge = np.isfinite(following) & (np.abs(gap) > _EDGE_M) & (np.abs(gap) < 8)
+    mixed = edge & (rng.random(len(kept), np.float32) < footprint)
+    share = rng.random(len(kept), np.float32) ** 2
+    moved = np.where(mixed, gap * share, 0).astype(np.float32)
+    outlier = (np.abs(moved) > _OUTLIER_M) & (np.abs(gap - moved) > _OUTLIER_M)
+    return distance + moved, outlier
+
+
+def _intensity(
+    hits: Hits, kept: NDArray[np.int64], signal: Floats, gain: Floats, rng: np.random.Generator
+) -> Floats:
+    """In hundredths, as the sensor writes it; part of the returns have none."""
+    material = hits.material[kept]
+    spread = 1 + _SPREAD[material] * rng.standard_normal(len(kept), np.float32)
+    value = _INTENSITY[material] * hits.tint[kept] * signal[kept] * gain * spread
+    value = value.clip(0, 0.99).round(2)
+    value[rng.random(len(kept), np.float32) < _DARK[material]] = 0
+    return value

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulates LiDAR drives through towns in SemanticKITTI's layout, or compares them with real ones.
+
+  python training/simulate.py --out runs/streets --sequences 4 --scans 50 --workers 2
+  python training/simulate.py compare --real REAL --streets runs/streets --picture compare.png
+
+Run again, the first line makes only what is missing. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+import time
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lidar_kd.console import Console
+from lidar_kd.errors import LidarKdError
+from training.data.streets.compare import draw_comparison, measure, Statistics, tabulate
+from training.data.streets.make import make_streets
+from training.data.streets.quarters import QUARTERS
+from training.data.streets.sensors import SENSORS
+from training.data.streets.sequence import Settings
+from training.data.streets.writer import folder_of
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if words[:1] == ['compare']:
+        return parse_compare(parser, words[1:])
+    parser.add_argument('--out', type=Path, required=True, help='root of the data set')
+    parser.add_argument('--sequences', type=int, default=4, help='drives (default 4)')
+    parser.add_argument('--first', type=int, default=0, help='number of the first (default 0)')
+    parser.add_argument('--scans', type=int, default=50, help='scans of each drive, at 10 Hz')
+    parser.add_argument('--sensor', choices=SENSORS, default='hdl64', help='default hdl64')
+    parser.add_argument('--seed', type=int, default=0, help='another seed, other streets')
+    parser.add_argument('--workers', type=int, default=1, help='processes (default 1)')
+    parser.add_argument(
+        '--quarter', choices=['mixed', *QUARTERS], default='mixed', help='default: mixed'
+    )
+    parser.add_argument(
+        '--enrich', type=float, default=1.0,
+        help='times as many people, two-wheelers, trucks, buses as in reality (default 1)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--distortion', action='store_true', help='leave the ego motion within a turn in the scan'
+    )
+    arguments = parser.parse_args(words)
+    arguments.run = simulate
+    return arguments
+
+
+def parse_compare(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    parser.prog += ' compare'
+    parser.add_argument('--real', type=Path, required=True, help='root of the real data set')
+    parser.add_argument('--streets', type=Path, required=True, help='root of the simulated one')
+    parser.add_argument('--picture', type=Path, help='PNG with the curves of both')
+    parser.add_argument('--scans', type=int, default=40, help='scans of each (default 40)')
+    arguments = parser.parse_args(words)
+    arguments.run = compare
+    return arguments
+
+
+def simulate(arguments: argparse.Namespace, console: Console) -> None:
+    settings = Settings(
+        seed=arguments.seed,
+        index=arguments.first,
+        scans=arguments.scans,
+        sensor=arguments.sensor,
+        quarter=arguments.quarter,
+        enrich=arguments.enrich,
+        distortion=arguments.distortion,
+    )
+    sequences, workers = arguments.sequences, arguments.workers
+    total, start = sequences * settings.scans, time.perf_counter()
+    with console.progress(total, 'streets') as step:
+        made = make_streets(
+            arguments.out, settings, sequences=sequences, workers=workers, progress=step
+        )
+    seconds = time.perf_counter() - start
+    folders = [folder_of(arguments.out, settings.index + each) for each in range(sequences)]
+    statistics = measure(folders, most=40)
+    rows = [row for row in statistics.class_rows() if row[1] != '0']
+    console.table('classes', ('class', 'points/scan', 'share', 'scans with it'), rows)
+    console.line(
+        f'{made} scans made, {total - made} were there; {made / seconds:.2f} scans/s with '
+        f'{workers} processes; {statistics.points_per_scan:,.0f} points per scan; {arguments.out}'
+    )
+
+
+def compare(arguments: argparse.Namespace, console: Console) -> None:
+    both: list[Statistics] = []
+    for root in (arguments.real, arguments.streets):
+        folders = sorted((root / 'sequences').glob('[0-9]*'))
+        both.append(measure(folders, most=arguments.scans, source=root))
+    for title, rows in tabulate(*both).items():
+        console.table(title, ('', 'real', 'streets'), rows)
+    if arguments.picture:
+        draw_comparison(arguments.picture, *both)
+        console.line(f'picture: {arguments.picture}')
+
+
+def main() -> int:
+    arguments, console = parse(sys.argv[1:]), Console()
+    try:
+        arguments.run(arguments, console)
+    except (LidarKdError, OSError) as error:
+        return console.fail(error)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
