@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from lidar_kd.errors import DataError
+from lidar_kd.models.blocks import HALF
 from lidar_kd.sparse import batch_sizes, Level
 
 ORDERS = ('z', 'z-trans', 'hilbert', 'hilbert-trans')  # trans: x and y change places
 KEY_BITS = 63  # of an int64 that are not its sign
-HALF = (2, 2, 2)
+ROWS_PER_THREAD = 1 << 15  # more are shared between threads by torch
 _SPREAD = (  # shift left and keep, so that the bits of a 21 bit number end three apart
     (32, 0x1F00000000FFFF),
     (16, 0x1F0000FF0000FF),
@@ -31,8 +32,17 @@ _SPREAD = (  # shift left and keep, so that the bits of a 21 bit number end thre
 
 
 def encode(cells: Tensor, depth: Tensor, order: str) -> Tensor:
-    """(V,) int64 place on a curve; cells (V, 3), of row i each 0 .. 2**depth[i] - 1."""
-    x, y, z = cells.long().unbind(1)
+    """(V,) int64 place on a curve; cells (V, 3), of row i each 0 .. 2**depth[i] - 1.
+
+    On a CPU in blocks for which torch wakes no second thread: there are hundreds of small steps.
+    """
+    rows = len(cells) if cells.is_cuda else ROWS_PER_THREAD
+    parts = zip(cells.long().split(rows), depth.split(rows))
+    return torch.cat([_encode(part, bits, order) for part, bits in parts])
+
+
+def _encode(cells: Tensor, depth: Tensor, order: str) -> Tensor:
+    x, y, z = cells.T.contiguous()
     if order.endswith('-trans'):
         x, y = y, x
     return interleave(x, y, z) if order.startswith('z') else hilbert(x, y, z, depth)
@@ -76,50 +86,63 @@ class Patches:
 
 
 class Serialized:
-    """A level whose cells lie in several orders; its patches are found once per order and size."""
+    """A level whose cells lie in several orders; codes and patches are found once, when asked for.
 
-    def __init__(self, level: Level, codes: list[Tensor], sizes: list[int]) -> None:
-        self.level = level
-        self._codes = codes  # per order (V,), increasing inside a scan along the curve
-        self._sizes = sizes  # cells per scan
-        self._sorted: dict[int, Tensor] = {}
-        self._patches: dict[tuple[int, int], Patches] = {}
+    cells (V, 3) from 0 on; depths, sizes: bits of a cell and cells of each scan.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        cells: Tensor,
+        depths: list[int],
+        sizes: list[int],
+        orders: Sequence[str],
+    ) -> None:
+        self.level, self.orders = level, orders
+        self._cells, self._depths, self._sizes = cells, depths, sizes
+        self._codes: dict[str, Tensor] = {}
+        self._patches: dict[tuple[str, int], Patches] = {}
 
     def __len__(self) -> int:
         return len(self.level)
 
-    def order(self, index: int) -> Tensor:
-        """(V,) the rows scan by scan along curve `index`."""
-        if index not in self._sorted:
-            parts, start = [], 0
-            for part in self._codes[index].split(self._sizes):  # a level is sorted by scan
-                parts.append(torch.argsort(part) + start)
-                start += len(part)
-            self._sorted[index] = torch.cat(parts)
-        return self._sorted[index]
+    def code(self, order: str) -> Tensor:
+        """(V,) increasing inside a scan along a curve."""
+        if order not in self._codes:
+            sizes = self._cells.new_tensor(self._sizes)
+            depth = torch.repeat_interleave(self._cells.new_tensor(self._depths), sizes)
+            self._codes[order] = encode(self._cells, depth, order)
+        return self._codes[order]
 
     def patches(self, index: int, size: int) -> Patches:
-        """The patches of at most `size` cells along a curve, counted round and round."""
-        index %= len(self._codes)
-        if (index, size) not in self._patches:
-            self._patches[index, size] = cut(self.order(index), self._sizes, size)
-        return self._patches[index, size]
+        """The patches of at most `size` cells along curve `index`, counted round and round."""
+        order = self.orders[index % len(self.orders)]
+        if (order, size) not in self._patches:
+            rows, start = [], 0
+            for part in self.code(order).split(self._sizes):  # a level is sorted by scan
+                rows.append(torch.argsort(part) + start)
+                start += len(part)
+            self._patches[order, size] = cut(rows, size)
+        return self._patches[order, size]
 
     def pooled(self) -> tuple[Serialized, Tensor]:
-        """The level of cells twice as wide, and for each of our cells the row of its own there."""
+        """The level of cells twice as wide, and for each of our cells the row of its own there.
+
+        A code there is a code here without its last three bits, on every curve.
+        """
         level, pairs = self.level.coarser(HALF)
         parent = torch.empty(len(self), dtype=torch.long, device=level.coords.device)
         parent[pairs.in_rows.long()] = pairs.out_rows.long()
-        codes = []
-        for code in self._codes:
-            coarse = code.new_empty(len(level))
-            codes.append(coarse.index_copy_(0, parent, code >> 3))  # one value per coarse cell
-        return Serialized(level, codes, batch_sizes(level.coords)), parent
+        cells = self._cells.new_empty(len(level), 3)
+        cells[parent] = self._cells >> 1  # every row of a cell writes the same
+        depths = [max(0, depth - 1) for depth in self._depths]
+        return Serialized(level, cells, depths, batch_sizes(level.coords), self.orders), parent
 
     def shuffled(self) -> Serialized:
         """The same with the orders in random turn, as training wants them."""
-        turn = torch.randperm(len(self._codes)).tolist()
-        return Serialized(self.level, [self._codes[k] for k in turn], self._sizes)
+        orders = [self.orders[k] for k in torch.randperm(len(self.orders)).tolist()]
+        return Serialized(self.level, self._cells, self._depths, self._sizes, orders)
 
 
 def serialize(level: Level, orders: Sequence[str], strides: int) -> Serialized:
@@ -128,15 +151,14 @@ def serialize(level: Level, orders: Sequence[str], strides: int) -> Serialized:
         raise DataError('ptv3: there are no voxels: pass a scan with points inside the grid')
     sizes = batch_sizes(level.coords)
     cells, depths = place(level.coords[:, 1:].long(), sizes, strides)
-    scans = len(sizes)
-    bits = 3 * max(depths) + scans.bit_length()
+    scans, depth = len(sizes), max(depths)
+    bits = 3 * depth + scans.bit_length()
     if bits > KEY_BITS:
         raise DataError(
-            f'ptv3: a scan spans up to {1 << max(depths)} cells and the {scans} scans need {bits} '
-            f'code bits of {KEY_BITS}: drop far outliers or choose a larger voxel'
+            f'ptv3: a scan spans {1 << depth - 1} cells or more, and {scans} scans of it need '
+            f'{bits} code bits of {KEY_BITS}: drop far outliers or choose a larger voxel'
         )
-    depth = torch.repeat_interleave(cells.new_tensor(depths), cells.new_tensor(sizes))
-    return Serialized(level, [encode(cells, depth, order) for order in orders], sizes)
+    return Serialized(level, cells, depths, sizes, orders)
 
 
 def place(cells: Tensor, sizes: list[int], strides: int) -> tuple[Tensor, list[int]]:
@@ -151,31 +173,25 @@ def place(cells: Tensor, sizes: list[int], strides: int) -> tuple[Tensor, list[i
     return torch.cat(moved), [(int(top) + 1).bit_length() for top in torch.stack(tops).tolist()]
 
 
-def cut(order: Tensor, sizes: list[int], size: int) -> Patches:
-    """Patches of `size` rows; a scan of fewer is one patch.
+def cut(scans: Sequence[Tensor], size: int) -> Patches:
+    """Patches of `size` rows; scans: the rows of each in their order; one of fewer is one patch.
 
     The last patch of a scan is filled up with the rows before its own, which take their results
     from their own patch.
     """
-    parts = order.split(sizes)
-    whole = [part for part in parts if len(part) >= size]
-    small = [part for part in parts if 0 < len(part) < size]
-    first = [_patch_starts(len(part), size, order.device) for part in whole]
-    steps = torch.arange(size, device=order.device)
-    rows = [part[start[:, None] + steps] for part, start in zip(whole, first)]
-    answers, taken = torch.empty_like(order), 0
-    for part, start in zip(whole, first):
-        place_in_scan = torch.arange(len(part), device=order.device)
-        patch = place_in_scan // size
-        answers[part] = taken + patch * size + place_in_scan - start[patch]
-        taken += len(start) * size
-    for part in small:
-        answers[part] = taken + torch.arange(len(part), device=order.device)
-        taken += len(part)
-    groups = [torch.cat(rows)] if rows else []
-    return Patches([*groups, *(part[None] for part in small)], answers)
-
-
-def _patch_starts(count: int, size: int, device: torch.device) -> Tensor:
-    """Where each patch begins in a scan of `count` cells; the last one ends with the scan."""
-    return torch.arange(0, count, size, device=device).clamp(max=count - size)
+    whole, small, taken = [], [], 0
+    answers = torch.empty_like(torch.cat(list(scans)))
+    # the stable sort puts the scans with whole patches first, whose results come in one piece
+    for rows in sorted(scans, key=lambda rows: len(rows) < size):
+        place = torch.arange(len(rows), device=rows.device)
+        if len(rows) < size:
+            answers[rows] = taken + place
+            taken += len(rows)
+            small += [rows[None]] if len(rows) else []
+            continue
+        starts = place[::size].clamp(max=len(rows) - size)
+        patch = place // size
+        answers[rows] = taken + patch * size + place - starts[patch]
+        taken += len(starts) * size
+        whole.append(rows[starts[:, None] + place[:size]])
+    return Patches([torch.cat(whole), *small] if whole else small, answers)
