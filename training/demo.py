@@ -57,8 +57,12 @@ def turned(scan: Scan, rng: np.random.Generator) -> Scan:
 
 
 def train(scans: list[Scan], steps: int, advance: Callable[[], None]) -> torch.nn.Module:
-    """Cross-entropy on points, AdamW with one cycle; one scan a step."""
+    """Cross-entropy with rare classes weighted up, AdamW with one cycle; one scan a step."""
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision('high')
+    counts = np.bincount(np.concatenate([labels for _, labels in scans]), minlength=256)
+    shares = counts[: SEMANTICKITTI.num_classes] / counts.sum()
+    weights = torch.from_numpy(1 / np.sqrt(shares + 1e-2)).float()
     rng = np.random.default_rng(0)
     model = build_model(NETWORK, classes=SEMANTICKITTI.num_classes).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
@@ -66,9 +70,10 @@ def train(scans: list[Scan], steps: int, advance: Callable[[], None]) -> torch.n
     for step in range(steps):
         points, labels = turned(scans[step % len(scans)], rng)
         voxels = voxelize(torch.from_numpy(points), GRID)
-        logits = model(voxels).point_logits
-        target = torch.from_numpy(labels).long()[voxels.rows]
-        loss = cross_entropy(logits, target, ignore_index=IGNORE)
+        target = torch.full((len(voxels.level),), IGNORE)
+        target[voxels.point_voxel] = torch.from_numpy(labels).long()[voxels.rows]
+        logits = model(voxels).voxel_logits  # by voxel, so that what is far away counts too
+        loss = cross_entropy(logits, target, weights, ignore_index=IGNORE)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

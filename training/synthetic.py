@@ -71,7 +71,7 @@ def _houses(street: Street, rng: np.random.Generator, side: float) -> None:
 
 def _parked_cars(street: Street, rng: np.random.Generator, side: float) -> None:
     for x in np.arange(-60, 60, 6.5) + rng.uniform(0, 3):
-        if rng.random() < 0.45:
+        if abs(x) > 5 and rng.random() < 0.35:
             large = rng.random() < 0.1
             size = (7.5, 2.4, 2.9) if large else (4.2, 1.75, rng.uniform(1.3, 1.6))
             _box(street, 'truck' if large else 'car', (x, side * 4.6), size, 0.2)
