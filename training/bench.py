@@ -22,7 +22,7 @@ BENCHMARKS = {
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
-    'data': (run_data, "a scan from the file's labels and points to a batch, on one core"),
+    'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
 

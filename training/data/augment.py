@@ -88,7 +88,8 @@ def move(scan: Scan, settings: Augmentation, rng: Rng) -> Scan:
 def transform(scan: Scan, matrix: NDArray[np.floating]) -> Scan:
     """x' = matrix x for every point; the intensity stays."""
     points = scan.points.copy()
-    points[:, :3] = scan.points[:, :3] @ matrix.T.astype(np.float32)
+    # not `@`: BLAS brings threads of its own, which then wait for each other in every worker
+    np.einsum('nj,ij->ni', scan.points[:, :3], matrix.astype(np.float32), out=points[:, :3])
     return scan.with_points(points)
 
 
