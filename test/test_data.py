@@ -169,6 +169,12 @@ def test_poses_that_end_too_early_or_lack_their_calibration_are_named(root: Path
     (root / 'sequences/00/calib.txt').write_text('P0: 1 0 0 0 0 1 0 0 0 0 1 0\n')
     with pytest.raises(DataError, match=r"calib\.txt: no line 'Tr:' found"):
         open_semantickitti(root)
+    (root / 'sequences/00/calib.txt').write_text('Tr: 0 0 0 0 0 0 0 0 0 0 0 0\n')
+    with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift"):
+        open_semantickitti(root)
+    poses.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(DataError, match=r'poses\.txt: expected 12 numbers per line'):
+        open_semantickitti(root)
 
 
 def test_a_plain_folder_has_scans_of_any_kind_and_no_labels(tmp_path: Path) -> None:

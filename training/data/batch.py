@@ -85,6 +85,15 @@ def make_batch(scans: Sequence[Scan], grid: CartesianGrid | CylinderGrid) -> Bat
     )
 
 
+def voxel_labels(batch: Batch, classes: int) -> Tensor:
+    """(V,) the label that most points of a voxel have, the lower id of two; 255 without any."""
+    known = batch.labels < classes
+    cell = batch.voxels.point_voxel[known] * classes + batch.labels[known]
+    cells = len(batch.voxels.level) * classes
+    counts = torch.bincount(cell, minlength=cells).view(-1, classes)
+    return counts.argmax(1).masked_fill(counts.sum(1) == 0, IGNORE).to(torch.uint8)
+
+
 def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
     """Rows of `count` points (all if there are fewer), as many of each class as there can be.
 

@@ -116,7 +116,7 @@ def _read_poses(sequence: Path, *, needed: int) -> Poses | None:
     path = sequence / 'poses.txt'
     if not path.is_file():
         return None
-    camera = _read_matrices(path, path.read_text().splitlines())
+    camera = _read_matrices(path, _read_lines(path))
     if len(camera) < needed:
         raise DataError(
             f'{path}: {len(camera)} poses, but the scans go up to number {needed - 1}; '
@@ -129,7 +129,7 @@ def _read_poses(sequence: Path, *, needed: int) -> Poses | None:
 
 
 def _read_calibration(path: Path) -> Poses:
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = _read_lines(path) if path.is_file() else []
     found = [line.partition(':')[2] for line in lines if line.startswith('Tr:')]
     if not found:
         raise DataError(
@@ -137,7 +137,16 @@ def _read_calibration(path: Path) -> Poses:
             'or remove poses.txt to go without poses.'
         )
     matrix: Poses = _read_matrices(path, found[:1])[0]
+    if abs(np.linalg.det(matrix) - 1) > 0.01:
+        raise DataError(f"{path}: 'Tr:' is no rotation and shift; copy the file again.")
     return matrix
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors='replace').splitlines()  # what is no number is told later
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror}); copy it again.') from None
 
 
 def _read_matrices(path: Path, lines: Sequence[str]) -> Poses:
