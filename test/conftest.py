@@ -28,7 +28,8 @@ NATIVE = ('avx512', 'avx2', 'portable')
 
 
 def make_engine(name: str) -> Engine:
-    from lidar_kd.sparse.native_engine import native_missing, NativeEngine
+    from lidar_kd.sparse.native_engine import NativeEngine
+    from lidar_kd.sparse.native_library import native_missing
     from lidar_kd.sparse.torch_engine import TorchEngine
 
     if name == 'torch':

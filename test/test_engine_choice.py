@@ -12,8 +12,9 @@ import torch
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse import engine as engine_module
-from lidar_kd.sparse import Level, native_engine, select_engine, spconv_engine
-from lidar_kd.sparse.native_engine import native_missing, NativeEngine
+from lidar_kd.sparse import Level, native_library, select_engine, spconv_engine
+from lidar_kd.sparse.native_engine import NativeEngine
+from lidar_kd.sparse.native_library import native_missing
 from lidar_kd.sparse.torch_engine import TorchEngine
 
 LOGGER = engine_module.__name__
@@ -31,12 +32,12 @@ def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def forget() -> None:
     engine_module._select.cache_clear()
-    native_engine._load.cache_clear()
+    native_library._load.cache_clear()
 
 
 @pytest.fixture
 def without_native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native_engine, 'FOLDER', tmp_path)
+    monkeypatch.setattr(native_library, 'FOLDER', tmp_path)
     forget()
 
 

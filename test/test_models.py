@@ -12,7 +12,7 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model, MODELS, PRESETS
 from lidar_kd.models.points import CORNERS, PointBranch, trilinear
 from lidar_kd.sparse import Engine, fold_norms, Level, select_engine, SparseTensor
-from lidar_kd.sparse.native_engine import native_missing
+from lidar_kd.sparse.native_library import native_missing
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 
 GRID = CartesianGrid(voxel_m=0.5)

@@ -138,7 +138,8 @@ def select_engine(device: torch.device | str, name: Engine | str | None = None) 
 
 @cache
 def _select(device_type: str, wanted: str) -> Engine:
-    from lidar_kd.sparse.native_engine import native_missing, NativeEngine
+    from lidar_kd.sparse.native_engine import NativeEngine
+    from lidar_kd.sparse.native_library import native_missing
     from lidar_kd.sparse.spconv_engine import spconv_missing, SpconvEngine
     from lidar_kd.sparse.torch_engine import TorchEngine
 

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native CPU engine: ctypes over the C kernels that were compiled with the package."""
+"""The native CPU engine: the C kernels that were compiled with the package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
-from functools import lru_cache
-import logging
 import os
-from pathlib import Path
-import re
 import threading
 from typing import TypeGuard
 
@@ -19,104 +15,22 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
+from lidar_kd.sparse.native_library import (
+    address,
+    ConvJob,
+    int32s,
+    Int64,
+    library,
+    MapView,
+    Pointer,
+    readable,
+)
 from lidar_kd.sparse.native_norm import normalise, normalise_convolve
 
-log = logging.getLogger(__name__)
-FOLDER = Path(__file__).parent / 'native'
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
 SPLIT = torch.uint16  # type of packed weights whose float32 values are in two bfloat16 parts
-Pointer = ctypes.c_void_p
-Int64, Int32 = ctypes.c_int64, ctypes.c_int32
-
-
-class _Map(ctypes.Structure):
-    _fields_ = [
-        ('in_rows', Pointer),
-        ('out_rows', Pointer),
-        ('starts', Pointer),
-        ('cuts', Pointer),
-        ('slots', Int64),
-        ('rows', Int64),
-    ]
-
-
-class _Conv(ctypes.Structure):
-    _fields_ = [
-        ('x', Pointer),
-        ('y', Pointer),
-        ('weight', Pointer),
-        ('bias', Pointer),
-        ('residual', Pointer),
-        ('ldx', Int64),
-        ('ldy', Int64),
-        ('ldr', Int64),
-        ('cin', Int32),
-        ('cout', Int32),
-        ('relu', Int32),
-        ('threads', Int32),
-    ]
-
-
-def _share_torch_threads() -> None:
-    """Makes the OpenMP that torch loaded visible, so that our loops run on torch's threads.
-
-    A second OpenMP would spin on the same cores as torch's.
-    """
-    loaded = re.findall(r'\S*/libi?[go]omp[^/\s]*\.so\S*', Path('/proc/self/maps').read_text())
-    path = next(iter(dict.fromkeys(loaded)), 'libgomp.so.1')
-    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-
-
-@lru_cache(maxsize=1)
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
-    files = sorted(FOLDER.glob('_kernels*.so'))
-    if not files:
-        return 'the native kernel was not compiled (install gcc, then reinstall lidar_kd)'
-    try:
-        _share_torch_threads()
-        library = ctypes.CDLL(str(files[0]))
-    except OSError as error:
-        return f'the native kernel does not load ({error})'
-    for name in ('lk_find', 'lk_search_new'):
-        getattr(library, name).restype = Pointer
-    for name in ('lk_packed', 'lk_group', 'lk_stride'):
-        getattr(library, name).restype = Int64
-    library.lk_name.restype = ctypes.c_char_p
-    return library
-
-
-def native_missing() -> str:
-    """Why the native engine cannot run here; empty when it can."""
-    library = _load()
-    return library if isinstance(library, str) else ''
-
-
-def library() -> ctypes.CDLL:
-    loaded = _load()
-    if isinstance(loaded, str):
-        raise RuntimeError(loaded)
-    return loaded
-
-
-def address(tensor: Tensor | None) -> Pointer:
-    return Pointer(None if tensor is None else tensor.data_ptr())
-
-
-def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """What the C code reads: values of one type, those of a row side by side."""
-    tensor = tensor.detach().to(dtype)
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _int32(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
-    return (Int32 * len(values))(*values)
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
@@ -153,8 +67,10 @@ class NativeEngine(Engine):
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         keys = torch.empty(len(coords), dtype=torch.int64)
-        low, bits = _int32(layout.low), _int32(layout.bits)
-        self._c.lk_keys(address(coords), Int64(len(coords)), low, bits, _threads(), address(keys))
+        low, bits = int32s(layout.low), int32s(layout.bits)
+        self._c.lk_keys(
+            address(coords), Int64(len(coords)), low, bits, torch.get_num_threads(), address(keys)
+        )
         return keys
 
     def group(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,8 +83,8 @@ class NativeEngine(Engine):
         return group, order[: int(first[-1])], first
 
     def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
-        n, slots, threads = len(keys), kernel[0] * kernel[1] * kernel[2], _threads()
-        starts, sizes, bits = (Int64 * (slots + 1))(), _int32(kernel), _int32(layout.bits)
+        n, slots, threads = len(keys), kernel[0] * kernel[1] * kernel[2], torch.get_num_threads()
+        starts, sizes, bits = (Int64 * (slots + 1))(), int32s(kernel), int32s(layout.bits)
         search = Pointer(
             self._c.lk_search_new(address(keys), Int64(n), bits, sizes, threads, starts)
         )
@@ -186,9 +102,9 @@ class NativeEngine(Engine):
         count = self._c.lk_stride(
             address(coords),
             Int64(n),
-            _int32(stride),
-            _int32(layout.low),
-            _int32(layout.bits),
+            int32s(stride),
+            int32s(layout.low),
+            int32s(layout.bits),
             address(coarse),
             address(in_rows),
             address(out_rows),
@@ -216,7 +132,9 @@ class NativeEngine(Engine):
         labels = torch.empty(rows, dtype=torch.uint8)
         probability, entropy = torch.empty(2, rows)
         results = address(labels), address(probability), address(entropy)
-        self._c.lk_answers(address(logits), Int64(rows), Int64(classes), _threads(), *results)
+        self._c.lk_answers(
+            address(logits), Int64(rows), Int64(classes), torch.get_num_threads(), *results
+        )
         return labels, probability, entropy
 
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
@@ -239,7 +157,7 @@ class NativeEngine(Engine):
             Int64(dy.shape[1]),
             Int64(x.shape[1]),
             Int64(dy.shape[1]),
-            _threads(),
+            torch.get_num_threads(),
             address(grad),
         )
         return grad
@@ -265,7 +183,12 @@ class NativeEngine(Engine):
         packed = self._workspace(size, dtype) if reuse else torch.empty(size, dtype=dtype)
         shape = Int64(slots), Int64(c_in), Int64(c_out)
         self._c.lk_pack(
-            kernels, address(weight), *shape, int(transpose), _threads(), address(packed)
+            kernels,
+            address(weight),
+            *shape,
+            int(transpose),
+            torch.get_num_threads(),
+            address(packed),
         )
         return packed
 
@@ -292,15 +215,17 @@ class NativeEngine(Engine):
     def _splits(self) -> bool:
         return bool(self._split) and torch.get_float32_matmul_precision() != 'highest'
 
-    def _map(self, pairs: KernelMap) -> _Map:
+    def _map(self, pairs: KernelMap) -> MapView:
         """The C view of a map, with the cuts by block of result rows; made once."""
         if 'native' not in pairs.derived:
             blocks = -(-pairs.n_out // BLOCK)
             starts = (Int64 * (pairs.slots + 1))(*pairs.starts)
             cuts = torch.empty(pairs.slots, blocks + 1, dtype=torch.int32)
             size = Int64(pairs.slots), Int64(pairs.n_out)
-            self._c.lk_cuts(address(pairs.out_rows), starts, *size, _threads(), address(cuts))
-            view = _Map(
+            self._c.lk_cuts(
+                address(pairs.out_rows), starts, *size, torch.get_num_threads(), address(cuts)
+            )
+            view = MapView(
                 pairs.in_rows.data_ptr(),
                 pairs.out_rows.data_ptr(),
                 ctypes.addressof(starts),
@@ -310,7 +235,7 @@ class NativeEngine(Engine):
             )
             pairs.derived['native'] = (view, starts, cuts)  # the view does not own the others
         view, *_ = pairs.derived['native']
-        assert isinstance(view, _Map)
+        assert isinstance(view, MapView)
         return view
 
     def infer(
@@ -335,8 +260,8 @@ class NativeEngine(Engine):
         residual = None if residual is None else readable(residual, dtype)
         bias = None if bias is None else readable(bias, torch.float32)
         y = torch.empty(rows, out_channels, dtype=dtype)
-        view = _Map(slots=1, rows=rows) if pairs is None else self._map(pairs)
-        job = _Conv(
+        view = MapView(slots=1, rows=rows) if pairs is None else self._map(pairs)
+        job = ConvJob(
             x.data_ptr(),
             y.data_ptr(),
             packed.data_ptr(),
@@ -348,7 +273,7 @@ class NativeEngine(Engine):
             x.shape[1],
             out_channels,
             relu,
-            _threads(),
+            torch.get_num_threads(),
         )
         self._c.lk_run(kernels, ctypes.byref(view), ctypes.byref(job))
         return y
