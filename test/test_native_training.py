@@ -43,7 +43,7 @@ def normalised(engine: Engine, rows: int, channels: int, *, residual: bool, relu
     extra = torch.randn(rows, channels).requires_grad_() if residual else None
     y = engine.normalise(x * 1, norm, extra, relu=relu)
     y.backward(torch.randn(rows, channels))
-    found = {'y': y, 'dx': x.grad, 'dweight': norm.weight.grad, 'dbias': norm.bias.grad}
+    found = {'y': y.detach(), 'dx': x.grad, 'dweight': norm.weight.grad, 'dbias': norm.bias.grad}
     found |= {'mean': norm.running_mean, 'variance': norm.running_var}
     return found | ({'dresidual': extra.grad} if extra is not None else {})
 
