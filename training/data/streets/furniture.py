@@ -103,6 +103,13 @@ def build_clutter(rng: Rng) -> Mesh:
     return join([post, box((0.25, 0.3, 0.9), (0.15, 0, 2.8), OTHER_OBJECT, 'metal')])
 
 
+def build_shed(rng: Rng) -> Mesh:
+    """What is built but no house: sheds, containers, stairs, kiosks."""
+    length, depth, height = rng.uniform((1.2, 1.0, 0.6), (4.0, 2.5, 2.6))
+    material = str(rng.choice(['wood', 'panel', 'brick']))
+    return box((length, depth, height), (0, 0, height / 2), OTHER_STRUCTURE, material)
+
+
 def build_shelter() -> Mesh:
     """A bus shelter, open towards x."""
     panes = [box((0.06, 3.6, 2.0), (-0.7, 0, 1.2), OTHER_STRUCTURE, 'glass')]
@@ -147,10 +154,10 @@ def _span_mesh(length: float, height: float) -> Mesh:
     """Wire: thin uprights and rows, most rays pass."""
     uprights = _upright(np.arange(0, length, 0.2), 0.035, (0.05, height))
     rows = [
-        box((length, 0.01, 0.03), (length / 2, 0, z), FENCE, 'steel')
+        box((length, 0.01, 0.03), (length / 2, 0, z), FENCE, 'metal')
         for z in np.arange(0.1, height + 0.01, 0.22)
     ]
-    return join([quads(uprights, FENCE, 'steel'), *rows, _post(height)])
+    return join([quads(uprights, FENCE, 'metal'), *rows, _post(height)])
 
 
 def _span_rail(length: float, height: float) -> Mesh:
@@ -169,7 +176,7 @@ def _span_rail(length: float, height: float) -> Mesh:
 
 
 def _post(height: float) -> Mesh:
-    return box((0.08, 0.08, height + 0.3), (0, 0, height / 2 - 0.1), FENCE, 'steel')
+    return box((0.08, 0.08, height + 0.3), (0, 0, height / 2 - 0.1), FENCE, 'metal')
 
 
 def _upright(at: Array, width: float, z: tuple[float, float]) -> Array:

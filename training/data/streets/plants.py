@@ -16,7 +16,7 @@ Rng = np.random.Generator
 def build_tree(rng: Rng, scale: float = 1.0) -> Mesh:
     """A trunk that may lean, branches inside the crown, a crown of clumps."""
     clear = rng.uniform(2.2, 3.6) * min(scale, 1.2)
-    crown = rng.uniform(1.3, 2.6) * scale
+    crown = rng.uniform(1.5, 3.0) * scale
     tall = crown * rng.uniform(1.0, 1.7)
     radius = rng.uniform(0.05, 0.13) * scale + 0.03
     lean: Array = np.append(rng.normal(0, 0.04, 2) * clear, clear)
@@ -77,7 +77,7 @@ def build_wood(length_m: float, depth_m: float, height_m: float, rng: Rng) -> Me
     twig = xyz * (length_m, depth_m, height_m * rng.uniform(0.55, 1, (twigs, 1))[:, 0].mean())
     leaves = twig[rng.integers(0, twigs, count)] + rng.normal(0, 0.4, (count, 3))
     leaves[:, 2] = np.abs(leaves[:, 2])
-    places = rng.uniform((-0.5, -0.3), (0.5, 0.4), (max(1, int(length_m / 7)), 2))
+    places = rng.uniform((-0.5, 0.0), (0.5, 0.4), (max(1, int(length_m / 6)), 2))
     stems = [
         tube(
             [(x * length_m, y * depth_m, -0.3), (x * length_m, y * depth_m, 0.7 * height_m)],

@@ -51,16 +51,16 @@ class Quarter:
     heavy: float  # share of trucks and buses among them
 
 
-_TOWN = {'hedge': 0.45, 'wall': 0.06, 'pickets': 0.08, 'mesh': 0.12, 'boards': 0.07}
+_TOWN = {'hedge': 0.42, 'wall': 0.1, 'pickets': 0.12, 'mesh': 0.14, 'boards': 0.12}
 _CENTRE = {'wall': 0.07, 'mesh': 0.1, 'hedge': 0.3}
 QUARTERS = {
     quarter.name: quarter
     for quarter in (
         Quarter(
             name='city',
-            share=0.35,
+            share=0.38,
             lanes=1,
-            lane_m=(3.2, 4.3),
+            lane_m=(3.3, 4.8),
             speed_mps=(4, 10),
             bend=0.005,
             climb=0.03,
@@ -76,8 +76,8 @@ QUARTERS = {
             houses=(10, 26),
             house_gap_m=(0, 5),
             house_height_m=(7, 17),
-            trees=9,
-            bushes=9,
+            trees=5,
+            bushes=12,
             wood=0.1,
             poles=4,
             signs=4.0,
@@ -91,9 +91,9 @@ QUARTERS = {
         ),
         Quarter(
             name='suburb',
-            share=0.35,
+            share=0.4,
             lanes=1,
-            lane_m=(3.0, 3.9),
+            lane_m=(3.1, 4.3),
             speed_mps=(5, 11),
             bend=0.006,
             climb=0.05,
@@ -109,8 +109,8 @@ QUARTERS = {
             houses=(9, 18),
             house_gap_m=(4, 14),
             house_height_m=(4, 8),
-            trees=12,
-            bushes=30,
+            trees=6,
+            bushes=45,
             wood=0.4,
             poles=3,
             signs=2.2,
@@ -124,7 +124,7 @@ QUARTERS = {
         ),
         Quarter(
             name='country',
-            share=0.17,
+            share=0.14,
             lanes=1,
             lane_m=(2.8, 3.6),
             speed_mps=(11, 20),
@@ -142,8 +142,8 @@ QUARTERS = {
             houses=(10, 20),
             house_gap_m=(70, 200),
             house_height_m=(4, 8),
-            trees=9,
-            bushes=28,
+            trees=5,
+            bushes=45,
             wood=0.8,
             poles=2,
             signs=1.6,
@@ -157,7 +157,7 @@ QUARTERS = {
         ),
         Quarter(
             name='highway',
-            share=0.1,
+            share=0.08,
             lanes=2,
             lane_m=(3.5, 3.8),
             speed_mps=(20, 28),
@@ -175,8 +175,8 @@ QUARTERS = {
             houses=(0, 0),
             house_gap_m=(1, 2),
             house_height_m=(4, 8),
-            trees=3,
-            bushes=16,
+            trees=2,
+            bushes=22,
             wood=0.7,
             poles=0.7,
             signs=1.5,

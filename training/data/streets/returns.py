@@ -68,7 +68,7 @@ def _returned(
     """Grazing incidence, dark surfaces and range all cost light; too little is no return."""
     distance = np.where(np.isfinite(hits.distance), hits.distance, 1e3)
     reflected = _INTENSITY[hits.material] * hits.tint * signal
-    light = reflected * np.sqrt(hits.facing + 0.02) * np.exp(-distance / 70) * 25
+    light = reflected * np.sqrt(hits.facing + 0.02) * np.exp(-distance / 120) * 30
     chance = (1 - _LOST[hits.material]) * (1 - np.exp(-light * (60 / (distance + 15))))
     chance = np.where(directions[:, 2] < _STEEP, 0.85 * chance, chance)
     near_enough = (distance > sensor.near_m) & (distance < sensor.range_m)

@@ -164,7 +164,7 @@ def _place_wood(plot: Plot) -> None:
     for s in np.arange(low + 5, high - 4, 10.0):
         if plot.rng.random() < 0.85:
             wood = plants.build_wood(10.5, 7.0, height * plot.rng.uniform(0.6, 1.2), plot.rng)
-            plot.put(wood, s, line + 3.5)
+            plot.put(wood, s, line + 3.5, 0.0 if plot.sign > 0 else math.pi)
 
 
 def _place_furniture(plot: Plot) -> None:
@@ -180,6 +180,8 @@ def _place_furniture(plot: Plot) -> None:
         plot.put(sign, s, beside + 1.5 * board, plot.sign * (math.pi - facing))
     for s in plot.along(kind.clutter):
         plot.put(furniture.build_clutter(rng), s, plot.strip('walk')[1] - 0.3, -math.pi / 2)
+    for s in plot.along(0.4 * kind.clutter):
+        plot.put(furniture.build_shed(rng), s, plot.strip('front')[1] + rng.uniform(-1, 3))
     if kind.name == 'city' and rng.random() < 0.25:
         plot.put(furniture.build_shelter(), sum(plot.block.span) / 2, plot.strip('walk')[1], -1.57)
     if kind.name == 'highway' and plot.sign < 0 and rng.random() < 0.4:
