@@ -33,6 +33,14 @@ from training.published import Checkpoint, FAMILIES, Family, StateDict  # noqa: 
 
 NOT_STORED = 'num_batches_tracked'  # counts training steps
 SHOWN = 4  # names in an error
+UNREADABLE = (
+    OSError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    json.JSONDecodeError,
+    pickle.UnpicklingError,
+)
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 
 
@@ -143,7 +151,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """The tensors of a .safetensors or torch file, without prefixes and step counters."""
     try:
         state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = ' '.join(str(error).split('\n')[0].split())
         raise BundleError(
             f'{path}: not a readable checkpoint ({reason}): pass a torch or safetensors file'

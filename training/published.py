@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lidar_kd.errors import BundleError
+
 StateDict = Mapping[str, Tensor]
 Rules = dict[str, Callable[..., str]]  # pattern of their name -> ours from its groups
 
@@ -141,6 +143,9 @@ def ptv3_names(state: StateDict) -> dict[str, str]:
 def ptv3_settings(state: StateDict) -> dict[str, Any]:
     """From the shapes, and what they do not say from the stored settings or the paper."""
     config = getattr(state, 'config', {})
+    strides = {*config.get('stride', ())} - {2}
+    if strides:
+        raise BundleError(f'strides {", ".join(map(str, strides))}: only 2 is known of a ptv3')
     settings: dict[str, Any] = {
         'classes': _rows(state, 'seg_head.weight'),
         'in_channels': state['embedding.stem.conv.weight'].shape[-1],
