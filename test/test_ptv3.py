@@ -12,6 +12,7 @@ from lidar_kd.models import build_model
 from lidar_kd.models.serialization import cut, ORDERS, serialize
 from lidar_kd.models.transformer import Attention, DropPath
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
+from training.benchmarks.models import count_macs
 
 GRID = CartesianGrid(voxel_m=0.5)
 TINY: dict[str, Any] = {
@@ -245,3 +246,25 @@ def test_drop_path_leaves_out_rows_and_keeps_the_mean() -> None:
     assert torch.equal(y[:, 0], y[:, 2])
     assert float(y.mean()) == pytest.approx(1, abs=0.05)  # 4 standard deviations are 0.037
     assert layer.eval()(x) is x
+
+
+# --- its work ---
+
+
+def test_macs_of_one_block_are_counted_from_maps_and_patches() -> None:
+    model = tiny(
+        encoder_depths=[1],
+        encoder_channels=[8],
+        encoder_heads=[1],
+        decoder_depths=[],
+        decoder_channels=[],
+        decoder_heads=[],
+        patch=2,
+    )
+    # cells 0, 1 and 9 of a row: the pair of neighbours sees both, so 5 pairs in either kernel
+    points = torch.tensor([[0.1, 0.1, x, 0.5] for x in (0.1, 0.6, 4.6)])
+    # stem 5 * 4 * 8; CPE 5 * 64 + 3 * 64; attention on patches (0, 1) and (1, 9): 4 rows of qkv
+    # 4 * 3 * 64, 2 * 2 * 2 * 2 products of 8; projection 3 * 64; MLP 3 * 8 * 64; head 3 * 8 * 5
+    expected = 160 + 512 + 768 + 128 + 192 + 1536 + 120
+    with torch.inference_mode():
+        assert count_macs(model, voxelize(points, GRID)) == expected

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench.py models`: parameters, work, time and memory of every preset on the same scans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from torch import nn, Tensor
+
+from lidar_kd.console import Console
+from lidar_kd.models import build_model, PRESETS
+from lidar_kd.models.serialization import Patches
+from lidar_kd.models.transformer import Attention
+from lidar_kd.sparse import Engine, fold_norms, Level, select_engine
+from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
+from training.benchmarks.clock import Clock
+from training.benchmarks.engine import rounds
+from training.benchmarks.scans import distinct_scans
+from training.benchmarks.work import CountingEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE_M = 0.05
+CLASSES = 19
+
+
+@torch.inference_mode()
+def run_models(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+    clouds, source = distinct_scans(scans)
+    grid = CartesianGrid(voxel_m=SIZE_M)
+    batches = [voxelize(torch.from_numpy(cloud), grid) for cloud in clouds]
+    sizes = sorted(len(voxels.level) for voxels in batches)
+    engine = select_engine('cpu')
+    engine.tune_memory(live=True)
+    console.banner(
+        f'models: every preset at {SIZE_M} m, float32, maps and network',
+        {
+            'scans': f'{source}, {sizes[len(sizes) // 2]} voxels (median)',
+            'runs on': f'engine {engine.name}, {torch.get_num_threads()} threads',
+        },
+    )
+    metrics: dict[str, float] = {}
+    table = []
+    with console.progress(len(PRESETS), 'measuring') as advance:
+        for name in PRESETS:
+            found = measure(name, batches, repeats) | {'gb': peak_gb(name)}
+            metrics |= {f'{name}_{what}': value for what, value in found.items()}
+            figures = found['gmacs'], found['ms'], found['gb']
+            table.append([name, f'{found["params"]:,.0f}', *(f'{n:.1f}' for n in figures)])
+            advance()
+    title = 'medians; peak: resident memory of a process that runs one scan'
+    console.table(title, ['preset', 'parameters', 'GMACs', 'ms', 'peak GB'], table)
+    return metrics
+
+
+def measure(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
+    model, clock = make_preset(name), Clock()
+    params = sum(p.numel() for p in build_model(name, classes=CLASSES).parameters())
+    for repeat, scan in rounds(len(batches), repeats):
+        if repeat == scan == 0:
+            model(fresh(batches[0]))  # packs the weights
+        voxels = fresh(batches[scan])
+        clock.time('ms', scan, lambda v=voxels: model(v))  # type: ignore[misc]
+        if repeat == 0:
+            clock.add('gmacs', scan, 1e-9 * count_macs(model, batches[scan]))
+    return {'params': params, 'gmacs': clock.median('gmacs'), 'ms': clock.median('ms')}
+
+
+def make_preset(name: str) -> Any:
+    torch.manual_seed(0)
+    return fold_norms(build_model(name, classes=CLASSES).eval())
+
+
+def fresh(voxels: Voxels, engine: Engine | None = None) -> Voxels:
+    """The same voxels with an empty set of maps."""
+    return Voxels(**{**vars(voxels), 'level': Level(voxels.coords, engine)})
+
+
+def count_macs(model: nn.Module, voxels: Voxels) -> int:
+    """Convolutions by the pairs of their maps, linear layers by rows, attention by patches."""
+    counter = CountingEngine()
+
+    def linear(layer: nn.Linear, _: object, y: Tensor) -> None:
+        counter.macs += y.numel() * layer.in_features
+
+    def attention(_: object, inputs: tuple[Tensor, Patches], __: object) -> None:
+        x, patches = inputs
+        products = sum(rows.numel() * rows.shape[1] for rows in patches.rows)
+        counter.macs += 2 * products * x.shape[1]  # q k^T, and its weights times v
+
+    kinds = {nn.Linear: linear, Attention: attention}
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in model.modules()
+        for kind, count in kinds.items()
+        if isinstance(layer, kind)
+    ]
+    model(fresh(voxels, counter))
+    for hook in hooks:
+        hook.remove()
+    return counter.macs
+
+
+def peak_gb(name: str) -> float:
+    """Peak resident memory of a fresh process that runs a preset once."""
+    command = [sys.executable, '-m', 'training.benchmarks.models', name]
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return float(json.loads(run.stdout.splitlines()[-1]))
+
+
+@torch.inference_mode()
+def _measure_peak(name: str) -> float:
+    clouds, _ = distinct_scans(1)
+    voxels = voxelize(torch.from_numpy(clouds[0]), CartesianGrid(voxel_m=SIZE_M))
+    make_preset(name)(voxels)
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9
+
+
+if __name__ == '__main__':
+    sys.stdout.write(json.dumps(_measure_peak(sys.argv[1])) + '\n')
