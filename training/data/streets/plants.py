@@ -77,11 +77,11 @@ def build_wood(length_m: float, depth_m: float, height_m: float, rng: Rng) -> Me
     twig = xyz * (length_m, depth_m, height_m * rng.uniform(0.55, 1, (twigs, 1))[:, 0].mean())
     leaves = twig[rng.integers(0, twigs, count)] + rng.normal(0, 0.4, (count, 3))
     leaves[:, 2] = np.abs(leaves[:, 2])
-    places = rng.uniform((-0.5, 0.0), (0.5, 0.4), (max(1, int(length_m / 6)), 2))
+    places = rng.uniform((-0.5, 0.0), (0.5, 0.4), (max(1, int(length_m / 9)), 2))
     stems = [
         tube(
             [(x * length_m, y * depth_m, -0.3), (x * length_m, y * depth_m, 0.7 * height_m)],
-            (rng.uniform(0.05, 0.14), 0.05),
+            (rng.uniform(0.04, 0.1), 0.04),
             TRUNK,
             'bark',
             6,

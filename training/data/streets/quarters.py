@@ -51,8 +51,8 @@ class Quarter:
     heavy: float  # share of trucks and buses among them
 
 
-_TOWN = {'hedge': 0.42, 'wall': 0.1, 'pickets': 0.12, 'mesh': 0.14, 'boards': 0.12}
-_CENTRE = {'wall': 0.07, 'mesh': 0.1, 'hedge': 0.3}
+_TOWN = {'hedge': 0.42, 'wall': 0.07, 'pickets': 0.1, 'mesh': 0.12, 'boards': 0.08}
+_CENTRE = {'wall': 0.1, 'mesh': 0.12, 'pickets': 0.05, 'hedge': 0.3}
 QUARTERS = {
     quarter.name: quarter
     for quarter in (
@@ -60,13 +60,13 @@ QUARTERS = {
             name='city',
             share=0.38,
             lanes=1,
-            lane_m=(3.3, 4.8),
+            lane_m=(3.4, 5.2),
             speed_mps=(4, 10),
             bend=0.005,
             climb=0.03,
             block_m=(60, 120),
             parking=0.5,
-            parked=0.42,
+            parked=0.38,
             verge=0.25,
             walk=1.0,
             walk_m=(2.0, 5.0),
@@ -77,11 +77,11 @@ QUARTERS = {
             house_gap_m=(0, 5),
             house_height_m=(7, 17),
             trees=5,
-            bushes=12,
+            bushes=15,
             wood=0.1,
             poles=4,
             signs=4.0,
-            clutter=5.0,
+            clutter=7.0,
             walkers=1.0,
             cyclists=0.25,
             bicycles=1.0,
@@ -93,13 +93,13 @@ QUARTERS = {
             name='suburb',
             share=0.4,
             lanes=1,
-            lane_m=(3.1, 4.3),
+            lane_m=(3.3, 4.8),
             speed_mps=(5, 11),
             bend=0.006,
             climb=0.05,
             block_m=(70, 150),
             parking=0.3,
-            parked=0.3,
+            parked=0.25,
             verge=0.2,
             walk=1.0,
             walk_m=(1.8, 3.5),
@@ -114,7 +114,7 @@ QUARTERS = {
             wood=0.4,
             poles=3,
             signs=2.2,
-            clutter=3.0,
+            clutter=5.0,
             walkers=0.25,
             cyclists=0.12,
             bicycles=0.25,

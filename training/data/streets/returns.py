@@ -16,7 +16,7 @@ OUTLIER = 1
 _INTENSITY, _SPREAD, _GLOSS = column('intensity'), column('spread'), column('gloss')
 _LOST, _DARK, _ROUGH_M = column('lost'), column('dark'), column('rough_m')
 _ROOF_M = 0.36  # below the sensor
-_STEEP = -0.33  # of these rays (z of their direction) the mount costs a share
+_STEEP = -0.30  # below this (z of the direction) the mount costs ever more rays
 _EDGE_M = 0.4  # neighbours further apart in range than this have an edge between them
 _OUTLIER_M = 0.35  # a mixed return this far from both surfaces belongs to neither
 Floats = NDArray[np.float32]
@@ -70,7 +70,7 @@ def _returned(
     reflected = _INTENSITY[hits.material] * hits.tint * signal
     light = reflected * np.sqrt(hits.facing + 0.02) * np.exp(-distance / 120) * 30
     chance = (1 - _LOST[hits.material]) * (1 - np.exp(-light * (60 / (distance + 15))))
-    chance = np.where(directions[:, 2] < _STEEP, 0.85 * chance, chance)
+    chance *= 1 - 2.5 * (_STEEP - directions[:, 2]).clip(0)
     near_enough = (distance > sensor.near_m) & (distance < sensor.range_m)
     seen = rng.random(len(distance), np.float32) < chance
     return near_enough & seen & ~_behind_the_roof(directions)

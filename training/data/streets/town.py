@@ -96,8 +96,8 @@ def _place_behind(plot: Plot, s: float, line: float) -> None:
     size = (rng.uniform(5, 12), rng.uniform(5, 10), rng.uniform(2.6, 8))
     if rng.random() < 0.6:
         plot.put(build_building(size, rng), s + rng.uniform(-6, 6), line + rng.uniform(12, 30))
-    for _ in range(int(rng.poisson(2))):
-        tree = plants.build_tree(rng, rng.uniform(0.9, 1.8))
+    for _ in range(int(rng.poisson(3))):
+        tree = plants.build_tree(rng, rng.uniform(1.0, 2.2))
         plot.put(tree, s + rng.uniform(-10, 10), line + rng.uniform(3, 14))
 
 
@@ -108,7 +108,7 @@ def _place_barrier(plot: Plot) -> None:
         return
     low, high = plot.block.span
     line = plot.strip('front')[0] + (0.25 if barrier != 'rail' else -0.6)
-    line = max(line, plot.road.half_m + 0.3)
+    line = max(line, plot.road.half_m + (0.3 if barrier == 'rail' else 1.2))
     noise_wall = plot.road.quarter.name == 'highway' and barrier == 'boards'
     height = rng.uniform(2.5, 4.0) if noise_wall else rng.uniform(0.8, 1.9)
     s = low
@@ -152,8 +152,8 @@ def _place_plants(plot: Plot) -> None:
         )
     for s in plot.along(kind.bushes):
         inner, outer = plot.strip('front')
-        bush = plants.build_bush(rng, rng.uniform(0.3, 1.1))
-        plot.put(bush, s, plot.within((max(inner + 0.8, plot.road.half_m + 2.0), outer + 3)))
+        bush = plants.build_bush(rng, rng.uniform(0.35, 1.3))
+        plot.put(bush, s, plot.within((max(inner + 0.8, plot.road.half_m + 2.8), outer + 3)))
     if rng.random() < kind.wood:
         _place_wood(plot)
 
@@ -214,7 +214,7 @@ def _place_parked(plot: Plot) -> None:
     s = low + 4.0
     while s < high - 3:
         if rng.random() < taken:
-            vehicle = _draw_parked(plot)
+            vehicle = _draw_parked(plot) if strip else vehicles.build_car(rng)
             half = float(np.ptp(vehicle.vertices[:, 0])) / 2
             if s + 2 * half < high:
                 turn = 0.0 if rng.random() < 0.85 else math.pi

@@ -110,7 +110,7 @@ def draw_traffic(road: Road, rng: Rng, enrich: float) -> Traffic:
         draw.add_walkers(sign)
         draw.add_cyclists(sign)
     return Traffic(
-        road=road, ego=ego, ego_t=right + rng.normal(0, 0.12), movers=tuple(draw.movers)
+        road=road, ego=ego, ego_t=right + rng.uniform(-0.05, 0.3), movers=tuple(draw.movers)
     )
 
 
@@ -124,12 +124,13 @@ class _Draw:
 
     def fill_lane(self, t: float, direction: int, pace: Pace, keep_clear_m: float = 0.0) -> None:
         """All in a lane keep one pace, so that nobody drives into anybody."""
-        s = self._span[0] + self.rng.exponential(self.road.quarter.gap_m)
+        gap_m = self.road.quarter.gap_m / min(max(self.enrich, 1.0), 4.0) ** 0.5
+        s = self._span[0] + self.rng.exponential(gap_m)
         wander = self.rng.normal(0, 0.15)
         while s < self._span[1] - 15:
             if abs(s) > keep_clear_m:
                 self._add(self._draw_vehicle(), s, direction, pace, _straight(t + wander))
-            s += 14 + self.rng.exponential(self.road.quarter.gap_m)
+            s += 14 + self.rng.exponential(gap_m)
 
     def _draw_vehicle(self) -> Mesh:
         heavy = self.road.quarter.heavy * self.enrich
@@ -138,10 +139,10 @@ class _Draw:
             (vehicles.build_car, 1.0),
             (vehicles.build_van, 0.1),
             (vehicles.build_truck, 0.55 * heavy),
-            (vehicles.build_bus, 0.25 * heavy),
-            (vehicles.build_trailer, 0.04 * heavy),
-            (vehicles.build_tram, 0.06 * heavy * city),
-            (people.build_motorcyclist, 0.006 * self.enrich),
+            (vehicles.build_bus, 0.2 * heavy),
+            (vehicles.build_trailer, 0.12 * heavy),
+            (vehicles.build_tram, 0.15 * heavy * city),
+            (people.build_motorcyclist, 0.01 * self.enrich),
             (people.build_bicyclist, 0.02 * self.enrich * city),
         ]
         weights = np.array([weight for _, weight in choices])
