@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published PTv3 checkpoints, imported by name, give what the published code gives.
 
-The golden outputs bear two marks of how they were made. Its pooled levels took the orders in
-another turn: the published pooling shuffles them whatever the network is told, and of all turns
-only those of torch.manual_seed(7) come near. And its convolutions ran in spconv on several CPU
-threads, where now and then a pair takes the features of another row; attention carries that to
-every patch. So rows agree only nearly with it, and exactly with the same network by brute force.
+The golden outputs bear two marks of how they were made. Their pooled levels seem to have taken the
+orders in another turn, which the published pooling shuffles whatever the network is told: of the
+48 choices that could matter, TURNS was picked because it alone fits (median error 0.002, the next
+0.015, unshuffled 0.075; torch.manual_seed(7) happens to give it). And the convolutions ran in
+spconv on several CPU threads, where now and then a pair takes the features of another row, which
+attention carries to every patch. So few rows agree within 1e-3 even then; what holds for all rows
+is the agreement with the same network by brute force.
 """
 
 from collections.abc import Sequence
