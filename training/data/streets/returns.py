@@ -15,8 +15,13 @@ from training.data.streets.sensors import Sensor
 OUTLIER = 1
 _INTENSITY, _SPREAD, _GLOSS = column('intensity'), column('spread'), column('gloss')
 _LOST, _DARK, _ROUGH_M = column('lost'), column('dark'), column('rough_m')
-_ROOF_M = 0.36  # below the sensor
-_STEEP = -0.30  # below this (z of the direction) the mount costs ever more rays
+# azimuth -> elevation below which the sensor's own car hides the street, as on KITTI's car
+_CAR_DEG = (
+    *((0, -20.5), (15, -21.5), (30, -23), (45, -24), (50, -90), (105, -90), (115, -23)),
+    *((135, -22), (150, -20), (165, -18), (180, -17), (195, -18), (210, -21), (225, -22)),
+    *((240, -24), (245, -90), (275, -90), (282, -19), (297, -19), (305, -90), (315, -24)),
+    *((330, -22.5), (345, -21)),
+)
 _EDGE_M = 0.4  # neighbours further apart in range than this have an edge between them
 _OUTLIER_M = 0.35  # a mixed return this far from both surfaces belongs to neither
 Floats = NDArray[np.float32]
@@ -70,18 +75,16 @@ def _returned(
     reflected = _INTENSITY[hits.material] * hits.tint * signal
     light = reflected * np.sqrt(hits.facing + 0.02) * np.exp(-distance / 120) * 30
     chance = (1 - _LOST[hits.material]) * (1 - np.exp(-light * (60 / (distance + 15))))
-    chance *= 1 - 2.5 * (_STEEP - directions[:, 2]).clip(0)
     near_enough = (distance > sensor.near_m) & (distance < sensor.range_m)
     seen = rng.random(len(distance), np.float32) < chance
-    return near_enough & seen & ~_behind_the_roof(directions)
+    return near_enough & seen & ~_behind_the_car(directions)
 
 
-def _behind_the_roof(directions: Floats) -> NDArray[np.bool_]:
-    """Rays that meet the roof of the sensor's own car, which is narrower ahead."""
-    along, aside = np.maximum(np.abs(directions[:, :2]), 1e-6).T
-    ahead = directions[:, 0] > 0
-    leaves_m = np.minimum(np.where(ahead, 1.0, 1.2) / along, np.where(ahead, 0.35, 0.55) / aside)
-    return -directions[:, 2] * leaves_m > _ROOF_M
+def _behind_the_car(directions: Floats) -> NDArray[np.bool_]:
+    """Rays that meet the roof, rack or mirrors of the sensor's own car."""
+    azimuth = np.degrees(np.arctan2(directions[:, 1], directions[:, 0])) % 360
+    edge = np.interp(azimuth, *np.array(_CAR_DEG).T, period=360)
+    return directions[:, 2] < np.sin(np.radians(edge))
 
 
 def _mix(
