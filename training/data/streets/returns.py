@@ -83,7 +83,8 @@ def _returned(
 def _behind_the_car(directions: Floats) -> NDArray[np.bool_]:
     """Rays that meet the roof, rack or mirrors of the sensor's own car."""
     azimuth = np.degrees(np.arctan2(directions[:, 1], directions[:, 0])) % 360
-    edge = np.interp(azimuth, *np.array(_CAR_DEG).T, period=360)
+    at, below = np.array(_CAR_DEG, float).T
+    edge = np.interp(azimuth, at, below, period=360)
     return directions[:, 2] < np.sin(np.radians(edge))
 
 
