@@ -32,13 +32,14 @@ class Output:
     def point_logits(self) -> Tensor:
         if self.own_point_logits is not None:
             return self.own_point_logits
-        return self.voxel_logits[self.point_voxel]
+        # its gradient is a sum in a fixed order; that of voxel_logits[point_voxel] is not
+        return self.voxel_logits.index_select(0, self.point_voxel)
 
     @cached_property
     def point_features(self) -> Tensor:
         if self.own_point_features is not None:
             return self.own_point_features
-        return self.voxel_features[self.point_voxel]
+        return self.voxel_features.index_select(0, self.point_voxel)
 
 
 class Network(Protocol):

@@ -49,7 +49,8 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor, parent: Tensor, coarse: Level) -> Tensor:
         y = self.proj.linear(x)
-        most = y.new_empty(len(coarse), y.shape[1])
+        # not empty memory: the gradient is shared with a start that happens to equal the maximum
+        most = y.new_full((len(coarse), y.shape[1]), -torch.inf)
         owner = parent[:, None].expand_as(y)
         most = most.scatter_reduce(0, owner, y, 'amax', include_self=False)
         return self.proj.activate(most, coarse)
