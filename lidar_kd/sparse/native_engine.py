@@ -65,6 +65,9 @@ class NativeEngine(Engine):
     def tune_memory(self, *, live: bool) -> None:
         self._c.lk_memory(int(live))
 
+    def release_memory(self) -> None:
+        self._c.lk_release()
+
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         keys = torch.empty(len(coords), dtype=torch.int64)
         low, bits = int32s(layout.low), int32s(layout.bits)

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lidar_kd.console import Console
@@ -37,8 +38,14 @@ def step(model: Any, voxels: Voxels, clock: Clock, name: str, scan: int) -> None
     loss = clock.time(
         f'{name} forward', scan, lambda: cross_entropy(model(voxels).voxel_logits, labels)
     )
-    clock.time(f'{name} backward', scan, loss.backward)
+    clock.time(f'{name} backward', scan, lambda: finish(loss, voxels))
     model.zero_grad(set_to_none=True)
+
+
+def finish(loss: Tensor, voxels: Voxels) -> None:
+    """What is left of a step: its gradients, and the memory that they took."""
+    loss.backward()
+    voxels.level.engine.release_memory()
 
 
 def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, float]:

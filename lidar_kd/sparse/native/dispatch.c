@@ -110,3 +110,11 @@ LK_EXPORT void lk_memory(int live)
     (void)live;
 #endif
 }
+
+/* Gives back what is free; after a training step, so that the next scan's sizes find no holes. */
+LK_EXPORT void lk_release(void)
+{
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
