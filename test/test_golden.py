@@ -20,7 +20,8 @@ from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import BundleError
 from lidar_kd.sparse import fold_norms, sparse_tensor
 from lidar_kd.voxels import Voxels
-from training.import_weights import FAMILIES, load, main, read_checkpoint
+from training.import_weights import load, main, read_checkpoint
+from training.published import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / 'shared' / 'golden'
