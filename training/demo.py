@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A first look, on any machine: `make demo`.
 
-Makes a few synthetic streets, trains a small network on them for a minute, writes it as a bundle,
+Makes a few synthetic streets, trains a small network on them for two minutes, writes it as a bundle,
 and segments a scan of a street it has never seen with the same Segmenter that runs on the robot.
 """
 
@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument('--steps', type=int, default=240, help='training steps (default 240)')
+    parser.add_argument('--steps', type=int, default=700, help='training steps (default 700)')
     parser.add_argument('--out', type=Path, default=Path('runs/demo'), help='output folder')
     return parser.parse_args()
 
