@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A first look, on any machine: `make demo`.
 
-Makes a few synthetic streets, trains a small network on them for two minutes, writes it as a bundle,
-and segments a scan of a street it has never seen with the same Segmenter that runs on the robot.
+Makes a few synthetic streets, trains a small network on them for two minutes, writes it as a
+bundle, and segments a scan of a street it has never seen with the Segmenter that robots run.
 """
 
 from __future__ import annotations
