@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class Scan:
 
     points (N, 4) x y z in metres, intensity; labels (N,) train ids, 255 where there is none;
     instances (N,) the number of an object within its class, 0 where there is none;
-    pose (4, 4) from the sensor to the world, None where unknown or no longer true.
+    pose (4, 4) from the sensor to the world, None where unknown or no longer true;
+    past (N,) True for points that multi-scan fusion added, None without any.
     """
 
     points: Points
@@ -34,22 +35,23 @@ class Scan:
     instances: NDArray[np.uint32] | None = None
     name: str = ''  # sequence/frame
     pose: NDArray[np.float64] | None = None
+    past: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     def take(self, rows: Rows) -> Scan:
-        return Scan(
+        return replace(
+            self,
             points=self.points[rows],
             labels=self.labels[rows],
             instances=None if self.instances is None else self.instances[rows],
-            name=self.name,
-            pose=self.pose,
+            past=None if self.past is None else self.past[rows],
         )
 
     def with_points(self, points: Points) -> Scan:
         """The same scan seen otherwise; its pose no longer holds."""
-        return Scan(points=points, labels=self.labels, instances=self.instances, name=self.name)
+        return replace(self, points=points, pose=None)
 
 
 def join(first: Scan, second: Scan) -> Scan:
@@ -59,12 +61,20 @@ def join(first: Scan, second: Scan) -> Scan:
         highest = first.instances.max(initial=0)
         renumbered = np.where(second.instances > 0, second.instances + highest, 0)
         instances = np.concatenate([first.instances, renumbered.astype(np.uint32)])
+    past = None
+    if first.past is not None or second.past is not None:
+        past = np.concatenate([_mark_past(first), _mark_past(second)])
     return Scan(
         points=np.concatenate([first.points, second.points]),
         labels=np.concatenate([first.labels, second.labels]),
         instances=instances,
         name=first.name,
+        past=past,
     )
+
+
+def _mark_past(scan: Scan) -> NDArray[np.bool_]:
+    return np.zeros(len(scan), np.bool_) if scan.past is None else scan.past
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
