@@ -7,6 +7,7 @@ to stdout; errors, warnings and the bar go to stderr.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 import time
 
 from rich import box
@@ -33,24 +34,43 @@ class Console:
         self._out = _make_rich(stderr=False, quiet=quiet)
         self._err = _make_rich(stderr=True, quiet=False)
         self._quiet = quiet
+        self._log: RichConsole | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody watches a bar move."""
+        return self._err.is_terminal and not self._quiet
+
+    @contextmanager
+    def copied_to(self, path: Path) -> Iterator[None]:
+        """Within it, what is printed (but bars) is appended to a file, too."""
+        if self._quiet:
+            yield
+            return
+        with path.open('a', encoding='utf-8') as file:
+            self._log = RichConsole(file=file, highlight=False, width=_PLAIN_WIDTH)
+            try:
+                yield
+            finally:
+                self._log = None
 
     def banner(self, title: str, rows: Mapping[str, object]) -> None:
         """A title and what the run uses, one aligned line each."""
-        self._out.print(Text(title, 'bold'), soft_wrap=True)
+        self._show(Text(title, 'bold'))
         width = max(map(len, rows), default=0)
         for key, value in rows.items():
             self.line(f'  {key:{width}}  {value}')
 
     def line(self, text: str = '') -> None:
-        self._out.print(Text(text), soft_wrap=True)
+        self._show(Text(text))
 
     def warn(self, text: str) -> None:
-        self._err.print(Text('warning: ', 'yellow') + Text(text), soft_wrap=True)
+        self._show(Text('warning: ', 'yellow') + Text(text), error=True)
 
     def fail(self, error: Exception) -> int:
         """Print a user's mistake as one line; returns the exit code 2."""
         sentence = ' '.join(str(error).split())
-        self._err.print(Text('error: ', 'bold red') + Text(sentence), soft_wrap=True)
+        self._show(Text('error: ', 'bold red') + Text(sentence), error=True)
         return EXIT_BAD_INPUT
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -66,7 +86,13 @@ class Console:
             table.add_column(column, justify='right' if index else 'left', no_wrap=index > 0)
         for row in rows:
             table.add_row(*(Text(str(value)) for value in row))
-        self._out.print(table)
+        self._show(table)
+
+    def _show(self, item: Text | Table, *, error: bool = False) -> None:
+        wrap = isinstance(item, Text)  # a line is one line, however long
+        (self._err if error else self._out).print(item, soft_wrap=wrap)
+        if self._log is not None:
+            self._log.print(item, soft_wrap=wrap)
 
     @contextmanager
     def progress(

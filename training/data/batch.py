@@ -8,7 +8,7 @@ a network's Output has its label here; scoring of all points is the Segmenter's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,19 @@ from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 from training.data.scan import Scan
 
 Rows = NDArray[np.int64]
+AnyGrid = CartesianGrid | CylinderGrid
 Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Rows]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherView:
+    """What the teacher sees where that differs: another grid, or scans fused with their past.
+
+    rows (M,): where each point of the batch is among those of the teacher's voxels.
+    """
+
+    voxels: Voxels
+    rows: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +42,8 @@ class Batch:
     """B scans one after the other.
 
     voxels: their points, owners and voxels; labels (M,) uint8 train ids, 255 ignored;
-    instances (M,) int64 or None; starts: scan i has the rows starts[i] to starts[i + 1].
+    instances (M,) int64 or None; starts: scan i has the rows starts[i] to starts[i + 1];
+    teacher: None where a teacher sees the same voxels.
     """
 
     voxels: Voxels
@@ -38,6 +51,7 @@ class Batch:
     instances: Tensor | None
     starts: tuple[int, ...]
     names: tuple[str, ...]
+    teacher: TeacherView | None = None
 
     @property
     def points(self) -> Tensor:
@@ -65,10 +79,19 @@ class Batch:
         return _put_together, _take_apart(self)
 
 
-def make_batch(scans: Sequence[Scan], grid: CartesianGrid | CylinderGrid) -> Batch:
-    sizes = [len(scan) for scan in scans]
-    points = torch.from_numpy(np.concatenate([scan.points for scan in scans]))
-    owner = torch.repeat_interleave(torch.tensor(sizes))
+def make_batch(
+    scans: Sequence[Scan], grid: AnyGrid, *, teacher_grid: AnyGrid | None = None
+) -> Batch:
+    """The student's points without the past of fused scans, and what a teacher's grid makes of
+    all of them. Points that one of the two grids cannot hold are left out of the batch.
+    """
+    fused = any(scan.past is not None for scan in scans)
+    view = None
+    if teacher_grid is not None and (fused or teacher_grid != grid):
+        view, scans = _see_as_teacher(scans, teacher_grid)
+    elif fused:
+        scans = [_present(scan)[0] for scan in scans]
+    points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
     numbers = [scan.instances for scan in scans if scan.instances is not None]
@@ -76,13 +99,49 @@ def make_batch(scans: Sequence[Scan], grid: CartesianGrid | CylinderGrid) -> Bat
     if len(numbers) == len(scans):
         instances = torch.from_numpy(np.concatenate(numbers).astype(np.int64))[voxels.rows]
     starts = torch.searchsorted(voxels.batch, torch.arange(len(scans) + 1, dtype=torch.int32))
+    if view is not None:
+        view = TeacherView(voxels=view.voxels, rows=view.rows[voxels.rows])
     return Batch(
         voxels=voxels,
         labels=labels[voxels.rows],
         instances=instances,
         starts=tuple(starts.tolist()),
         names=tuple(scan.name for scan in scans),
+        teacher=view,
     )
+
+
+def _see_as_teacher(scans: Sequence[Scan], grid: AnyGrid) -> tuple[TeacherView, list[Scan]]:
+    """The teacher's voxels, and of each scan the own points that they hold."""
+    points, owner = _concatenate(scans)
+    voxels = voxelize(points, grid, batch=owner)
+    row = torch.full((len(points),), -1)
+    row[voxels.rows] = torch.arange(len(voxels.rows))
+    seen, first = [], 0
+    kept: list[Scan] = []
+    for scan in scans:
+        mine = row[first : first + len(scan)]
+        first += len(scan)
+        own, rows = _present(scan)
+        known = mine[rows] >= 0
+        kept.append(own if bool(known.all()) else own.take(known.numpy()))
+        seen.append(mine[rows][known])
+    return TeacherView(voxels=voxels, rows=torch.cat(seen)), kept
+
+
+def _present(scan: Scan) -> tuple[Scan, Tensor]:
+    """The scan without what fusion added, and the rows that it had."""
+    if scan.past is None:
+        return scan, torch.arange(len(scan))
+    rows = np.flatnonzero(~scan.past)
+    own = replace(scan, past=None).take(rows)
+    return own, torch.from_numpy(rows)
+
+
+def _concatenate(scans: Sequence[Scan]) -> tuple[Tensor, Tensor]:
+    """(N, 4) points of all scans, (N,) the scan of each."""
+    points = torch.from_numpy(np.concatenate([scan.points for scan in scans]))
+    return points, torch.repeat_interleave(torch.tensor([len(scan) for scan in scans]))
 
 
 def voxel_labels(batch: Batch, classes: int) -> Tensor:
@@ -130,27 +189,37 @@ def draw_points(
 
 
 def _take_apart(batch: Batch) -> tuple[Any, ...]:
-    v = batch.voxels
+    view = batch.teacher
+    theirs = (None,) * 9 if view is None else (*_take_voxels_apart(view.voxels), view.rows)
     return (
-        *(v.points, v.batch, v.rows, v.positions, v.point_voxel, v.features, v.coords),
-        *(v.left_out, batch.labels, batch.instances, batch.starts, batch.names),
+        *_take_voxels_apart(batch.voxels),
+        *(batch.labels, batch.instances, batch.starts, batch.names),
+        *theirs,
     )
 
 
-def _put_together(
-    points: Tensor,
-    owner: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    point_voxel: Tensor,
-    features: Tensor,
-    coords: Tensor,
-    left_out: dict[str, int],
-    labels: Tensor,
-    instances: Tensor | None,
-    starts: tuple[int, ...],
-    names: tuple[str, ...],
-) -> Batch:
-    level = Level(coords)
-    voxels = Voxels(points, owner, rows, positions, point_voxel, features, level, left_out)
-    return Batch(voxels=voxels, labels=labels, instances=instances, starts=starts, names=names)
+def _take_voxels_apart(v: Voxels) -> tuple[Any, ...]:
+    return (
+        *(v.points, v.batch, v.rows, v.positions, v.point_voxel, v.features, v.coords),
+        v.left_out,
+    )
+
+
+def _put_together(*parts: Any) -> Batch:
+    ours, (labels, instances, starts, names), theirs = parts[:8], parts[8:12], parts[12:]
+    view = None
+    if theirs[0] is not None:
+        view = TeacherView(voxels=_put_voxels_together(*theirs[:8]), rows=theirs[8])
+    return Batch(
+        voxels=_put_voxels_together(*ours),
+        labels=labels,
+        instances=instances,
+        starts=starts,
+        names=names,
+        teacher=view,
+    )
+
+
+def _put_voxels_together(*parts: Any) -> Voxels:
+    *tensors, coords, left_out = parts
+    return Voxels(*tensors, Level(coords), left_out)

@@ -18,9 +18,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.data.augment import augment, Augmentation
-from training.data.batch import Batch, make_batch
+from training.data.batch import AnyGrid, Batch, make_batch
 from training.data.scan import Scan, ScanSet
 
 # A seed sequence does not tell [s, e] from [s, e, 0], hence a number for each use.
@@ -104,9 +103,10 @@ class Loader:
     def __init__(
         self,
         scans: TrainingScans,
-        grid: CartesianGrid | CylinderGrid,
+        grid: AnyGrid,
         *,
         batch_size: int,
+        teacher_grid: AnyGrid | None = None,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -123,7 +123,7 @@ class Loader:
         self._loader: DataLoader[Scan] = DataLoader(
             scans,
             batch_sampler=self._turns,  # of turns, not numbers
-            collate_fn=partial(make_batch, grid=grid),
+            collate_fn=partial(make_batch, grid=grid, teacher_grid=teacher_grid),
             num_workers=workers,
             persistent_workers=workers > 0,
             # DataLoader draws a seed of its own per epoch: not from the run's generator

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a training run: typed, strict, one comment per knob.
+
+A file gives what differs from the defaults below; `--set optim.lr=5e-4` changes single keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.models import MODELS, PRESETS
+from lidar_kd.voxels import CartesianGrid, Grid
+from training.data.augment import Augmentation
+from training.data.kinds import KINDS
+from training.data.streets.quarters import QUARTERS
+from training.data.streets.sensors import SENSORS
+from training.methods import METHODS
+from training.methods.m2skd import M2skdSettings
+from training.methods.pvkd import PvkdSettings
+from training.methods.srkd import SrkdSettings
+from training.methods.supervised import SupervisedSettings
+from training.yaml_file import check, read_settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+
+
+class Streets(Section):
+    """Simulated on first use; the first `train` sequences to learn from, the others to score."""
+
+    train: PositiveInt = 16  # sequences
+    validation: PositiveInt = 6  # sequences
+    scans: PositiveInt = 25  # of each sequence, at 10 Hz
+    sensor: str = 'hdl64'
+    quarter: str = 'mixed'
+    enrich: NonNegativeFloat = 3.0  # times as many rare objects as in reality, to learn from
+    enrich_validation: NonNegativeFloat = 3.0  # the same among the sequences to score
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode='after')
+    def _known(self) -> Streets:
+        _one_of('sensor', self.sensor, SENSORS)
+        _one_of('quarter', self.quarter, ['mixed', *QUARTERS])
+        return self
+
+
+class DataSource(Section):
+    """A data set on disk."""
+
+    kind: str = 'semantickitti'
+    root: Path
+    sequences: Sequences | None = None  # None: all
+
+    @model_validator(mode='after')
+    def _known(self) -> DataSource:
+        _one_of('kind', self.kind, KINDS)
+        return self
+
+
+class Data(Section):
+    kind: str = 'streets'  # simulated on the spot, or the kind of data set under `root`
+    root: Path | None = None  # None: runs/streets/ for streets
+    streets: Streets = Streets()
+    train: Sequences = 'train'
+    validation: Sequences = 'val'
+    validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
+    unlabelled: tuple[DataSource, ...] = ()  # more scans for the teacher to explain; distill only
+    intensity_scale: PositiveFloat = 1.0  # times the stored intensity: 0..1 is the convention
+    workers: NonNegativeInt = 1  # processes that prepare batches, per rank
+    augment: Augmentation = Augmentation()
+    fusion: bool = False  # train on scans fused with the past of hard objects (a M2SKD teacher)
+    past_scans: PositiveInt = 4  # that fusion looks back
+
+    @model_validator(mode='after')
+    def _known(self) -> Data:
+        _one_of('kind', self.kind, ['streets', *KINDS])
+        if self.kind != 'streets' and self.root is None:
+            raise ValueError(f'root: the folder of the {self.kind} data set is missing')
+        return self
+
+
+class Network(Section):
+    name: str = 'minkunet_quarter'  # a model or a preset of lidar_kd.models
+    settings: dict[str, Any] = {}  # for its constructor
+    grid: Grid = CartesianGrid(voxel_m=0.2)
+
+    @model_validator(mode='after')
+    def _known(self) -> Network:
+        _one_of('name', self.name, [*MODELS, *PRESETS])
+        return self
+
+
+class Optim(Section):
+    name: Literal['adamw', 'sgd'] = 'adamw'
+    lr: PositiveFloat = 2e-3  # the highest of the schedule
+    transformer_lr: PositiveFloat = 1.0  # times lr for attention blocks; PTv3's recipe: 0.1
+    weight_decay: NonNegativeFloat = 0.01
+    momentum: Share = 0.9  # of sgd
+    schedule: Literal['onecycle', 'cosine', 'constant'] = 'onecycle'
+    warmup: Share = 0.1  # share of the steps in which the rate rises
+    epochs: PositiveFloat = 10
+    steps: PositiveInt | None = None  # instead of epochs
+    batch_size: PositiveInt = 2  # scans of a step, per rank
+    clip_norm: NonNegativeFloat = 10.0  # of the whole gradient; 0: not clipped
+    precision: Literal['auto', 'float32', 'high', 'bfloat16', 'float16'] = 'auto'
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: none
+    sync_norms: bool = True  # batch norms see the scans of all ranks
+
+
+class Validate(Section):
+    every: PositiveFloat = 1.0  # epochs
+    patience: PositiveInt | None = None  # rounds without a better mIoU before the run stops
+    pictures: NonNegativeInt = 3  # of validation scans in the report
+
+
+class Teacher(Section):
+    """A frozen network: a bundle, or one that another configuration trains on the spot."""
+
+    bundle: Path | None = None
+    config: Path | None = None  # beside this file; trained into its own run folder when missing
+    cache: bool = False  # keep its outputs on disk; only without augmentation
+
+    @model_validator(mode='after')
+    def _one(self) -> Teacher:
+        if (self.bundle is None) == (self.config is None):
+            raise ValueError('name either a bundle or a config that trains one')
+        return self
+
+
+class Methods(Section):
+    """Settings of the methods; those that `method` lists are used."""
+
+    srkd: SrkdSettings = SrkdSettings()
+    pvkd: PvkdSettings = PvkdSettings()
+    m2skd: M2skdSettings = M2skdSettings()
+
+
+class Config(Section):
+    name: str  # of the run; its folder is runs/NAME unless --out says otherwise
+    seed: NonNegativeInt = 0
+    device: str = 'auto'
+    threads: NonNegativeInt = 0  # of torch on a CPU; 0: one per core
+    data: Data = Data()
+    model: Network = Network()
+    loss: SupervisedSettings = SupervisedSettings()
+    optim: Optim = Optim()
+    validate_: Validate = Field(default=Validate(), alias='validate')
+    teacher: Teacher | None = None  # distill only
+    method: tuple[str, ...] = ()  # distill only; several are added up
+    methods: Methods = Methods()
+    log_every: PositiveInt = 20  # steps
+    save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
+
+    @model_validator(mode='after')
+    def _known(self) -> Config:
+        for name in self.method:
+            _one_of('method', name, METHODS)
+        if self.method and self.teacher is None:
+            raise ValueError('teacher: missing, but a method needs one')
+        return self
+
+
+def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
+    """The configuration in a file; paths of other configurations become absolute."""
+    settings = read_settings(path, changes)
+    settings.setdefault('name', path.stem)
+    teacher = settings.get('teacher')
+    if isinstance(teacher, dict) and teacher.get('config'):
+        teacher['config'] = str(path.resolve().parent / str(teacher['config']))
+    return check(settings, Config, path.name)
+
+
+def describe_changes(ours: Config, theirs: dict[str, Any]) -> list[str]:
+    """'optim.lr 0.001 -> 0.002' for every value that differs from an earlier run's."""
+    mine = dict(_flatten(ours.model_dump(mode='json', by_alias=True)))
+    other = dict(_flatten(theirs))
+    return [
+        f'{key} {other.get(key)} -> {mine.get(key)}'
+        for key in sorted(mine.keys() | other.keys())
+        if mine.get(key) != other.get(key)
+    ]
+
+
+def _flatten(section: dict[str, Any], place: str = '') -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f'{place}{key}.')
+        else:
+            flat.append((f'{place}{key}', value))
+    return flat
+
+
+def _one_of(key: str, value: str, choices: Sequence[str] | dict[str, Any]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}: unknown '{value}'. Choose one of {', '.join(choices)}")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimiser, its schedule, and averaged weights, as the configuration names them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer, SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from lidar_kd.models.transformer import Block
+from training.config import Optim
+
+_START, _END = 0.04, 1e-4  # of the highest rate, before the warm-up and after the last step
+
+
+def make_optimizer(model: nn.Module, settings: Optim) -> Optimizer:
+    """Norms and biases do not decay; attention blocks have a rate of their own."""
+    groups = _groups(model, settings)
+    if settings.name == 'sgd':
+        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=True)
+    return AdamW(groups, lr=settings.lr)
+
+
+def make_schedule(optimizer: Optimizer, settings: Optim, steps: int) -> LambdaLR:
+    """The rate as a share of the highest one, step by step; depends on the step alone."""
+    warm = max(1, round(settings.warmup * steps))
+
+    def share(step: int) -> float:
+        if step < warm:
+            return _START + (1 - _START) * _ease(step / warm)
+        if settings.schedule == 'constant':
+            return 1.0
+        end = _END if settings.schedule == 'onecycle' else 0.0
+        return 1 - (1 - end) * _ease((step - warm) / max(1, steps - warm))
+
+    return LambdaLR(optimizer, share)
+
+
+class Average:
+    """Weights averaged over the steps with a decay; what batch norms count is copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self._decay, (1 + step) / (10 + step))  # the first weights mean nothing
+        for mine, theirs in zip(self.model.parameters(), model.parameters()):
+            mine.lerp_(theirs, 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers()):
+            mine.copy_(theirs)
+
+
+def _groups(model: nn.Module, settings: Optim) -> list[dict[str, Any]]:
+    slow = {p for block in model.modules() if isinstance(block, Block) for p in block.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        rate = settings.lr * (settings.transformer_lr if parameter in slow else 1.0)
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {'params': parameters, 'lr': rate, 'weight_decay': decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def _ease(share: float) -> float:
+    """0 to 1 along half a cosine."""
+    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, share))

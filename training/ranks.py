@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of one run: one, or as many as torchrun started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+import os
+
+import torch
+from torch import distributed, Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int = 0
+    world: int = 1
+    local: int = 0  # among those of this machine; the number of its GPU
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            distributed.barrier()
+
+    def any(self, wanted: bool) -> bool:
+        """Whether one of the processes wants it; the same answer in all."""
+        if self.world == 1:
+            return wanted
+        flag = torch.tensor([int(wanted)], device=self._device())
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """What every rank has, in their order."""
+        if self.world == 1:
+            return [value]
+        sent = value.to(self._device())
+        parts = [torch.empty_like(sent) for _ in range(self.world)]
+        distributed.all_gather(parts, sent)
+        return [part.cpu() for part in parts]
+
+    def _device(self) -> str:
+        return f'cuda:{self.local}' if distributed.get_backend() == 'nccl' else 'cpu'
+
+
+@contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Reads what torchrun set; gloo on CPUs, nccl on GPUs."""
+    world = int(os.environ.get('WORLD_SIZE', '1'))
+    if world == 1:
+        yield Ranks()
+        return
+    local = int(os.environ['LOCAL_RANK'])
+    backend = 'nccl' if torch.cuda.is_available() else 'gloo'
+    if backend == 'nccl':
+        torch.cuda.set_device(local)
+    # the first rank may simulate streets or train a teacher while the others wait
+    distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    try:
+        yield Ranks(int(os.environ['RANK']), world, local)
+    finally:
+        distributed.destroy_process_group()

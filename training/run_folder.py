@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves: its configuration, log, metrics and checkpoints; each complete or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+import pickle
+from typing import Any
+
+import torch
+import yaml
+
+from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.files import write_atomically
+from training.config import Config, describe_changes
+
+State = dict[str, Any]
+
+
+class RunFolder:
+    """One folder, one run: a second configuration is refused, the same one goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / 'last.pt'
+        self.best = path / 'best.pt'
+        self.bundle = path / 'best.safetensors'
+        self.config = path / 'config.yaml'
+        self.metrics = path / 'metrics.jsonl'
+        self.log = path / 'log.txt'
+
+    def claim(self, config: Config) -> None:
+        """Writes the configuration, or makes sure that the one there is the same."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.is_file():
+            there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
+            changes = describe_changes(config, there)
+            if changes:
+                raise ConfigError(
+                    f'{self.path}: holds a run with another configuration '
+                    f'({"; ".join(changes[:3])}{", ..." * (len(changes) > 3)}); '
+                    'choose another --out, or add --fresh to start over.'
+                )
+            return
+        with write_atomically(self.config) as temporary:
+            document = config.model_dump(mode='json', by_alias=True)
+            temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
+
+    def clear(self) -> None:
+        """Removes what an earlier run left here, and nothing else."""
+        for file in (self.last, self.best, self.bundle, self.config, self.metrics, self.log):
+            file.unlink(missing_ok=True)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with self.metrics.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+    def history(self) -> list[dict[str, Any]]:
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding='utf-8').splitlines()
+        return [json.loads(line) for line in lines if line.endswith('}')]
+
+    def forget_after(self, step: int) -> None:
+        """Drops the rows that an interrupted run wrote behind its last checkpoint."""
+        rows = [row for row in self.history() if row['step'] <= step]
+        with write_atomically(self.metrics) as temporary:
+            temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    with write_atomically(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> State:
+    """Tensors and plain values only: a checkpoint never runs code."""
+    try:
+        state: State = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise DataError(
+            f'{path}: cannot be read ({error.strerror or error}); check the path.'
+        ) from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
+        raise DataError(
+            f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
+        ) from None
+    return state

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the `data` section of a configuration to sets of scans; streets are made when missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lidar_kd.console import Console
+from lidar_kd.errors import DataError
+from training.config import Data, Streets
+from training.data.fusion import build_bank, FusedScans
+from training.data.kinds import open_dataset
+from training.data.scan import Frame, Scan, ScanSet
+from training.data.streets import make as streets_code
+from training.data.streets.make import make_streets
+from training.data.streets.sequence import Settings
+
+STREETS = Path('runs') / 'streets'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a run learns from and what it is scored on; never the same scans."""
+
+    train: ScanSet
+    validation: ScanSet
+
+
+def open_sources(data: Data, console: Console) -> Sources:
+    if data.kind == 'streets':
+        root = simulate(data.streets, data.root or STREETS, console)
+        names = [f'{number:02}' for number in range(data.streets.train + data.streets.validation)]
+        train = open_dataset('semantickitti', root, names[: data.streets.train])
+        validation = open_dataset('semantickitti', root, names[data.streets.train :])
+    else:
+        assert data.root is not None, 'the configuration checks it'
+        train = open_dataset(data.kind, data.root, data.train)
+        validation = open_dataset(data.kind, data.root, data.validation)
+    _check_disjoint(train, validation)
+    validation = spread(validation.require_labels(), data.validation_scans)
+    return Sources(train=train.require_labels(), validation=validation)
+
+
+def fuse(scans: ScanSet, data: Data, console: Console) -> FusedScans:
+    """The same scans with the past of their hard objects; the bank is built once and cached."""
+    with console.progress(len(scans), 'looking for hard objects') as advance:
+        bank = build_bank(scans, past_scans=data.past_scans, advance=advance)
+    return FusedScans(scans, bank)
+
+
+def spread(scans: ScanSet, most: int | None) -> ScanSet:
+    """At most so many scans, evenly spread over the set."""
+    if most is None or most >= len(scans):
+        return scans
+    chosen = np.linspace(0, len(scans) - 1, most).round().astype(int)
+    return replace(scans, frames=tuple(scans.frames[index] for index in chosen))
+
+
+def simulate(settings: Streets, root: Path, console: Console) -> Path:
+    """The folder with these streets; makes what is missing of them."""
+    folder = root / f'{settings.sensor}-{_digest(settings)}'
+    workers = os.cpu_count() or 1
+    parts = (
+        (0, settings.train, settings.enrich),
+        (settings.train, settings.validation, settings.enrich_validation),
+    )
+    total = (settings.train + settings.validation) * settings.scans
+    with console.progress(total, 'simulating streets') as advance:
+        for first, sequences, enrich in parts:
+            drive = Settings(
+                seed=settings.seed,
+                index=first,
+                scans=settings.scans,
+                sensor=settings.sensor,
+                quarter=settings.quarter,
+                enrich=enrich,
+            )
+            make_streets(
+                folder, drive, sequences=sequences, workers=workers, progress=advance
+            )
+    return folder
+
+
+def _digest(settings: Streets) -> str:
+    """Changes with the settings and with the simulator: old streets are never taken for new."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for path in sorted(Path(str(streets_code.__file__)).parent.glob('*.py')):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def _check_disjoint(train: ScanSet, validation: ScanSet) -> None:
+    shared = {_place(frame) for frame in train.frames} & {_place(f) for f in validation.frames}
+    if shared:
+        raise DataError(
+            f'{train.root}: {len(shared)} scans are in both splits, first {min(shared)}; '
+            'a score on scans that were trained on says nothing: change data.validation.'
+        )
+
+
+def _place(frame: Frame) -> str:
+    return str(frame.scan)
+
+
+class Several:
+    """Sets of scans one after the other; the first one's table, labels only where it has them."""
+
+    def __init__(self, first: ScanSet | FusedScans, others: Sequence[ScanSet]) -> None:
+        self._sets = [first, *others]
+        self._ends = np.cumsum([len(each) for each in self._sets])
+        self.table = first.table
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Scan:
+        which = int(np.searchsorted(self._ends, index, side='right'))
+        before = int(self._ends[which - 1]) if which else 0
+        return self._sets[which][index - before]
