@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / NATIVE))  # a PEP 517 build does not put the check
 from build_kernels import BuildKernels  # noqa: E402
 
 NAME = 'lidar_kd'
+HAS_ROS_WHEELS = 'platform_machine == "x86_64" and sys_platform == "linux"'
 
 
 def files_below(folder: str, target: str) -> list[tuple[str, list[str]]]:
@@ -75,9 +76,9 @@ setup(
         'bench': ['spconv; platform_machine == "x86_64"'],
         'cuda': ['spconv-cu120; platform_machine == "x86_64" and python_version < "3.12"'],
         'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt
-            'ros-rclpy[fastrtps]; platform_machine == "x86_64"',
+            f'ros-rclpy[fastrtps]; {HAS_ROS_WHEELS}',
             *(
-                f'ros-{package}; platform_machine == "x86_64"'
+                f'ros-{package}; {HAS_ROS_WHEELS}'
                 for package in (
                     'ament-index-python',
                     'diagnostic-msgs',

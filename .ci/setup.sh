@@ -50,6 +50,14 @@ pip_install=("$VENV/bin/python" -m pip install --disable-pip-version-check -c co
 "${pip_install[@]}" setuptools wheel
 "${pip_install[@]}" --no-build-isolation -e ".[train,test${EXTRA:+,$EXTRA}]"
 
+# A sourced ROS distribution stays what it is. Where PyPI has no ROS for this machine the tests of
+# the node skip, and `make demo` says what to do.
+has_ros() { "$VENV/bin/python" -c 'import rclpy, sensor_msgs, diagnostic_msgs' > /dev/null 2>&1; }
+if ! has_ros; then
+    "${pip_install[@]}" --no-build-isolation -e '.[ros]' || true
+    has_ros || echo 'lidar_kd: PyPI has no ROS 2 for this machine; source a distribution' >&2
+fi
+
 # pip hides why the native kernel was not built; building it once more tells.
 if ! compgen -G 'lidar_kd/sparse/native/_kernels*.so' > /dev/null; then
     "$VENV/bin/python" setup.py -q build_ext --inplace
