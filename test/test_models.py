@@ -35,6 +35,13 @@ TINY: dict[str, dict[str, Any]] = {
         'patch': 32,
     },
 }
+# how often the first decoder level has halved x, y and z: one time less than the coarsest level
+EARLY_BITS = {
+    'MinkUNet': (3, 3, 3),
+    'SPVCNN': (3, 3, 3),
+    'SpUNet': (2, 2, 2),
+    'PTv3': (1, 1, 1),
+}
 HALF = (2, 2, 2)
 ENGINES = ['torch', 'native']
 
@@ -146,6 +153,30 @@ def test_a_network_answers_for_every_point_and_voxel(model: nn.Module) -> None:
     assert len(output.point_features) == n
     assert len(output.voxel_features) == v
     assert torch.equal(output.point_voxel, voxels.point_voxel)
+
+
+def test_each_voxel_knows_its_row_of_the_early_features(model: nn.Module) -> None:
+    points = torch.cat([scan(), scan(300, seed=6)])
+    voxels = voxelize(points, GRID, batch=torch.tensor([0] * 600 + [1] * 300))
+    output = model(voxels)
+    step = torch.tensor([0, *EARLY_BITS[type(model).__name__]])
+    cells = torch.unique(voxels.coords >> step, dim=0)
+    by_hand = [int((cells == cell).all(1).nonzero()) for cell in voxels.coords >> step]
+    assert output.early_cell.tolist() == by_hand
+    assert output.early_features.shape == (len(cells), model.early_width)
+
+
+def test_a_network_says_how_wide_its_features_are(model: nn.Module) -> None:
+    output = model(voxelize(scan(), GRID))
+    features = output.point_features, output.voxel_features, output.early_features
+    widths = model.point_width, model.voxel_width, model.early_width
+    assert tuple(rows.shape[1] for rows in features) == widths
+
+
+def test_early_features_take_part_in_the_gradient(model: nn.Module) -> None:
+    output = model.train()(voxelize(scan(), GRID))
+    output.early_features.index_select(0, output.early_cell).square().sum().backward()
+    assert flat_gradient(model).any()
 
 
 def test_every_parameter_gets_a_gradient(model: nn.Module) -> None:

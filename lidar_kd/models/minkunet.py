@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lidar_kd.models.blocks import build_level_maps, Down, submanifold, Up
+from lidar_kd.models.blocks import build_level_maps, Down, HALF, maps_down, submanifold, Up
 from lidar_kd.models.output import Output
-from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
+from lidar_kd.sparse import KernelMap, Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
 
 WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
@@ -45,6 +45,10 @@ class UNet(nn.Module):
         """Every kernel map the network will ask for."""
         build_level_maps(level, len(self.downs))
 
+    def early_maps(self, level: Level) -> list[KernelMap]:
+        """From the finest cells to those of the first stage up."""
+        return maps_down(level, [HALF] * (len(self.downs) - 1))
+
 
 class MinkUNet(nn.Module):
     def __init__(self, *, classes: int, width: float = 1.0, in_channels: int = 4) -> None:
@@ -52,12 +56,22 @@ class MinkUNet(nn.Module):
         widths = scaled_widths(width)
         self.unet = UNet(in_channels, widths)
         self.head = PointwiseConv(widths[-1], classes, bias=True)
+        self.point_width = self.voxel_width = widths[-1]
+        self.early_width = widths[5]
 
     def build_maps(self, level: Level) -> None:
         self.unet.build_maps(level)
 
     def forward(self, voxels: Voxels) -> Output:
         *skips, x = self.unet.encode(SparseTensor(voxels.features, voxels.level))
-        for stage in self.unet.ups:
+        first, *stages = self.unet.ups
+        early = x = first(x, skips.pop())
+        for stage in stages:
             x = stage(x, skips.pop())
-        return Output(self.head(x).features, x.features, voxels.point_voxel)
+        return Output(
+            self.head(x).features,
+            x.features,
+            voxels.point_voxel,
+            early_features=early.features,
+            early_maps=self.unet.early_maps(voxels.level),
+        )

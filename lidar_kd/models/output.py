@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from lidar_kd.sparse import Level
+from lidar_kd.sparse import KernelMap, Level
 from lidar_kd.voxels import Voxels
 
 
@@ -20,6 +22,7 @@ class Output:
 
     voxel_logits (V, C), voxel_features (V, E), point_voxel (N,) the voxel each point is in,
     own_point_logits (N, C) and own_point_features (N, D) of a network with a point head.
+    early_features (U, E0) of the first decoder level, the coarsest; early_maps lead to its cells.
     """
 
     voxel_logits: Tensor
@@ -27,6 +30,8 @@ class Output:
     point_voxel: Tensor
     own_point_logits: Tensor | None = None
     own_point_features: Tensor | None = None
+    early_features: Tensor | None = None
+    early_maps: Sequence[KernelMap] = ()
 
     @cached_property
     def point_logits(self) -> Tensor:
@@ -41,9 +46,23 @@ class Output:
             return self.own_point_features
         return self.voxel_features.index_select(0, self.point_voxel)
 
+    @cached_property
+    def early_cell(self) -> Tensor | None:
+        """(V,) the row of early_features that each voxel lies in."""
+        if self.early_features is None:
+            return None
+        cell = torch.arange(len(self.voxel_logits), device=self.point_voxel.device)
+        for pairs in self.early_maps:
+            cell = pairs.parents[cell]
+        return cell
+
 
 class Network(Protocol):
     """What the Segmenter and the trainer ask of every network."""
+
+    point_width: int  # channels of point_features, voxel_features and early_features
+    voxel_width: int
+    early_width: int
 
     def build_maps(self, level: Level) -> None:
         """Every kernel map the network will need, ahead of the first layer."""

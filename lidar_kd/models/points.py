@@ -114,10 +114,8 @@ class PointBranch:
         if level not in self._places:
             finer = level.finer(HALF)
             rows, positions = self._place(finer)
-            pairs = finer.coarser(HALF)[1]
-            parent = torch.empty(pairs.n_in, dtype=torch.int32, device=rows.device)
-            parent[pairs.in_rows.long()] = pairs.out_rows
-            self._places[level] = parent[rows], positions / 2
+            parents = finer.coarser(HALF)[1].parents
+            self._places[level] = parents[rows].int(), positions / 2
         return self._places[level]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.models.blocks import build_level_maps
+from lidar_kd.models.blocks import build_level_maps, HALF, maps_down
 from lidar_kd.models.output import Output
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
 from lidar_kd.models.transformer import Block, gather, Linear
@@ -138,6 +138,8 @@ class PTv3(nn.Module):
         rates = [sorted(stage, reverse=True) for stage in _rates(decoder_depths, drop_path)]
         self.decoder = nn.ModuleList(Blocks(*s, r, mlp_ratio) for s, r in zip(decoder, rates))
         self.head = Linear(below[0], classes)
+        self.point_width = self.voxel_width = below[0]
+        self.early_width = below[-2] if decoder_channels else below[0]
         for stage in [*self.encoder, *self.decoder]:
             stage.checkpointing = checkpointing
 
@@ -154,11 +156,19 @@ class PTv3(nn.Module):
                 skips.append(x)
                 x = self.pools[k - 1](x, parents[k - 1], cells.level)
             x = self.encoder[k](x, cells)
+        early = x
         for k in reversed(range(len(skips))):
             coarse, fine = levels[k + 1].level, levels[k].level
             x, own = self.unpools[k](x, coarse, skips.pop(), fine, parents[k])
             x = self.decoder[k](x, levels[k], own)
-        return Output(self.head(x), x, voxels.point_voxel)
+            early = x if k == len(parents) - 1 else early
+        return Output(
+            self.head(x),
+            x,
+            voxels.point_voxel,
+            early_features=early,
+            early_maps=maps_down(voxels.level, [HALF] * (len(parents) - 1)),
+        )
 
     def _pyramid(self, level: Level) -> tuple[list[Serialized], list[Tensor]]:
         """Every level in its orders, finest first, and each one's rows in the next."""

@@ -132,8 +132,7 @@ class Serialized:
         A code there is a code here without its last three bits, on every curve.
         """
         level, pairs = self.level.coarser(HALF)
-        parent = torch.empty(len(self), dtype=torch.long, device=level.coords.device)
-        parent[pairs.in_rows.long()] = pairs.out_rows.long()
+        parent = pairs.parents
         cells = self._cells.new_empty(len(level), 3)
         cells[parent] = self._cells >> 1  # every row of a cell writes the same
         depths = [max(0, depth - 1) for depth in self._depths]

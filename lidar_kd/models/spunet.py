@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, Up
+from lidar_kd.models.blocks import build_level_maps, Down, HALF, maps_down, Up
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import ConvNorm, Level, Norm, PointwiseConv, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -44,6 +44,8 @@ class SpUNet(nn.Module):
             for a, skip, b, blocks in zip(decoder, skips[-2::-1], decoder[1:], layers[stages:])
         )
         self.head = PointwiseConv(channels[-1], classes, bias=True)
+        self.point_width = self.voxel_width = channels[-1]
+        self.early_width = decoder[1]
 
     def build_maps(self, level: Level) -> None:
         level.submanifold(STEM)
@@ -55,9 +57,17 @@ class SpUNet(nn.Module):
         for stage in self.downs:
             skips.append(x)
             x = stage(x)
-        for stage in self.ups:
+        first, *stages = self.ups
+        early = x = first(x, skips.pop())
+        for stage in stages:
             x = stage(x, skips.pop())
-        return Output(self.head(x).features, x.features, voxels.point_voxel)
+        return Output(
+            self.head(x).features,
+            x.features,
+            voxels.point_voxel,
+            early_features=early.features,
+            early_maps=maps_down(voxels.level, [HALF] * len(stages)),
+        )
 
 
 def _check(channels: Sequence[int], layers: Sequence[int]) -> None:

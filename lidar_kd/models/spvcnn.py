@@ -33,6 +33,8 @@ class SPVCNN(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.head = PointwiseConv(widths[-1], classes, bias=True)
+        self.point_width = self.voxel_width = widths[-1]
+        self.early_width = widths[5]
 
     def build_maps(self, level: Level) -> None:
         self.unet.build_maps(level)
@@ -43,11 +45,19 @@ class SPVCNN(nn.Module):
         *skips, x = self.unet.encode(SparseTensor(voxels.features, level))
         z = points.interpolate(skips[0])
         z = points.interpolate(x).add_(on_rows(to_bottleneck, z, level))
-        ups = iter(self.unet.ups)
+        ups, halves = iter(self.unet.ups), []
         for layer in to_decoder:
             x = x.with_features(self.dropout(points.mean(z, x.level)))
-            x = next(ups)(x, skips.pop())
-            x = next(ups)(x, skips.pop())
+            halves.append(next(ups)(x, skips.pop()))
+            x = next(ups)(halves[-1], skips.pop())
             z = points.interpolate(x).add_(on_rows(layer, z, level))
         logits = on_rows(self.head, z, level)
-        return Output(points.mean(logits, level), x.features, voxels.point_voxel, logits, z)
+        return Output(
+            points.mean(logits, level),
+            x.features,
+            voxels.point_voxel,
+            own_point_logits=logits,
+            own_point_features=z,
+            early_features=halves[0].features,
+            early_maps=self.unet.early_maps(level),
+        )

@@ -49,6 +49,13 @@ class KernelMap:
         return KernelMap(self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in)
 
     @cached_property
+    def parents(self) -> Tensor:
+        """(n_in,) of a strided map: the coarse row that each fine row lies in."""
+        parent = torch.empty(self.n_in, dtype=torch.long, device=self.in_rows.device)
+        parent[self.in_rows.long()] = self.out_rows.long()
+        return parent
+
+    @cached_property
     def centre(self) -> int:
         """The slot that maps every row to itself (submanifold), or -1."""
         middle = self.slots // 2
