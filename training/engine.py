@@ -66,9 +66,7 @@ class Run:
         self._schedule = make_schedule(self._optimizer, optim, self.total)
         self._average = Average(self.lesson.student, optim.ema) if optim.ema else None
         self._amp = amp_type(optim.precision, parts.device)
-        self._scaler = torch.amp.GradScaler(
-            parts.device.type, enabled=self._amp == torch.float16
-        )
+        self._scaler = torch.amp.GradScaler(parts.device.type, enabled=self._amp == torch.float16)
         self._teach: nn.Module = self.lesson
         if parts.ranks.world > 1:
             self._teach = DistributedDataParallel(self.lesson, find_unused_parameters=True)

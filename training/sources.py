@@ -81,9 +81,7 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
                 quarter=settings.quarter,
                 enrich=enrich,
             )
-            make_streets(
-                folder, drive, sequences=sequences, workers=workers, progress=advance
-            )
+            make_streets(folder, drive, sequences=sequences, workers=workers, progress=advance)
     return folder
 
 

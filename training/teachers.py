@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher: frozen, in eval mode, outside the student's checkpoint and outside DDP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from lidar_kd.bundle import Bundle, BundleSpec, load_bundle
+from lidar_kd.errors import ConfigError
+from lidar_kd.models.output import Network, Output
+from lidar_kd.sparse import fold_norms
+from lidar_kd.voxels import Voxels
+from training.config import Config
+
+
+class FrozenTeacher:
+    """No module, so that it is no part of what is trained or saved."""
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self.spec, self.name = bundle.spec, bundle.name
+        self.parameters = sum(p.numel() for p in bundle.model.parameters())
+        self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, voxels: Voxels) -> Output:
+        network = cast(Network, self.network)
+        network.build_maps(voxels.level)
+        return network(voxels)
+
+
+def load_teacher(path: Path, config: Config, labels: str, device: torch.device) -> FrozenTeacher:
+    """A bundle whose answers the student can be compared with."""
+    bundle = load_bundle(path)
+    check_teacher(bundle.spec, config, labels, str(path))
+    return FrozenTeacher(bundle, device)
+
+
+def check_teacher(spec: BundleSpec, config: Config, labels: str, where: str) -> None:
+    if spec.labels.name != labels:
+        raise ConfigError(
+            f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "
+            f"labelled in those of '{labels}'; choose a teacher of the same label table."
+        )
+    scale = config.data.intensity_scale
+    if spec.intensity.scale != scale:
+        raise ConfigError(
+            f'{where}: the teacher was trained with intensity times {spec.intensity.scale:g}, '
+            f'data.intensity_scale is {scale:g}; set it to the same.'
+        )
