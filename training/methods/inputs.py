@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method is given: what both networks say about the same points and voxels.
+
+M points and V occupied voxels of the student, B scans, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from lidar_kd.errors import DataError
+from lidar_kd.labels import ClassTable
+
+Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """What one network says about the student's points and voxels; a teacher's is detached.
+
+    Callables, for nothing is to be gathered or averaged that no term asks for; whoever makes
+    them remembers what is dear. Gathers are index_select: the gradient of x[rows] is racy.
+    """
+
+    point_logits: Callable[[], Tensor]  # (M, C)
+    voxel_logits: Callable[[], Tensor]  # (V, C)
+    point_features: Rows  # of some points, the last shared layer
+    voxel_features: Rows  # of some voxels, the last decoder level
+    early_features: Rows | None = None  # of some points, an early decoder level
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """One batch: what is known of its points, and what both networks say."""
+
+    points: Tensor  # (M, 4) x y z in metres, intensity
+    labels: Tensor  # (M,) uint8 train ids, 255 ignored or not labelled
+    instances: Tensor | None  # (M,) int64 number of an object within its scan and class, 0 none
+    starts: tuple[int, ...]  # scan i has the points starts[i] to starts[i + 1]
+    point_voxel: Tensor  # (M,) the voxel of each point
+    voxel_scan: Tensor  # (V,) the scan of each voxel, ascending
+    voxel_xyz: Tensor  # (V, 3) centres in metres
+    voxel_labels: Tensor  # (V,) uint8 majority label, 255 without any
+    student: Side
+    teacher: Side
+    names: tuple[str, ...] = ()  # of the scans, for messages
+
+    @property
+    def scans(self) -> int:
+        return len(self.starts) - 1
+
+    def rows_of(self, scan: int) -> slice:
+        return slice(self.starts[scan], self.starts[scan + 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Channels of what a network gives; adapters are built from them."""
+
+    classes: int
+    point: int
+    voxel: int
+    early: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """What the methods know of the data before the first batch."""
+
+    table: ClassTable
+    class_shares: NDArray[np.float64]  # (C,) share of the labelled training points
+
+
+def check_teacher(inputs: Inputs) -> None:
+    """One look at what every term builds on; NaN features give NaN logits."""
+    if bool(torch.isfinite(inputs.teacher.point_logits()).all()):
+        return
+    where = ' '.join(inputs.names) or 'a batch'
+    raise DataError(
+        f'{where}: the teacher answers with numbers that are not finite; choose precision '
+        'float32 or another teacher, or leave these scans out.'
+    )
