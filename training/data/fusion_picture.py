@@ -21,6 +21,7 @@ TITLES = {STILL: 'stands still, lies in place', REGISTERED: 'moves, registered'}
 PRESENT = '#d0342c'
 AGES = ('#1f4e9c', '#2f86c8', '#46b3a5', '#9bc53d')  # one scan ago, two, three, four
 MARGIN_M = 0.4  # around an object
+REACH_M = 9.0  # from its middle, seen from above
 
 
 def draw_fusion(path: Path, scans: FusedScans) -> str:
@@ -68,21 +69,17 @@ def _draw_from_above(axes: NDArray[Any], scans: FusedScans, frame: int) -> None:
     scan, bank = scans[frame], scans.bank
     own = scan.points if scan.past is None else scan.points[~scan.past]
     seen = [bank.sightings.points_of(each) for each in bank.sightings.of_frame(frame)]
-    linked = {int(bank.links.present[link]) for link in bank.used_links(frame)}
-    shown = [bank.sightings.points_of(each) for each in linked] or seen or [own]
-    reach = np.concatenate(shown)[:, :2]
-    centre = (reach.max(0) + reach.min(0)) / 2
-    half = max(float(np.ptp(reach, 0).max()) / 2 + 3, 8.0)
+    objects = choose_objects(bank, frame)
+    middle = bank.sightings.points_of(objects[max(objects)]) if objects else own
+    x, y = np.median(middle[:, :2], 0)
     for axis, title, fused in zip(axes, ('single scan', 'fused'), (False, True)):
-        axis.scatter(own[:, 0], own[:, 1], s=0.3, c='0.75', linewidths=0)
-        if fused:
-            for link in reversed(bank.used_links(frame)):
-                _scatter(axis, bank.bring(link).points, 0, 1, _age_colour(bank, link))
+        _scatter(axis, own, '0.75', size=1)
         for points in seen:
-            _scatter(axis, points, 0, 1, PRESENT)
-        axis.set(xlim=(centre[0] - half, centre[0] + half), xlabel='x, m')
-        axis.set(ylim=(centre[1] - half, centre[1] + half), ylabel='y, m')
-        axis.set(title=title, aspect='equal')
+            _scatter(axis, points, PRESENT)
+        for link in bank.used_links(frame) if fused else ():
+            _scatter(axis, bank.bring(link).points, _age_colour(bank, link))
+        axis.set(title=title, xlabel='x, m', ylabel='y, m', aspect='equal')
+        axis.set(xlim=(x - REACH_M, x + REACH_M), ylim=(y - REACH_M, y + REACH_M))
 
 
 def _draw_objects(figure: Any, scans: FusedScans, frame: int) -> None:
@@ -96,20 +93,25 @@ def _draw_objects(figure: Any, scans: FusedScans, frame: int) -> None:
         present = bank.sightings.points_of(sighting)
         links = [link for link in bank.used_links(frame) if _belongs(bank, link, sighting)]
         views = [bank.bring(link).points for link in links]
-        along = _sideways(present)
-        everything = np.concatenate([_see_from_side(p, along) for p in [present, *views]])
+        colours = [_age_colour(bank, link) for link in links]
         name = scans.table.names[bank.sightings.label[sighting]]
-        for axis, fused in zip(axes[2 * place :], (False, True)):
-            if fused:
-                for link, view in reversed(list(zip(links, views))):
-                    side = _see_from_side(view, along)
-                    _scatter(axis, side, 0, 1, _age_colour(bank, link), size=7)
-            _scatter(axis, _see_from_side(present, along), 0, 1, PRESENT, size=7)
-            count = len(present) + (sum(map(len, views)) if fused else 0)
-            axis.set_title(f'{name}, {count} points\n{TITLES[how] if fused else "single scan"}')
-            low, high = everything.min(0) - MARGIN_M, everything.max(0) + MARGIN_M
-            axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal')
-            axis.set(xlabel='sideways, m', ylabel='z, m')
+        alone, fused = axes[2 * place : 2 * place + 2]
+        _draw_close_up(alone, present, [], [])
+        _draw_close_up(fused, present, views, colours)
+        alone.set_title(f'{name}: {len(present)} points\nsingle scan')
+        fused.set_title(f'{name}: {len(present) + sum(map(len, views))} points\n{TITLES[how]}')
+
+
+def _draw_close_up(axis: Any, present: Points, past: list[Points], colours: list[str]) -> None:
+    along = _sideways(present)
+    side = _see_from_side(present, along)
+    _scatter(axis, side, PRESENT, size=9)
+    for view, colour in zip(past, colours):
+        _scatter(axis, _see_from_side(view, along), colour, size=9)
+    low, high = np.percentile(side, [3, 97], axis=0)  # a few labels are always astray
+    low, high = low - MARGIN_M, high + MARGIN_M
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal')
+    axis.set(xlabel='sideways, m', ylabel='z, m')
 
 
 def _sideways(points: Points) -> NDArray[np.float32]:
@@ -126,5 +128,5 @@ def _age_colour(bank: InstanceBank, link: int) -> str:
     return AGES[min(int(bank.links.steps[link]), len(AGES)) - 1]
 
 
-def _scatter(axis: Any, points: Points, x: int, y: int, colour: str, size: float = 3) -> None:
-    axis.scatter(points[:, x], points[:, y], s=size, c=colour, linewidths=0)
+def _scatter(axis: Any, points: Points, colour: str, size: float = 4) -> None:
+    axis.scatter(points[:, 0], points[:, 1], s=size, c=colour, linewidths=0)
