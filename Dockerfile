@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# The node on ROS 2 Jazzy:
+#   docker build -t lidar_kd .
+#   docker run --rm --network host --ipc host lidar_kd points:=/velodyne_points
+# For CUDA: docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 ...,
+# then docker run --gpus all ...; --ipc host shares memory with the driver's process.
+FROM ros:jazzy-ros-base
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN apt-get update && apt-get install -y --no-install-recommends \
+        gcc libgomp1 python3-dev python3-venv ros-jazzy-tf2-ros-py \
+    && rm -rf /var/lib/apt/lists/*
+
+# The environment sees the distribution's rclpy; everything else comes from constraints.txt.
+ENV VIRTUAL_ENV=/opt/lidar_kd
+RUN python3 -m venv --system-site-packages $VIRTUAL_ENV
+ENV PATH=$VIRTUAL_ENV/bin:$PATH
+WORKDIR /src
+COPY constraints.txt .
+# numpy stays the distribution's, which its messages were compiled for.
+RUN sed -i '/^numpy==/d' constraints.txt \
+    && pip install --no-cache-dir --index-url $TORCH_INDEX "$(grep '^torch==' constraints.txt)" \
+    && pip install --no-cache-dir -c constraints.txt setuptools wheel \
+    && cp constraints.txt versions.txt
+COPY . .
+RUN pip install --no-cache-dir --no-build-isolation -c versions.txt .
+
+# `ros2 launch` finds what pip installed through the ament index.
+ENV AMENT_PREFIX_PATH=$VIRTUAL_ENV
+ENTRYPOINT ["/ros_entrypoint.sh", "ros2", "launch", "lidar_kd", "segment.launch.py"]
+CMD ["--show-args"]
