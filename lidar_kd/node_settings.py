@@ -62,10 +62,12 @@ class Parameter:
 
 
 def _parameter(default: T, description: str, **rest: Any) -> T:
-    metadata = {'description': description, **rest}
+    metadata = {'default': default, 'description': description, **rest}
     if isinstance(default, list):
-        return cast(T, field(default_factory=default.copy, metadata=metadata))
-    return cast(T, field(default=default, metadata=metadata))
+        declared: T = field(default_factory=default.copy, metadata=metadata)
+    else:
+        declared = field(default=default, metadata=metadata)
+    return declared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +204,7 @@ def parameters() -> Iterator[Parameter]:
     """All but those of the filters."""
     for each in fields(Settings):
         if each.metadata:
-            default = each.default_factory() if callable(each.default_factory) else each.default
-            yield Parameter(name=each.name, default=default, **each.metadata)
+            yield Parameter(name=each.name, **each.metadata)
 
 
 def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:

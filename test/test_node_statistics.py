@@ -147,7 +147,7 @@ def test_a_busy_worker_handles_the_newest_of_what_came_meanwhile() -> None:
 
 def test_a_stopped_worker_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    workers = [Worker(lambda item: None) for _ in range(3)]
+    workers: list[Worker[str]] = [Worker(lambda item: None) for _ in range(3)]
     for worker in workers:
         worker.stop()
     assert threading.active_count() == before
