@@ -63,10 +63,7 @@ class Parameter:
 
 def _parameter(default: T, description: str, **rest: Any) -> T:
     metadata = {'default': default, 'description': description, **rest}
-    if isinstance(default, list):
-        declared: T = field(default_factory=default.copy, metadata=metadata)
-    else:
-        declared = field(default=default, metadata=metadata)
+    declared: T = field(default_factory=lambda: default, metadata=metadata)
     return declared
 
 
