@@ -7,13 +7,69 @@ and averaged over the student's voxels: posteriors, not logits, for those can be
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from lidar_kd.models.output import Output
 from training.data.batch import Batch
+from training.methods.inputs import Inputs, Rows, Side
 
 _SMALLEST = 1e-12  # posterior
+
+
+def make_inputs(student: Output, teacher: Output, batch: Batch, labels: Tensor) -> Inputs:
+    """`labels`: (V,) of the voxels."""
+    voxels = batch.voxels
+    return Inputs(
+        points=batch.points,
+        labels=batch.labels,
+        instances=batch.instances,
+        starts=batch.starts,
+        point_voxel=voxels.point_voxel,
+        voxel_scan=voxels.coords[:, 0],
+        voxel_xyz=voxels.features[:, :3],  # the mean of its points
+        voxel_labels=labels,
+        student=own_side(student),
+        teacher=own_side(teacher) if batch.teacher is None else seen_by_student(teacher, batch),
+        names=batch.names,
+    )
+
+
+def own_side(output: Output) -> Side:
+    """A network's answers for its own points and voxels."""
+    return Side(
+        point_logits=lambda: output.point_logits,
+        voxel_logits=lambda: output.voxel_logits,
+        point_features=_points_of(output),
+        voxel_features=lambda rows: output.voxel_features.index_select(0, rows),
+        early_features=_early_of(output),
+    )
+
+
+def seen_by_student(output: Output, batch: Batch) -> Side:
+    """A teacher's answers, where its voxels are not the student's."""
+    assert batch.teacher is not None
+    row, ours, voxels = batch.teacher.rows, batch.voxels.point_voxel, len(batch.voxels.level)
+    points, early = _points_of(output), _early_of(output)
+
+    @cache
+    def point_logits() -> Tensor:
+        return output.point_logits.index_select(0, row)
+
+    @cache
+    def voxel_features() -> Tensor:
+        of_points = output.voxel_features.index_select(0, output.point_voxel.index_select(0, row))
+        return mean_over_voxels(of_points, ours, voxels)
+
+    return Side(
+        point_logits=point_logits,
+        voxel_logits=cache(lambda: average_logits(point_logits(), ours, voxels)),
+        point_features=lambda rows: points(row.index_select(0, rows)),
+        voxel_features=lambda rows: voxel_features().index_select(0, rows),
+        early_features=early and (lambda rows: early(row.index_select(0, rows))),
+    )
 
 
 def mean_over_voxels(values: Tensor, point_voxel: Tensor, voxels: int) -> Tensor:
@@ -28,13 +84,24 @@ def average_logits(logits: Tensor, point_voxel: Tensor, voxels: int) -> Tensor:
     return posterior.clamp(min=_SMALLEST).log()
 
 
-def early_rows(output: Output, rows: Tensor) -> Tensor:
-    """Early decoder features at some of the network's own points."""
-    assert output.early_features is not None
-    assert output.early_cell is not None
-    cells = output.early_cell.index_select(0, output.point_voxel.index_select(0, rows))
-    return output.early_features.index_select(0, cells)
+def _points_of(output: Output) -> Rows:
+    features = output.own_point_features
+    if features is not None:
+        return lambda rows: features.index_select(0, rows)
+    return lambda rows: output.voxel_features.index_select(
+        0, output.point_voxel.index_select(0, rows)
+    )
 
 
-def _rows_of_teacher(batch: Batch, rows: Tensor) -> Tensor:
-    return rows if batch.teacher is None else batch.teacher.rows.index_select(0, rows)
+def _early_of(output: Output) -> Rows | None:
+    features = output.early_features
+    if features is None:
+        return None
+
+    def rows_of(rows: Tensor) -> Tensor:
+        cell = output.early_cell
+        assert cell is not None
+        cells = cell.index_select(0, output.point_voxel.index_select(0, rows))
+        return features.index_select(0, cells)
+
+    return rows_of

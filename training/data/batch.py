@@ -221,5 +221,6 @@ def _put_together(*parts: Any) -> Batch:
 
 
 def _put_voxels_together(*parts: Any) -> Voxels:
-    *tensors, coords, left_out = parts
-    return Voxels(*tensors, Level(coords), left_out)
+    points, owner, rows, positions, point_voxel, features, coords, left_out = parts
+    level = Level(coords)
+    return Voxels(points, owner, rows, positions, point_voxel, features, level, left_out)
