@@ -207,6 +207,54 @@ def test_the_check_finds_missing_and_mismatched_files(root: Path) -> None:
     assert 'scanC_lidarseg.bin: raw label ids 32 (3 points) are not' in third
 
 
+@pytest.fixture
+def panoptic(root: Path) -> Path:
+    """The same tree with nuScenes-panoptic unpacked over it."""
+    rows = []
+    for letter in 'ABC':
+        name = f'panoptic/v1.0-mini/scan{letter}_panoptic.npz'
+        rows.append(
+            {'token': f'p{letter}', 'sample_data_token': f'scan{letter}', 'filename': name}
+        )
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        # car 5; adult (category 2) 1; child (category 3) 1
+        np.savez_compressed(root / name, data=np.array([17005, 2001, 3001], np.uint16))
+    (root / 'v1.0-mini' / 'panoptic.json').write_text(json.dumps(rows))
+    return root
+
+
+def test_panoptic_files_number_the_objects(panoptic: Path) -> None:
+    scan = open_nuscenes(panoptic)[0]
+    person = NUSCENES.names.index('pedestrian')
+    assert scan.labels.tolist() == [CAR, person, person]
+    assert scan.instances is not None
+    # an adult and a child are of one class here, and remain two objects
+    assert scan.instances.tolist() == [17005, 2001, 3001]
+
+
+def test_panoptic_points_without_an_object_have_the_number_0(panoptic: Path) -> None:
+    path = panoptic / 'panoptic/v1.0-mini/scanB_panoptic.npz'
+    # driveable surface; a car that is no object of its own; car 999, the highest there can be
+    np.savez_compressed(path, data=np.array([24000, 17000, 17999], np.uint16))
+    scan = open_nuscenes(panoptic)[0]
+    assert scan.labels.tolist() == [NUSCENES.names.index('driveable_surface'), CAR, CAR]
+    assert scan.instances is not None
+    assert scan.instances.tolist() == [0, 0, 17999]
+
+
+@pytest.mark.parametrize('content', [b'', b'no archive', b'PK\x03\x04 cut off'])
+def test_a_broken_panoptic_file_is_named(panoptic: Path, content: bytes) -> None:
+    (panoptic / 'panoptic/v1.0-mini/scanB_panoptic.npz').write_bytes(content)
+    with pytest.raises(DataError, match=r'scanB_panoptic\.npz: not a file of nuScenes-panoptic'):
+        open_nuscenes(panoptic)[0]
+
+
+def test_a_missing_panoptic_file_is_named(panoptic: Path) -> None:
+    (panoptic / 'panoptic/v1.0-mini/scanB_panoptic.npz').unlink()
+    with pytest.raises(DataError, match=r'scanB_panoptic\.npz: cannot be read'):
+        open_nuscenes(panoptic)[0]
+
+
 def test_the_set_can_be_sent_to_a_worker(root: Path) -> None:
     scans = pickle.loads(pickle.dumps(open_nuscenes(root, 'mini_val')))
     assert scans[0].name == 'scene-0103/scanC'

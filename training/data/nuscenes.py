@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """nuScenes-lidarseg, read from the official tables (v1.0-*/*.json); the devkit is not needed.
 
-A frame is a key frame of LIDAR_TOP, named scene/sample_data token as submissions name it.
+A frame is a key frame of LIDAR_TOP, named scene/sample_data token as submissions name it. Where
+nuScenes-panoptic is unpacked its files give the labels, since they number the objects as well.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 import json
 from pathlib import Path
 from typing import Any
+import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +65,29 @@ def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = N
             "name a split or scenes that scene.json lists, like 'scene-0061'."
         )
     return ScanSet(
-        kind='nuscenes', root=root, table=NUSCENES, frames=frames, read_raw=read_lidarseg_file
+        kind='nuscenes', root=root, table=NUSCENES, frames=frames, read_raw=read_label_file
     )
 
 
-def read_lidarseg_file(path: Path) -> Raw:
-    """uint8 per point: the index of its category."""
-    return np.fromfile(path, np.uint8), None
+def read_label_file(path: Path) -> Raw:
+    """Categories, and the object numbers where it is a file of nuScenes-panoptic."""
+    if path.suffix == '.npz':
+        return _read_panoptic_file(path)
+    return np.fromfile(path, np.uint8), None  # lidarseg: the category's index
+
+
+def _read_panoptic_file(path: Path) -> Raw:
+    """1000 x the category's index + the object's number within the category, 0 without one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            raw = file['data'].astype(np.uint32)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f'{path}: not a file of nuScenes-panoptic ({type(error).__name__}); unpack it again.'
+        ) from None
+    # The whole number, as several categories become one class and each of them starts from 1.
+    numbers: NDArray[np.uint32] = np.where(raw % 1000 > 0, raw, 0).astype(np.uint32)
+    return raw // 1000, numbers
 
 
 def _find_tables(root: Path) -> Path:
@@ -122,12 +140,13 @@ def _read_scans(tables: Path, samples: Table) -> Table:
 
 
 def _read_label_paths(root: Path, tables: Path, scans: Table) -> dict[str, Path]:
-    """sample_data token -> label file; nothing where there is no lidarseg, as in the test."""
-    if not (tables / 'lidarseg.json').is_file():
-        return {}
-    _check_categories(tables)
-    rows = _read(tables, 'lidarseg', lambda row: row['sample_data_token'] in scans)
-    return {row['sample_data_token']: root / row['filename'] for row in rows.values()}
+    """sample_data token -> label file; nothing where there are no labels, as in the test."""
+    for name in ('panoptic', 'lidarseg'):
+        if (tables / f'{name}.json').is_file():
+            _check_categories(tables)
+            rows = _read(tables, name, lambda row: row['sample_data_token'] in scans)
+            return {row['sample_data_token']: root / row['filename'] for row in rows.values()}
+    return {}
 
 
 def _check_categories(tables: Path) -> None:
