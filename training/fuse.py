@@ -36,7 +36,7 @@ from training.data.kinds import KINDS, open_dataset
 from training.data.weights import CACHE
 
 COLUMNS = (
-    *('class', 'objects', 'sightings', 'points', 'points added'),
+    *('class', 'objects', 'sightings', 'points', 'past points'),
     *('past views', 'still', 'registered', 'left out', 'still off by', 'registered off by'),
 )
 

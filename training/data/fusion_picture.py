@@ -99,7 +99,8 @@ def _draw_objects(figure: Any, scans: FusedScans, frame: int) -> None:
         _draw_close_up(alone, present, [], [])
         _draw_close_up(fused, present, views, colours)
         alone.set_title(f'{name}: {len(present)} points\nsingle scan')
-        fused.set_title(f'{name}: {len(present) + sum(map(len, views))} points\n{TITLES[how]}')
+        past = sum(map(len, views))
+        fused.set_title(f'{name}: {len(present)} + {past} points\n{TITLES[how]}')
 
 
 def _draw_close_up(axis: Any, present: Points, past: list[Points], colours: list[str]) -> None:
