@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import os
 from pathlib import Path
 
+from lidar_kd.errors import DataError
+
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
@@ -18,3 +20,15 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps the block from writing `path` becomes one sentence with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f'{path}: cannot be written ({error.strerror or error}); '
+            'free some space or choose another output folder.'
+        ) from None
