@@ -39,6 +39,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
 
 
+def _one_of(key: str, value: str, choices: Sequence[str] | dict[str, Any]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}: unknown '{value}'. Choose one of {', '.join(choices)}")
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
@@ -207,8 +212,3 @@ def _flatten(section: dict[str, Any], place: str = '') -> list[tuple[str, Any]]:
         else:
             flat.append((f'{place}{key}', value))
     return flat
-
-
-def _one_of(key: str, value: str, choices: Sequence[str] | dict[str, Any]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key}: unknown '{value}'. Choose one of {', '.join(choices)}")

@@ -217,7 +217,7 @@ class Run:
             'spec': self._parts.spec.model_dump_json(),
             'step': self.step,
             'model': self.lesson.student.state_dict(),
-            'lesson': self.lesson.extra_state(),
+            'lesson': self.lesson.state(),
             'ema': self._average.model.state_dict() if self._average else None,
             'optimizer': self._optimizer.state_dict(),
             'schedule': self._schedule.state_dict(),
@@ -235,7 +235,7 @@ class Run:
         state = load_checkpoint(self.folder.last)
         self._parts.loader.load_state(state['loader'])
         self.lesson.student.load_state_dict(state['model'])
-        self.lesson.load_extra_state(state['lesson'])
+        self.lesson.load_state(state['lesson'])
         if self._average is not None:
             self._average.model.load_state_dict(state['ema'])
         self._optimizer.load_state_dict(state['optimizer'])

@@ -27,6 +27,15 @@ class Ranks:
         if self.world > 1:
             distributed.barrier()
 
+    @contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """The first rank makes what is missing on disk, then the others find it."""
+        if not self.is_first:
+            self.barrier()
+        yield
+        if self.is_first:
+            self.barrier()
+
     def any(self, wanted: bool) -> bool:
         """Whether one of the processes wants it; the same answer in all."""
         if self.world == 1:

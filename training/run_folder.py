@@ -31,6 +31,11 @@ class RunFolder:
         self.metrics = path / 'metrics.jsonl'
         self.log = path / 'log.txt'
 
+    @property
+    def is_finished(self) -> bool:
+        """The report is the last thing a run writes."""
+        return (self.path / 'report.json').is_file()
+
     def claim(self, config: Config) -> None:
         """Writes the configuration, or makes sure that the one there is the same."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,9 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run left here, and nothing else."""
-        for file in (self.last, self.best, self.bundle, self.config, self.metrics, self.log):
+        report = self.path / 'report.json'
+        files = self.last, self.best, self.bundle, self.config, self.metrics, self.log, report
+        for file in files:
             file.unlink(missing_ok=True)
 
     def append(self, row: Mapping[str, Any]) -> None:

@@ -19,9 +19,13 @@ from training.methods.inputs import Inputs, Rows, Side
 _SMALLEST = 1e-12  # posterior
 
 
-def make_inputs(student: Output, teacher: Output, batch: Batch, labels: Tensor) -> Inputs:
-    """`labels`: (V,) of the voxels."""
+def make_inputs(student: Output, teacher: Output | None, batch: Batch, labels: Tensor) -> Inputs:
+    """`labels`: (V,) of the voxels. A student without a teacher is its own."""
     voxels = batch.voxels
+    if teacher is None:
+        theirs = own_side(student)
+    else:
+        theirs = own_side(teacher) if batch.teacher is None else seen_by_student(teacher, batch)
     return Inputs(
         points=batch.points,
         labels=batch.labels,
@@ -32,7 +36,7 @@ def make_inputs(student: Output, teacher: Output, batch: Batch, labels: Tensor) 
         voxel_xyz=voxels.features[:, :3],  # the mean of its points
         voxel_labels=labels,
         student=own_side(student),
-        teacher=own_side(teacher) if batch.teacher is None else seen_by_student(teacher, batch),
+        teacher=theirs,
         names=batch.names,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError
 from training.config import Data, Streets
-from training.data.fusion import build_bank, FusedScans
+from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kinds import open_dataset
 from training.data.scan import Frame, Scan, ScanSet
 from training.data.streets import make as streets_code
@@ -49,7 +49,7 @@ def open_sources(data: Data, console: Console) -> Sources:
 
 def fuse(scans: ScanSet, data: Data, console: Console) -> FusedScans:
     """The same scans with the past of their hard objects; the bank is built once and cached."""
-    with console.progress(len(scans), 'looking for hard objects') as advance:
+    with console.progress(PASSES * len(scans), 'looking for hard objects') as advance:
         bank = build_bank(scans, past_scans=data.past_scans, advance=advance)
     return FusedScans(scans, bank)
 

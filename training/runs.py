@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run, as train.py, distill.py and compare.py start it: sources, loop, report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from lidar_kd.console import Console
+from lidar_kd.errors import DataError, LidarKdError
+from lidar_kd.segmenter import choose_device, Segmenter
+from training.benchmarks.models import count_macs
+from training.config import Config, load_config
+from training.data.batch import make_batch
+from training.engine import Parts, Run
+from training.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.ranks import join_ranks, Ranks
+from training.report import Result, show, write_pictures, write_report
+from training.run_folder import RunFolder
+from training.scoring import score, Stopwatch
+from training.sources import Sources
+from training.start import build_parts, open_sources_once
+from training.teachers import FrozenTeacher, load_teacher
+
+RUNS = Path('runs')
+Job = Callable[[Config, RunFolder, Console, Ranks], None]
+
+
+def main(description: str, job: Job, default: Path) -> int:
+    """Parses the command line and does the job; returns the exit code."""
+    arguments = parse(description, default)
+    with join_ranks() as ranks:
+        console = Console(quiet=not ranks.is_first)
+        try:
+            config = load_config(arguments.cfg, arguments.set)
+            folder = RunFolder(arguments.out or RUNS / config.name)
+            if arguments.fresh and ranks.is_first:
+                folder.clear()
+            ranks.barrier()
+            job(config, folder, console, ranks)
+        except Interrupted as interrupted:
+            console.warn(str(interrupted))
+            return EXIT_INTERRUPTED
+        except (LidarKdError, OSError) as error:
+            return console.fail(error)
+    return 0
+
+
+def parse(description: str, default: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--cfg', type=Path, default=default, help=f'configuration (default {default})'
+    )
+    parser.add_argument(
+        '--set', action='append', default=[], metavar='KEY=VALUE',
+        help='change one key, as in optim.lr=5e-4; may be repeated',
+    )  # fmt: skip
+    parser.add_argument('--out', type=Path, help='run folder (default runs/NAME)')
+    parser.add_argument(
+        '--fresh', action='store_true', help='start over; without it an interrupted run goes on'
+    )
+    return parser.parse_args()
+
+
+def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
+    """A supervised run from its configuration to its report."""
+    perform(config, folder, console, ranks, None)
+
+
+def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
+    """The same with a teacher, which is trained first if its configuration says so."""
+    perform(config, folder, console, ranks, find_teacher(config, console, ranks))
+
+
+def find_teacher(config: Config, console: Console, ranks: Ranks) -> Path | None:
+    """The teacher's bundle."""
+    if config.teacher is None:
+        return None
+    if config.teacher.bundle is not None:
+        return config.teacher.bundle
+    assert config.teacher.config is not None, 'the configuration checks it'
+    theirs = load_config(config.teacher.config)
+    folder = RunFolder(RUNS / theirs.name)
+    console.line(f'the teacher: {theirs.name}, in {folder.path}')
+    train(theirs, folder, console, ranks)
+    return folder.bundle
+
+
+def perform(
+    config: Config, folder: RunFolder, console: Console, ranks: Ranks, teacher: Path | None
+) -> None:
+    with ranks.first_one_first():
+        folder.claim(config)
+    if folder.is_finished:
+        console.line(f'{folder.path}: this run is finished; its report is there. --fresh: anew')
+        return
+    with console.copied_to(folder.log):
+        sources = open_sources_once(config, console, ranks)
+        explains = _explain(config, sources, teacher)
+        parts = build_parts(config, sources, folder, console, ranks, explains)
+        if ranks.is_first:
+            console.banner(config.name, describe(parts, sources, explains))
+        run = Run(parts, console)
+        run.fit()
+        if ranks.is_first:
+            finish(parts, console)
+    ranks.barrier()
+
+
+def _explain(config: Config, sources: Sources, teacher: Path | None) -> FrozenTeacher | None:
+    if teacher is None:
+        return None
+    device = choose_device(config.device)
+    return load_teacher(teacher, config, sources.train.table.name, device)
+
+
+def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> dict[str, object]:
+    """The banner: what learns what from what."""
+    config, student = parts.config, parts.lesson.student
+    batch = make_batch([sources.validation[0]], config.model.grid)
+    millions = sum(p.numel() for p in student.parameters()) / 1e6
+    optim = config.optim
+    rows: dict[str, object] = {
+        'learns from': sources.train.describe(),
+        'scored on': sources.validation.describe(),
+        'network': f'{config.model.name}, {millions:.2f} M parameters, '
+        f'{count_macs(student.eval(), batch.voxels) / 1e9:.1f} G multiply-adds for a scan',
+        'supervision': ', '.join(f'{k} {v:g}' for k, v in config.loss.model_dump().items() if v),
+        'optimiser': f'{optim.name}, rate {optim.lr:g}, {optim.schedule}, batches of '
+        f'{optim.batch_size * parts.ranks.world}',
+        'runs on': f'{parts.device}, engine {batch.voxels.level.engine.name}, '
+        f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
+        'folder': parts.folder.path,
+    }
+    if teacher is not None and config.method:
+        theirs = make_batch([sources.validation[0]], teacher.spec.grid)
+        rows['teacher'] = (
+            f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
+            f'parameters, {count_macs(teacher.network, theirs.voxels) / 1e9:.1f} G multiply-adds'
+        )
+        rows['methods'] = ' + '.join(config.method)
+    return rows
+
+
+def finish(parts: Parts, console: Console) -> None:
+    """Scores the best bundle as a robot would run it, and says how to use it."""
+    folder, scans = parts.folder, parts.validation
+    if not folder.bundle.is_file():
+        raise DataError(f'{folder.path}: no validation was reached; train for more steps.')
+    segmenter = Segmenter(folder.bundle, device=str(parts.device))
+    segmenter.warm_up()
+    watch = Stopwatch(lambda points: segmenter.segment(points).labels)
+    with console.progress(len(scans), 'scoring the best bundle') as advance:
+        confusion = score(watch, scans, advance=advance)
+    result = Result(
+        title=parts.config.name,
+        table=parts.spec.labels,
+        confusion=confusion,
+        facts={'scored on': scans.describe(), **segmenter.spec.provenance},
+        latency_ms=watch.latency_ms,
+    )
+    show(console, result)
+    write_report(folder.path, result, folder.history())
+    write_pictures(folder.path, watch, scans, most=parts.config.validate_.pictures)
+    _say_goodbye(folder, confusion.occurring().value, console)
+
+
+def _say_goodbye(folder: RunFolder, miou: float, console: Console) -> None:
+    console.line(f'report and pictures in {folder.path}: report.txt, curves.png, bev_*.png')
+    console.line(f'best mIoU {miou:.1%} (classes that occur): {folder.bundle}')
+    console.line('run it on a robot:')
+    console.line(
+        f'  ros2 launch lidar_kd segment.launch.py model:={folder.bundle.resolve()} '
+        'points:=/YOUR/TOPIC'
+    )
+    console.line('or on files:')
+    console.line(f'  lidar-kd-segment SCAN_OR_FOLDER --bundle {folder.bundle} --picture')

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to all that a run needs; what several ranks share is made by the first."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn
+
+from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec
+from lidar_kd.console import Console
+from lidar_kd.models import build_model
+from lidar_kd.segmenter import choose_device
+from lidar_kd.sparse import select_engine
+from training.config import Config
+from training.data.instances import build_paste_bank
+from training.data.kinds import open_dataset
+from training.data.loader import Loader, TrainingScans
+from training.data.scan import Scan, ScanSet
+from training.data.weights import class_weights, count_classes
+from training.engine import Parts
+from training.lesson import Lesson
+from training.methods import build_methods
+from training.methods.inputs import Context, Widths
+from training.methods.supervised import Supervised
+from training.ranks import Ranks
+from training.run_folder import RunFolder
+from training.sources import fuse, open_sources, Several, Sources
+from training.synced_norm import synchronise_norms
+from training.teachers import FrozenTeacher
+
+Counts = NDArray[np.int64]
+
+
+def prepare_machine(config: Config, ranks: Ranks) -> torch.device:
+    """Seed, threads and device."""
+    torch.manual_seed(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    if device.type == 'cuda' and ranks.world > 1:
+        device = torch.device('cuda', ranks.local)
+    select_engine(device).tune_memory(live=False)
+    return device
+
+
+def build_parts(
+    config: Config,
+    sources: Sources,
+    folder: RunFolder,
+    console: Console,
+    ranks: Ranks,
+    teacher: FrozenTeacher | None = None,
+) -> Parts:
+    """`sources` are open; the device is chosen and the seed set here."""
+    device = prepare_machine(config, ranks)
+    with ranks.first_one_first():
+        counts = _count(sources.train, console)
+        learning = _scans_to_learn_from(config, sources.train, teacher, console)
+    student = _build_student(config, sources, ranks)
+    loader = Loader(
+        learning,
+        config.model.grid,
+        batch_size=config.optim.batch_size,
+        teacher_grid=teacher.spec.grid if teacher else None,
+        workers=config.data.workers,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+    return Parts(
+        config=config,
+        lesson=_build_lesson(config, student, teacher, sources, counts),
+        spec=describe(config, sources, teacher),
+        loader=loader,
+        validation=sources.validation,
+        folder=folder,
+        device=device,
+        ranks=ranks,
+    )
+
+
+def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) -> BundleSpec:
+    """What the student's bundle will say of itself."""
+    facts = {
+        'run': config.name,
+        'seed': str(config.seed),
+        'date': date.today().isoformat(),
+        'data': f'{config.data.kind}, {len(sources.train)} scans',
+    }
+    if teacher is not None and config.method:
+        facts |= {'teacher': teacher.name, 'method': ' + '.join(config.method)}
+    return BundleSpec(
+        model=ModelSpec(name=config.model.name, settings=config.model.settings),
+        grid=config.model.grid,
+        intensity=IntensitySpec(scale=config.data.intensity_scale, source=config.data.kind),
+        labels=sources.train.table,
+        provenance=facts,
+    )
+
+
+def open_sources_once(config: Config, console: Console, ranks: Ranks) -> Sources:
+    with ranks.first_one_first():
+        return open_sources(config.data, console)
+
+
+def _build_student(config: Config, sources: Sources, ranks: Ranks) -> nn.Module:
+    classes = sources.train.table.num_classes
+    student = build_model(config.model.name, classes=classes, **config.model.settings)
+    if ranks.world > 1 and config.optim.sync_norms:
+        synchronise_norms(student)
+    return student
+
+
+def _build_lesson(
+    config: Config,
+    student: nn.Module,
+    teacher: FrozenTeacher | None,
+    sources: Sources,
+    counts: Counts,
+) -> Lesson:
+    weights = class_weights(counts, power=config.loss.class_power)
+    supervised = Supervised(config.loss, torch.from_numpy(weights))
+    if teacher is None or not config.method:
+        return Lesson(student, supervised)
+    methods = build_methods(
+        config.method,
+        config.methods,
+        student=widths_of(student, sources.train),
+        teacher=widths_of(teacher.network, sources.train),
+        context=Context(table=sources.train.table, class_shares=counts / max(1, counts.sum())),
+    )
+    return Lesson(student, supervised, methods=methods, teacher=teacher)
+
+
+def widths_of(network: nn.Module, scans: ScanSet) -> Widths:
+    return Widths(
+        classes=scans.table.num_classes,
+        point=cast(int, network.point_width),
+        voxel=cast(int, network.voxel_width),
+        early=cast(int | None, network.early_width),
+    )
+
+
+def _scans_to_learn_from(
+    config: Config, train: ScanSet, teacher: FrozenTeacher | None, console: Console
+) -> TrainingScans:
+    data = config.data
+    bank: list[Scan] = []
+    if data.augment.paste:
+        with console.progress(len(train), 'cutting out objects to paste') as advance:
+            bank = build_paste_bank(train, seed=config.seed, advance=advance)
+    fused = data.fusion or (teacher is not None and 'm2skd' in config.method)
+    chosen = fuse(train, data, console) if fused else train
+    if data.unlabelled and teacher is not None:
+        others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
+        chosen = Several(chosen, others)
+    return TrainingScans(
+        chosen, data.augment, seed=config.seed, bank=bank, intensity_scale=data.intensity_scale
+    )
+
+
+def _count(train: ScanSet, console: Console) -> Counts:
+    with console.progress(len(train), 'counting classes') as advance:
+        return count_classes(train, advance=advance)
