@@ -229,7 +229,9 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 
 def test_without_poses_nothing_is_fused(tmp_path: Path) -> None:
     write_drive(tmp_path, '00', [parked_truck(0)], poses=False)
-    with pytest.raises(DataError, match=r'sequence 00 has no poses.*copy its poses\.txt'):
+    with pytest.raises(
+        DataError, match=r'1 of 1 scans have no pose, first 00/000000.*copy poses\.txt'
+    ):
         fuse_all(tmp_path)
 
 
@@ -331,7 +333,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_prints_a_table_and_draws_a_picture(parked: Path) -> None:
-    picture = parked / 'fused.png'
+    picture = parked / 'new' / 'fused.png'
     done = run('--data', parked, '--cache', parked / 'cache', '--picture', picture)
     assert done.returncode == 0, done.stderr
     # one truck in 3 scans: one past view in scan 1, two in scan 2, each 2 or 4 cm off

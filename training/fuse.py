@@ -72,8 +72,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= 255:
-        raise argparse.ArgumentTypeError(f'{word} is no number from 1 to 255')
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f'{word} is no whole number from 1 on')
     return int(word)
 
 

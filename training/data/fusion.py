@@ -62,7 +62,7 @@ class Links:
     motion: NDArray[np.float32]
     how: NDArray[np.uint8]
     distance_m: NDArray[np.float32]
-    steps: NDArray[np.uint8]
+    steps: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.present)
@@ -159,11 +159,12 @@ def build_bank(
 
 
 def require_poses(scans: ScanSet) -> None:
-    missing = [frame.sequence for frame in scans.frames if frame.pose is None]
+    missing = [frame.name for frame in scans.frames if frame.pose is None]
     if missing:
         raise DataError(
-            f'{scans.root}: sequence {missing[0]} has no poses, so its scans cannot be fused; '
-            'copy its poses.txt and calib.txt beside the scans or leave it out.'
+            f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
+            f'{missing[0]}, and cannot be fused; copy poses.txt and calib.txt beside the scans '
+            'or leave these sequences out.'
         )
 
 
@@ -261,7 +262,7 @@ def _pack(links: list[Link]) -> Arrays:
         'motion': np.array(motion, np.float32).reshape(-1, 4, 4)[:, :3],
         'how': np.array(how, np.uint8),
         'distance_m': np.array(distance, np.float32),
-        'steps': np.array(steps, np.uint8),
+        'steps': np.array(steps, np.int32),
     }
 
 

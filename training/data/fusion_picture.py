@@ -33,6 +33,7 @@ def draw_fusion(path: Path, scans: FusedScans) -> str:
     _draw_from_above(top.subplots(1, 2), scans, frame)
     _draw_objects(bottom, scans, frame)
     figure.suptitle(f'{name}: red as the scan sees it, blue to green one to four scans earlier')
+    path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format='png', dpi=100)
     plt.close(figure)
