@@ -89,6 +89,7 @@ def save_bundle(
     try:
         with write_atomically(path) as temporary:
             save_file(tensors, temporary, metadata)
+            temporary.chmod(0o644)  # it comes out for its writer alone; a robot has other users
     except (OSError, SafetensorError) as error:
         raise BundleError(
             f'{path}: cannot be written ({_reason(error)}); choose a writable folder.'

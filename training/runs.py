@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import copy
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
+from lidar_kd.sparse import fold_norms
 from training.benchmarks.models import count_macs
 from training.config import Config, load_config
-from training.data.batch import make_batch
+from training.data.batch import Batch, make_batch
 from training.engine import Parts, Run
 from training.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.ranks import join_ranks, Ranks
@@ -127,7 +132,7 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
         'learns from': sources.train.describe(),
         'scored on': sources.validation.describe(),
         'network': f'{config.model.name}, {millions:.2f} M parameters, '
-        f'{count_macs(student.eval(), batch.voxels) / 1e9:.1f} G multiply-adds for a scan',
+        f'{gmacs(student, batch):.1f} G multiply-adds for a scan',
         'supervision': ', '.join(f'{k} {v:g}' for k, v in config.loss.model_dump().items() if v),
         'optimiser': f'{optim.name}, rate {optim.lr:g}, {optim.schedule}, batches of '
         f'{optim.batch_size * parts.ranks.world}',
@@ -139,10 +144,16 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
         theirs = make_batch([sources.validation[0]], teacher.spec.grid)
         rows['teacher'] = (
             f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
-            f'parameters, {count_macs(teacher.network, theirs.voxels) / 1e9:.1f} G multiply-adds'
+            f'parameters, {gmacs(teacher.network, theirs):.1f} G multiply-adds'
         )
         rows['methods'] = ' + '.join(config.method)
     return rows
+
+
+@torch.inference_mode()
+def gmacs(network: nn.Module, batch: Batch) -> float:
+    """Multiply-adds of the network as it runs on a robot."""
+    return count_macs(fold_norms(copy.deepcopy(network).eval()), batch.voxels) / 1e9
 
 
 def finish(parts: Parts, console: Console) -> None:
