@@ -22,8 +22,9 @@ ROOMS: dict[str, set[str]] = {
     'voxels': {'sparse', 'errors'},
     'models': {'models', 'sparse', 'voxels', 'errors'},
 }
-ROS_ROOMS = {'node', 'replay'}  # the only modules that know ROS
-ROS = {'rclpy', 'rosbag2_py', 'sensor_msgs', 'std_msgs', 'tf2_ros'}
+# the only modules that know ROS
+ROS_ROOMS = {'node', 'node_frames', 'node_parameters', 'node_topics', 'replay'}
+ROS = {'rcl_interfaces', 'rclpy', 'rosbag2_py', 'sensor_msgs', 'std_msgs', 'tf2_ros'}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 VAGUE_MODULES = {'utils', 'helpers', 'common', 'misc'}

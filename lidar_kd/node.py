@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node: `ros2 launch lidar_kd segment.launch.py points:=/velodyne_points`.
+
+configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
+ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
+node_settings has the parameters, node_pipeline the way from cloud to clouds, node_topics the
+topics, node_statistics what /diagnostics says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import logging
+import os
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.time import Time
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
+import torch
+
+from lidar_kd.cloud import MalformedCloud
+from lidar_kd.errors import LidarKdError
+from lidar_kd.mailbox import Worker
+from lidar_kd.node_frames import Frames, NoTransform
+from lidar_kd.node_parameters import check_changes, declare_parameters
+from lidar_kd.node_pipeline import Labelled, Pipeline
+from lidar_kd.node_statistics import Answer, ERROR, judge, list_values, OK, Statistics
+from lidar_kd.node_topics import Input, Outputs
+
+ADAPT_S = 0.25  # how soon new publishers are noticed
+DIAGNOSE_S = 1.0
+LOG_EVERY_S = 5.0
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class SegmentNode(LifecycleNode):
+    def __init__(self, name: str = 'lidar_kd', **options: Any) -> None:
+        super().__init__(name, **options)
+        self.settings = declare_parameters(self)
+        self.add_on_set_parameters_callback(self._set_parameters)
+        self._pipeline: Pipeline | None = None
+        self._frames: Frames | None = None
+        self._outputs: Outputs | None = None
+        self._input: Input | None = None
+        self._worker: Worker[PointCloud2] | None = None
+        self._failure = ''  # why configuring failed
+        self._statistics = Statistics(time.monotonic())
+        self._answered_s = 0.0
+        self._loggers = {'node': self.get_logger()}
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._timers_kept = [
+            self.create_timer(ADAPT_S, self._adapt),
+            self.create_timer(DIAGNOSE_S, self._diagnose),
+        ]
+
+    # transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._pipeline = Pipeline(self.settings)
+            if self.settings.target_frame:
+                self._frames = Frames(self, self.settings.target_frame)
+        except (LidarKdError, OSError, RuntimeError, MemoryError) as error:
+            self._release()
+            self._failure = ' '.join(str(error).split())
+            self.get_logger().error(f'not configured: {self._failure}')
+            return FAILURE
+        self._failure = ''
+        self._outputs = Outputs(self, self._pipeline.clouds)
+        self.get_logger().info(f'configured: {", ".join(self._pipeline.facts().values())}')
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        result = super().on_activate(state)
+        self._outputs.announce(self._pipeline.label_info())
+        self._statistics = Statistics(time.monotonic())
+        self._answered_s = 0.0
+        self._worker = Worker(self._label)
+        self._input = Input(self, self._receive, self.settings.reliability)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        self._release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.on_shutdown(state)
+
+    def start(self) -> None:
+        """Configure and activate; after a failure the node waits to be configured again."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def destroy_node(self) -> None:
+        self._stop()
+        self._release()
+        super().destroy_node()
+
+    def _stop(self) -> None:
+        if self._input:
+            self._input.destroy()
+        if self._worker:
+            self._worker.stop()
+        self._input = self._worker = None
+
+    def _release(self) -> None:
+        if self._outputs:
+            self._outputs.destroy()
+        if self._frames:
+            self._frames.destroy()
+        if self._pipeline:
+            self._pipeline.release()
+        self._outputs = self._frames = self._pipeline = None
+
+    def _where(self) -> str:
+        """The lifecycle's word for the state."""
+        if self._input:
+            return 'active'
+        return 'inactive' if self._pipeline else 'unconfigured'
+
+    # scans
+
+    def _receive(self, message: PointCloud2) -> None:
+        """On the executor's thread: a malformed cloud must not push a good one out."""
+        assert self._pipeline is not None
+        assert self._worker is not None
+        self._statistics.receive(time.monotonic())
+        try:
+            self._pipeline.check(message)
+        except MalformedCloud as error:
+            self._drop('malformed', str(error))
+            return
+        if self._worker.put(message) is not None:
+            self._drop('queue', 'a newer scan came before its turn: the network is slower')
+
+    def _label(self, message: PointCloud2) -> None:
+        """On the worker's thread."""
+        try:
+            self._answer(message)
+        except MalformedCloud as error:
+            self._drop('malformed', str(error))
+        except NoTransform as error:
+            self._drop('transform', str(error))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self._drop(
+                'GPU memory', f'{message.width * message.height:,} points did not fit the GPU'
+            )
+        except (RuntimeError, ValueError, MemoryError) as error:
+            self._drop('error', str(error))
+
+    def _answer(self, message: PointCloud2) -> None:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        start_s, settings = time.perf_counter(), self.settings
+        age_s = self._age_s(message)
+        if 0 < settings.max_age_s < age_s:
+            self._drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
+            return
+        wanted = self._outputs.wanted()
+        if not wanted:
+            self._statistics.skip(time.monotonic())
+            return
+        header, pose = message.header, None
+        if self._frames:
+            pose = self._frames.pose(header)
+            header = Header(stamp=header.stamp, frame_id=self._frames.target)
+        labelled = self._pipeline.label(message, wanted, settings, pose)
+        self._outputs.send_clouds(header, labelled.payloads)
+        total_ms = 1e3 * (time.perf_counter() - start_s)
+        self._report(labelled, total_ms, 1e3 * self._age_s(message), wanted)
+
+    def _report(
+        self, labelled: Labelled, total_ms: float, latency_ms: float, wanted: frozenset[str]
+    ) -> None:
+        assert self._outputs is not None
+        now_s = time.monotonic()
+        stages = labelled.stages_ms
+        postprocess_ms = total_ms - stages['preprocess'] - stages['inference']
+        times = {
+            'pipeline_latency_ms': latency_ms,
+            'processing_time/preprocess_ms': stages['preprocess'],
+            'processing_time/inference_ms': stages['inference'],
+            'processing_time/postprocess_ms': postprocess_ms,
+            'processing_time/total_ms': total_ms,
+        }
+        if self._answered_s:
+            times['cyclic_time_ms'] = 1e3 * (now_s - self._answered_s)
+        self._answered_s = now_s
+        self._outputs.send_times(times, wanted)
+        answer = Answer(
+            latency_ms=latency_ms,
+            total_ms=total_ms,
+            stages_ms={**stages, 'postprocess': postprocess_ms},
+            points=labelled.points,
+            unlabelled=labelled.unlabelled,
+            entropy=labelled.entropy,
+        )
+        self._statistics.answer(answer, now_s)
+
+    def _age_s(self, message: PointCloud2) -> float:
+        age = self.get_clock().now() - Time.from_msg(message.header.stamp)
+        return float(age.nanoseconds) * 1e-9
+
+    def _drop(self, reason: str, why: str) -> None:
+        self._statistics.drop(reason, time.monotonic())
+        self._warn(reason, f'scan dropped: {why}')
+
+    def _warn(self, topic: str, sentence: str) -> None:
+        """At most once in 5 s per topic; rclpy throttles by logger and line."""
+        logger = self._loggers.get(topic)
+        if logger is None:
+            child = self.get_logger().get_child(topic.replace(' ', '_'))
+            logger = self._loggers.setdefault(topic, child)
+        logger.warning(sentence, throttle_duration_sec=LOG_EVERY_S)
+
+    # health
+
+    def _adapt(self) -> None:
+        if self._input:
+            self._input.adapt()
+
+    def _diagnose(self) -> None:
+        level, sentence = OK, 'not active'
+        values: dict[str, str] = {}
+        if self._failure:
+            level, sentence = ERROR, f'not configured: {self._failure}'
+        if self._pipeline:
+            values = self._pipeline.facts()
+        if self._input:
+            level, sentence = self._judge(values, self._input)
+        status = DiagnosticStatus(
+            level=bytes([level]),
+            name=f'{self.get_fully_qualified_name()}: segmentation',
+            message=sentence,
+            hardware_id=values.get('device', ''),
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _judge(self, values: dict[str, str], source: Input) -> tuple[int, str]:
+        summary = self._statistics.summarise(time.monotonic())
+        values.update(list_values(summary))
+        limits = self.settings
+        if 1e3 * summary.unheard_s > limits.max_silence_ms:
+            sentence = source.explain_silence(summary.unheard_s)
+            self._warn('silence', sentence)
+            return ERROR, sentence
+        return judge(
+            summary,
+            max_processing_time_ms=limits.max_processing_time_ms,
+            max_silence_ms=limits.max_silence_ms,
+        )
+
+    def _set_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
+        """Every change is checked with all others in place, or refused with a sentence."""
+        try:
+            settings = check_changes(self, changes, self._where())
+            if self._pipeline:
+                self._pipeline.check_filters(settings.filters)
+        except LidarKdError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.settings = settings
+        return SetParametersResult(successful=True)
+
+
+class _ToRos(logging.Handler):
+    """What the library logs, in the node's voice."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._logger.warning if record.levelno >= logging.WARNING else self._logger.info
+        say(record.getMessage())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    rclpy.init(args=arguments)
+    logger = rclpy.logging.get_logger('lidar_kd')
+    logging.getLogger('lidar_kd').addHandler(_ToRos(logger))
+    node = None
+    try:
+        node = SegmentNode()
+        if node.settings.autostart:
+            node.start()
+        rclpy.spin(node)
+    except (LidarKdError, ParameterException) as error:
+        logger.fatal(' '.join(str(error).split()))
+        return os.EX_USAGE
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the usual end
+    finally:
+        if node:
+            node.destroy_node()
+        if rclpy.ok():
+            rclpy.shutdown()
+    return 0

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PointCloud2 in, the payloads of the wanted topics out: the node without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+import gc
+import json
+import math
+from pathlib import Path
+import time
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from lidar_kd.bundle import find_shipped_bundle, load_bundle
+from lidar_kd.cloud import (
+    Cloud,
+    decode,
+    encode_labeled,
+    encode_segmented,
+    IntensityRange,
+    move,
+    Payload,
+    read_layout,
+    select,
+)
+from lidar_kd.errors import BundleError
+from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.node_settings import Filter, Settings
+from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+
+SEGMENTED, LABELED = 'segmented', 'labeled'
+Pose = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """A scan's outputs by topic, and what diagnostics want to know about it."""
+
+    payloads: dict[str, Payload]
+    stages_ms: dict[str, float]  # preprocess, inference
+    points: int
+    unlabelled: int
+    entropy: float
+
+
+class Pipeline:
+    """One bundle on one device. Made by configure; afterwards one thread labels with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        bundle = load_bundle(choose_model(settings.model))
+        self._bundle = f'{bundle.name} ({bundle.sha256})'
+        self._segmenter = Segmenter(
+            bundle,
+            device=settings.device,
+            precision=cast(Precision, settings.precision),
+            engine=None if settings.engine == 'auto' else settings.engine,
+        )
+        self.check_filters(settings.filters)
+        if settings.warm_up_points:
+            self._segmenter.warm_up(settings.warm_up_points)
+        self._intensity_range = IntensityRange()
+        self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
+
+    @property
+    def table(self) -> ClassTable:
+        return self._segmenter.spec.labels
+
+    def check_filters(self, filters: Collection[Filter]) -> None:
+        """Raises ConfigError where a filter names what the bundle does not know."""
+        for each in filters:
+            each.keeps(self.table)
+
+    def check(self, message: Any) -> None:
+        """Raises MalformedCloud; takes microseconds."""
+        read_layout(message)
+
+    def label(
+        self, message: Any, wanted: Collection[str], settings: Settings, pose: Pose | None = None
+    ) -> Labelled:
+        """`pose` (4, 4) brings the scan to where the network and the listeners want it."""
+        start_s = time.perf_counter()
+        cloud = decode(
+            message,
+            intensity_field=settings.intensity_field,
+            intensity_scale=settings.intensity_scale or None,
+            scale_to=1 / self._segmenter.spec.intensity.scale,
+            intensity_range=self._intensity_range,
+        )
+        cloud = cloud if pose is None else move(cloud, pose)
+        decoded_ms = 1e3 * (time.perf_counter() - start_s)
+        result = self._segmenter.segment(cloud.points)
+        seen = result.labels != IGNORE
+        inference_ms = sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network'))
+        return Labelled(
+            payloads=build_outputs(cloud, result, wanted, settings, self.table),
+            stages_ms={
+                'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
+                'inference': inference_ms,
+            },
+            points=len(seen),
+            unlabelled=len(seen) - int(np.count_nonzero(seen)),
+            entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
+        )
+
+    def label_info(self) -> str:
+        """JSON: what the ids in ~/labeled and ~/segmented mean."""
+        table = self.table
+        classes = [
+            {'id': i, 'name': name, 'colour': list(table.palette[i]), 'autoware_id': autoware_id}
+            for i, (name, autoware_id) in enumerate(zip(table.names, table.autoware_ids))
+        ]
+        groups = {name: list(members) for name, members in table.groups.items()}
+        info = {'table': table.name, 'classes': classes, 'groups': groups, 'no_answer': IGNORE}
+        return json.dumps(info)
+
+    def facts(self) -> dict[str, str]:
+        """For diagnostics."""
+        device = self._segmenter.device
+        facts = {
+            'bundle': self._bundle,
+            'device': str(device),
+            'engine': self._segmenter.engine.name,
+            'precision': str(self._segmenter.dtype).removeprefix('torch.'),
+        }
+        if device.type == 'cuda':
+            facts['device'] += f' ({torch.cuda.get_device_name(device)})'
+            facts['GPU memory (MB)'] = f'{torch.cuda.memory_reserved(device) / 1e6:.0f}'
+        return facts
+
+    def release(self) -> None:
+        """Gives the memory back; the pipeline is of no use afterwards."""
+        device = self._segmenter.device
+        del self._segmenter
+        gc.collect()
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+
+def choose_model(path: str) -> Path:
+    if path:
+        return Path(path).expanduser()
+    try:
+        return find_shipped_bundle()
+    except BundleError as error:
+        reason = str(error).partition(';')[0]
+        raise BundleError(f'{reason}; set the parameter model to a .safetensors file.') from None
+
+
+def build_outputs(
+    cloud: Cloud,
+    result: Segmentation,
+    wanted: Collection[str],
+    settings: Settings,
+    table: ClassTable,
+) -> dict[str, Payload]:
+    payloads = {}
+    if SEGMENTED in wanted:
+        autoware = settings.output_classes == 'autoware'
+        ids = table.to_autoware(result.labels) if autoware else result.labels
+        payloads[SEGMENTED] = encode_segmented(cloud, ids, result.probability, result.entropy)
+    if LABELED in wanted:
+        payloads[LABELED] = encode_labeled(cloud, result.labels, table)
+    for each in settings.filters:
+        if each.name in wanted:
+            keep = each.keeps(table)[result.labels]
+            if each.min_probability:
+                keep &= result.probability >= each.min_probability
+            payloads[each.name] = select(cloud, keep)
+    return payloads
