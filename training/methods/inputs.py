@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from torch import Tensor
 from lidar_kd.errors import DataError
 from lidar_kd.labels import ClassTable
 
-Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
+Features = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,9 +31,9 @@ class Side:
 
     point_logits: Callable[[], Tensor]  # (M, C)
     voxel_logits: Callable[[], Tensor]  # (V, C)
-    point_features: Rows  # of some points, the last shared layer
-    voxel_features: Rows  # of some voxels, the last decoder level
-    early_features: Rows | None = None  # of some points, an early decoder level
+    point_features: Features  # of some points, the last shared layer
+    voxel_features: Features  # of some voxels, the last decoder level
+    early_features: Features | None = None  # of some points, an early decoder level
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +56,11 @@ class Inputs:
     def scans(self) -> int:
         return len(self.starts) - 1
 
-    def rows_of(self, scan: int) -> slice:
-        return slice(self.starts[scan], self.starts[scan + 1])
+    @cached_property
+    def label_array(self) -> NDArray[np.uint8]:
+        """The labels where the samplers need them."""
+        labels: NDArray[np.uint8] = self.labels.cpu().numpy()
+        return labels
 
 
 @dataclass(frozen=True, kw_only=True)

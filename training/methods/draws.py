@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which points of a scan take part in a term: the same ones for both networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from lidar_kd.labels import IGNORE
+from training.methods.inputs import Inputs
+
+Rows = NDArray[np.int64]
+Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Rows]
+
+
+def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
+    """Rows of `count` points (all if there are fewer), as many of each class as there can be.
+
+    The rarest class has its turn first; what it lacks is shared among the more frequent ones.
+    Unlabelled points fill up what the labelled ones cannot.
+    """
+    numbers = np.bincount(labels, minlength=256)
+    present = np.flatnonzero(numbers[:IGNORE])
+    classes = present[np.argsort(numbers[present], kind='stable')]
+    taken: list[Rows] = []
+    left = count
+    for turn, train_id in enumerate(classes):
+        rows = _some(np.flatnonzero(labels == train_id), left // (len(classes) - turn), rng)
+        left -= len(rows)
+        taken.append(rows)
+    taken.append(_some(np.flatnonzero(labels == IGNORE), left, rng))
+    return np.sort(np.concatenate(taken))
+
+
+def draw_uniform(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
+    """Rows of `count` points (all if there are fewer), whatever they are."""
+    return np.sort(_some(np.arange(len(labels)), count, rng))
+
+
+def draw_rows(
+    inputs: Inputs, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
+) -> list[Tensor]:
+    """For each scan the rows, among the batch's points, of `count` of its points."""
+    labels, starts = inputs.label_array, inputs.starts
+    return [
+        torch.from_numpy(draw(labels[first:stop], count, rng) + first).to(inputs.labels.device)
+        for first, stop in zip(starts, starts[1:])
+    ]
+
+
+def _some(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+    return rows if len(rows) <= count else rng.choice(rows, count, replace=False, shuffle=False)

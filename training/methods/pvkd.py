@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PVKD: point-to-voxel distillation, from a full-width teacher to a narrow student.
+
+What points and occupied voxels are (`point_output`, `voxel_output`), and how alike the members of
+supervoxels drawn by difficulty are (`point_affinity`, `voxel_affinity`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+from torch import nn, Tensor
+
+from training.methods.affinity import cosine_mse, mean_over_sets
+from training.methods.inputs import Context, Inputs, Widths
+from training.methods.supervoxels import Boxes, BoxSettings, Sampler
+from training.methods.terms import divergence, labelled
+from training.methods.weights import Auto, Weight
+
+
+class PvkdSettings(BaseModel):
+    """Weights are numbers, `auto`, or `{auto: share of the supervised gradient}`; 0: no term."""
+
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+
+    point_output: Weight = 0.1  # [pub], low confidence
+    voxel_output: Weight = 0.15  # [pub], low confidence
+    output_tau: PositiveFloat = 1.0  # [ours]
+    unlabelled: bool = True  # the output terms also see what has no label [ours]
+    point_affinity: Weight = Auto()  # [ours]; [pub] 0.15, low confidence
+    voxel_affinity: Weight = Auto()  # [ours]; [pub] 0.25, low confidence
+    boxes: BoxSettings = BoxSettings()
+
+
+class Pvkd(nn.Module):
+    """The terms of PVKD, unweighted; none has anything to train."""
+
+    def __init__(
+        self, settings: PvkdSettings, *, student: Widths, teacher: Widths, context: Context
+    ) -> None:
+        super().__init__()
+        self.settings = s = settings
+        weights = {
+            'pvkd.point_output': s.point_output,
+            'pvkd.voxel_output': s.voxel_output,
+            'pvkd.point_affinity': s.point_affinity,
+            'pvkd.voxel_affinity': s.voxel_affinity,
+        }
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self._sampler = Sampler(s.boxes, context)
+
+    def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
+        s = self.settings
+        terms = self._compare_outputs(inputs)
+        if s.point_affinity or s.voxel_affinity:
+            terms |= self._compare_boxes(inputs, self._sampler.draw(inputs, rng))
+        return terms
+
+    def _compare_outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        student, teacher, terms = inputs.student, inputs.teacher, dict[str, Tensor]()
+        kinds = (
+            ('pvkd.point_output', inputs.labels, student.point_logits, teacher.point_logits),
+            ('pvkd.voxel_output', inputs.voxel_labels, student.voxel_logits, teacher.voxel_logits),
+        )
+        for name, labels, ours, theirs in kinds:
+            if name in self.weights:
+                mask = None if self.settings.unlabelled else labelled(labels)
+                terms[name] = divergence(ours(), theirs(), tau=self.settings.output_tau, mask=mask)
+        return terms
+
+    def _compare_boxes(self, inputs: Inputs, boxes: Boxes) -> dict[str, Tensor]:
+        student, teacher, terms = inputs.student, inputs.teacher, dict[str, Tensor]()
+        kinds = (
+            ('pvkd.point_affinity', boxes.points, student.point_features, teacher.point_features),
+            ('pvkd.voxel_affinity', boxes.voxels, student.voxel_features, teacher.voxel_features),
+        )
+        for name, members, ours, theirs in kinds:
+            if name in self.weights:
+                each = cosine_mse(members.gather(ours), members.gather(theirs), members.valid)
+                terms[name] = mean_over_sets(each)
+        return terms

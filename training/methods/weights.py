@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much each term counts: a number, or a share of the supervised loss's gradient.
+
+The published weights span 1e-3..1e3 because the terms are normalised differently, so a copied one
+says nothing until its gradient has been compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeFloat, PositiveFloat
+import torch
+from torch import distributed, Tensor
+
+WARM_UP = 200  # steps in which gradients are measured
+EVERY = 10  # steps between two measurements
+_LARGEST = 1e4  # automatic weight: a term that hardly has a gradient is not blown up
+
+
+class Auto(BaseModel):
+    """YAML: `auto`, or `{auto: 0.2}`."""
+
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+
+    auto: PositiveFloat = 0.1  # gradient norm of the weighted term, in those of supervision [ours]
+
+
+def _read(value: Any) -> Any:
+    return {} if value == 'auto' else value
+
+
+Weight = Annotated[NonNegativeFloat | Auto, BeforeValidator(_read)]
+
+
+class Weights:
+    """The factor of every term: given, or measured during the warm-up and then frozen.
+
+    A step: `if weights.wants_gradients: weights.measure(...)`, then `weights.factors()`, then
+    `weights.advance()`. The same bits when resumed from `state_dict`.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float | Auto], *, warm_up: int = WARM_UP, every: int = EVERY
+    ) -> None:
+        self._weights, self._warm_up, self._every = dict(weights), warm_up, every
+        self._ratios: dict[str, list[float]] = {name: [] for name in self._weights}
+        self._step = 0
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether this step is one to measure at: every few steps of the warm-up."""
+        return bool(self._weights) and self._step < self._warm_up and self._step % self._every == 0
+
+    def measure(
+        self, terms: Mapping[str, Tensor], supervised: Tensor, shared: Sequence[Tensor]
+    ) -> None:
+        """Gradients of the unweighted terms beside that of supervision, at the same features.
+
+        shared: the student's last shared features, then earlier ones for the terms that do not
+        depend on the last. Steps in which a term has no gradient (no object in sight) are left
+        out, as are all without supervision.
+        """
+        nothing = torch.zeros((), device=shared[0].device)
+        norms = [_gradient_norm(supervised, place) for place in shared]
+        whole = [nothing if norm is None else norm for norm in norms]
+        ratios = torch.stack([_ratio(term, whole, shared) for term in terms.values()])
+        for name, ratio in zip(terms, _mean_over_ranks(ratios).tolist()):
+            if math.isfinite(ratio) and ratio > 0:
+                self._ratios[name].append(ratio)
+
+    def factors(self) -> dict[str, float]:
+        """name -> what to multiply the term with at this step."""
+        return {name: self._factor(name) for name in self._weights}
+
+    def advance(self) -> None:
+        self._step += 1
+
+    def table(self) -> list[tuple[str, float, float, float]]:
+        """name, factor, gradient norm of the term, of the weighted term; supervision's is 1."""
+        rows = [(name, self._factor(name), self._ratio(name)) for name in self._weights]
+        return [(name, factor, ratio, factor * ratio) for name, factor, ratio in rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'step': self._step, 'ratios': {k: list(v) for k, v in self._ratios.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._step = state['step']
+        self._ratios = {name: list(state['ratios'].get(name, [])) for name in self._weights}
+
+    def _factor(self, name: str) -> float:
+        weight = self._weights[name]
+        if not isinstance(weight, Auto):
+            return weight
+        ratio = self._ratio(name)
+        return min(_LARGEST, weight.auto / ratio) if ratio else 0.0
+
+    def _ratio(self, name: str) -> float:
+        ratios = self._ratios[name]
+        return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+def _ratio(term: Tensor, whole: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+    """() at the first of the features that the term depends on; 0 if there is none.
+
+    Whether it depends is the same on all ranks, whatever their scans: a backward pass may wait
+    for the other ranks.
+    """
+    for norm, place in zip(whole, shared):
+        mine = _gradient_norm(term, place)
+        if mine is not None:
+            return torch.where(norm > 0, mine / norm, 0.0)
+    return torch.zeros((), device=shared[0].device)
+
+
+def _gradient_norm(loss: Tensor, place: Tensor) -> Tensor | None:
+    """() of the gradient at some features; None if the loss does not depend on them."""
+    if not loss.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)
+    return None if gradient is None else gradient.float().norm()
+
+
+def _mean_over_ranks(ratios: Tensor) -> Tensor:
+    """The same on every rank: the mean over those that have one, 0 without any."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return ratios
+    sums = torch.stack([ratios, (ratios > 0).to(ratios)])
+    distributed.all_reduce(sums)
+    return sums[0] / sums[1].clamp(min=1)
