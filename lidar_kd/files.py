@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import tempfile
 
 from lidar_kd.errors import DataError
 
@@ -32,3 +33,11 @@ def writing(path: Path) -> Iterator[None]:
             f'{path}: cannot be written ({error.strerror or error}); '
             'free some space or choose another output folder.'
         ) from None
+
+
+def prepare_folder(path: Path) -> Path:
+    """Makes a folder for output; one that cannot be written shows now, not after the work."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path

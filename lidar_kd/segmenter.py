@@ -75,21 +75,37 @@ class Segmenter:
     @torch.inference_mode()
     def segment(self, points: NDArray[np.float32]) -> Segmentation:
         """points: (N, 4+) x, y, z in metres and the intensity as the sensor gives it."""
+        voxels, output = self._run(points)
+        if output is None:
+            return self._unanswered(len(points), unseen(voxels))
+        with self._stage('answer'):
+            answers = per_point(output, voxels, len(points))
+        labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
+        return Segmentation(labels, probability, entropy, self._timing, unseen(voxels))
+
+    @torch.inference_mode()
+    def probabilities(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, C) of every class, NaN where the model has no answer; `segment` is faster."""
+        voxels, output = self._run(points)
+        answers = np.full((len(points), self.spec.labels.num_classes), np.nan, np.float32)
+        if output is None:
+            return answers
+        answers[voxels.rows.cpu().numpy()] = output.point_logits.float().softmax(1).cpu().numpy()
+        return answers
+
+    def _run(self, points: NDArray[np.float32]) -> tuple[Voxels, Output | None]:
+        """The network over the points it can see; None where there are none."""
         if points.ndim != 2 or points.shape[1] < 4:
             raise DataError(f'points: shape {points.shape}: expected (N, 4) x, y, z, intensity')
         self._timing = {}
         with self._stage('voxelize'):
             voxels = self._voxels(points)
         if not len(voxels.level):
-            return self._unanswered(len(points), unseen(voxels))
+            return voxels, None
         with self._stage('maps'):
             self._model.build_maps(voxels.level)
         with self._stage('network'):
-            output = self._model(voxels)
-        with self._stage('answer'):
-            answers = per_point(output, voxels, len(points))
-        labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
-        return Segmentation(labels, probability, entropy, self._timing, unseen(voxels))
+            return voxels, self._model(voxels)
 
     def _voxels(self, points: NDArray[np.float32]) -> Voxels:
         scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale

@@ -7,7 +7,7 @@ Points that multi-scan fusion added are seen by the network and not counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import time
 from typing import Protocol
 
@@ -85,15 +85,13 @@ def check_tables(answers: ClassTable, truth: ClassTable) -> None:
 
 @dataclass(eq=False)
 class Stopwatch:
-    """A Segment that remembers how long each scan took, in ms."""
+    """An Answer that remembers how long each scan took, in ms."""
 
     segment: Segment
+    latency_ms: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.latency_ms: list[float] = []
-
-    def __call__(self, points: Points) -> Labels:
+    def __call__(self, scan: Scan) -> Labels:
         start = time.perf_counter()
-        labels = self.segment(points)
+        labels = self.segment(scan.points)
         self.latency_ms.append(1e3 * (time.perf_counter() - start))
         return labels
