@@ -13,12 +13,12 @@ from torch import Tensor
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
 
-Rows = NDArray[np.int64]
-Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Rows]
+Indices = NDArray[np.int64]
+Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Indices]
 
 
-def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
-    """Rows of `count` points (all if there are fewer), as many of each class as there can be.
+def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Indices:
+    """Indices of `count` points (all if there are fewer), as many of each class as there can be.
 
     The rarest class has its turn first; what it lacks is shared among the more frequent ones.
     Unlabelled points fill up what the labelled ones cannot.
@@ -26,7 +26,7 @@ def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generato
     numbers = np.bincount(labels, minlength=256)
     present = np.flatnonzero(numbers[:IGNORE])
     classes = present[np.argsort(numbers[present], kind='stable')]
-    taken: list[Rows] = []
+    taken: list[Indices] = []
     left = count
     for turn, train_id in enumerate(classes):
         rows = _some(np.flatnonzero(labels == train_id), left // (len(classes) - turn), rng)
@@ -36,8 +36,8 @@ def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generato
     return np.sort(np.concatenate(taken))
 
 
-def draw_uniform(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
-    """Rows of `count` points (all if there are fewer), whatever they are."""
+def draw_uniform(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Indices:
+    """Indices of `count` points (all if there are fewer), whatever they are."""
     return np.sort(_some(np.arange(len(labels)), count, rng))
 
 
@@ -52,5 +52,5 @@ def draw_rows(
     ]
 
 
-def _some(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+def _some(rows: Indices, count: int, rng: np.random.Generator) -> Indices:
     return rows if len(rows) <= count else rng.choice(rows, count, replace=False, shuffle=False)

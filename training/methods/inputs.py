@@ -18,7 +18,7 @@ from torch import Tensor
 from lidar_kd.errors import DataError
 from lidar_kd.labels import ClassTable
 
-Features = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
+Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,9 +31,9 @@ class Side:
 
     point_logits: Callable[[], Tensor]  # (M, C)
     voxel_logits: Callable[[], Tensor]  # (V, C)
-    point_features: Features  # of some points, the last shared layer
-    voxel_features: Features  # of some voxels, the last decoder level
-    early_features: Features | None = None  # of some points, an early decoder level
+    point_features: Rows  # of some points, the last shared layer
+    voxel_features: Rows  # of some voxels, the last decoder level
+    early_features: Rows | None = None  # of some points, an early decoder level
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,8 +24,8 @@ from pydantic import (
 import torch
 from torch import Tensor
 
-from training.methods.draws import Rows
-from training.methods.inputs import Context, Features, Inputs
+from training.methods.draws import Indices
+from training.methods.inputs import Context, Inputs, Rows
 
 Cells = tuple[PositiveInt, PositiveInt, PositiveInt]  # along radius, angle, height
 Labels = NDArray[np.uint8]
@@ -74,7 +74,7 @@ class Members:
     rows: Tensor
     valid: Tensor
 
-    def gather(self, features: Features) -> Tensor:
+    def gather(self, features: Rows) -> Tensor:
         """(K, n, D) features of the members, anything where there is none."""
         flat = features(self.rows.flatten())
         return flat.view(*self.rows.shape, flat.shape[1])
@@ -124,8 +124,8 @@ def draw_boxes(
 
 
 def choose_members(
-    rows: Rows, rare: NDArray[np.bool_], count: int, rng: np.random.Generator
-) -> Rows:
+    rows: Indices, rare: NDArray[np.bool_], count: int, rng: np.random.Generator
+) -> Indices:
     """At most `count` of a box's rows; those of frequent classes (rare is False) go first."""
     if len(rows) <= count:
         return rows
@@ -134,7 +134,7 @@ def choose_members(
     return np.sort(np.concatenate([first, others]))
 
 
-def pad_members(sets: list[Rows], device: torch.device) -> Members:
+def pad_members(sets: list[Indices], device: torch.device) -> Members:
     """One row per set; what pads it is not valid."""
     longest = max((len(rows) for rows in sets), default=0)
     rows = np.zeros((len(sets), longest), np.int64)
@@ -173,7 +173,7 @@ class Sampler:
         )
 
     def _draw(
-        self, of_voxel: Rows, labels: Labels, scans: int, rng: np.random.Generator
+        self, of_voxel: Indices, labels: Labels, scans: int, rng: np.random.Generator
     ) -> list[int]:
         """Numbers of the drawn boxes of all scans."""
         boxes = len(self._settings.arcs)
@@ -188,8 +188,8 @@ class Sampler:
         return drawn
 
     def _members(
-        self, drawn: list[int], box: Rows, labels: Labels, count: int, rng: np.random.Generator
-    ) -> list[Rows]:
+        self, drawn: list[int], box: Indices, labels: Labels, count: int, rng: np.random.Generator
+    ) -> list[Indices]:
         sets = [np.flatnonzero(box == number) for number in drawn]
         return [choose_members(rows, self._rare[labels[rows]], count, rng) for rows in sets]
 
