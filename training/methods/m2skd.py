@@ -14,7 +14,7 @@ from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from training.methods.affinity import cosine_l1, mean_over_sets
-from training.methods.draws import draw_rows, Rows
+from training.methods.draws import draw_rows, Indices
 from training.methods.inputs import Context, Inputs, Widths
 from training.methods.supervoxels import pad_members
 from training.methods.terms import Adapter, divergence, feature_distance, hard_or_disputed
@@ -94,7 +94,7 @@ class M2skd(nn.Module):
             terms['m2skd.late_feature'] = feature_distance(ours, theirs)
         return terms
 
-    def _draw_objects(self, inputs: Inputs, rng: np.random.Generator) -> list[Rows]:
+    def _draw_objects(self, inputs: Inputs, rng: np.random.Generator) -> list[Indices]:
         if inputs.instances is None:
             return []
         hard = np.isin(inputs.label_array, self.hard_ids.cpu().numpy())
@@ -105,7 +105,7 @@ class M2skd(nn.Module):
         return split_objects(rows, names, self.settings.object_points)
 
 
-def split_objects(rows: Rows, names: Rows, most: int) -> list[Rows]:
+def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
     """The first `most` rows of each object, named by a row of `names`; not those of one point."""
     _, which = np.unique(names, axis=0, return_inverse=True)
     order = np.argsort(which, kind='stable')

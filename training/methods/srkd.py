@@ -34,9 +34,7 @@ class SrkdSettings(BaseModel):
     output_tau: PositiveFloat = 2.0  # [pub]
     unlabelled: bool = True  # the output term also sees points without a label [ours]
     cross: Weight = Auto()  # [ours]: the published 1e-3..0.1 is inert at its temperature
-    cross_tau: float = Field(
-        default=0.1, ge=LEAST_TAU
-    )  # [ours]; [pub] 2, where rows are nearly uniform
+    cross_tau: float = Field(default=0.1, ge=LEAST_TAU)  # [ours]; [pub] 2: nearly uniform rows
     points: PositiveInt = 1024  # drawn of a scan for `cross` and `channel` [pub]
     draw: Literal['balanced', 'uniform'] = 'balanced'  # over the classes of the scan [ours]
     point_affinity: Weight = Auto()  # [ours]
