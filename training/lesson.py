@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from lidar_kd.models.output import Network, Output
 from lidar_kd.voxels import Voxels
 from training.data.batch import Batch, voxel_labels
-from training.methods.inputs import Inputs
+from training.methods.inputs import check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
 from training.sides import make_inputs
@@ -84,7 +84,9 @@ class Lesson(nn.Module):
         if self._teacher is None or not self.methods:
             return make_inputs(output, None, batch, labels)
         view = batch.voxels if batch.teacher is None else batch.teacher.voxels
-        return make_inputs(output, self._teacher(view), batch, labels)
+        inputs = make_inputs(output, self._teacher(view), batch, labels)
+        check_teacher(inputs)
+        return inputs
 
     def _weigh(
         self, terms: dict[str, Tensor], supervision: dict[str, Tensor], output: Output
@@ -93,9 +95,8 @@ class Lesson(nn.Module):
             return {}
         if self.weights.wants_gradients:
             whole = torch.stack(list(supervision.values())).sum()
-            shared = [output.voxel_features]
-            if output.own_point_features is not None:
-                shared.append(output.own_point_features)
+            places = (output.voxel_features, output.own_point_features, output.early_features)
+            shared = [features for features in places if features is not None]
             self.weights.measure(terms, whole, shared)
         factors = self.weights.factors()
         self.weights.advance()
