@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lidar_kd.errors import ConfigError
+from lidar_kd.models.cylinder3d import Cylinder3D
 from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.output import Output
 from lidar_kd.models.ptv3 import PTv3
@@ -19,6 +20,7 @@ MODELS: dict[str, type[nn.Module]] = {
     'spvcnn': SPVCNN,
     'spunet': SpUNet,
     'ptv3': PTv3,
+    'cylinder3d': Cylinder3D,
 }
 
 # name -> (model, settings); the number of classes comes from the label table
@@ -55,6 +57,12 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             'encoder_channels': (48, 96, 192, 384, 768),
             'decoder_channels': (96, 96, 192, 384),
         },
+    ),
+    'cylinder3d': ('cylinder3d', {}),
+    'cylinder3d_half': ('cylinder3d', {'width': 16, 'point_channels': 128}),
+    'cylinder3d_quarter': (
+        'cylinder3d',
+        {'width': 8, 'voxel_channels': 8, 'point_channels': 64, 'point_hidden': (16, 32, 64)},
     ),
 }
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn, Tensor
 
@@ -12,7 +10,6 @@ from lidar_kd.sparse import (
     chain,
     ConvNorm,
     InverseConv,
-    KernelMap,
     Level,
     Norm,
     PointwiseConv,
@@ -20,7 +17,6 @@ from lidar_kd.sparse import (
     StridedConv,
     SubmanifoldConv,
 )
-from lidar_kd.sparse.tensor import Triple
 
 CUBE = (3, 3, 3)
 HALF = (2, 2, 2)
@@ -99,15 +95,6 @@ def build_level_maps(level: Level, strides: int) -> None:
         level.submanifold(CUBE)
         level, _ = level.coarser(HALF)
     level.submanifold(CUBE)
-
-
-def maps_down(level: Level, strides: Sequence[Triple]) -> list[KernelMap]:
-    """The maps from the cells of a level to those of one `strides` coarser, step by step."""
-    maps = []
-    for stride in strides:
-        level, pairs = level.coarser(stride)
-        maps.append(pairs)
-    return maps
 
 
 def on_rows(layer: nn.Module, rows: Tensor, level: Level) -> Tensor:

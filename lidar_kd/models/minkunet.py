@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lidar_kd.models.blocks import build_level_maps, Down, HALF, maps_down, submanifold, Up
-from lidar_kd.models.output import Output
-from lidar_kd.sparse import KernelMap, Level, PointwiseConv, SparseTensor
+from lidar_kd.models.blocks import build_level_maps, Down, submanifold, Up
+from lidar_kd.models.output import Early, Output
+from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
 
 WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+EARLY_STRIDE = (8, 8, 8)  # after the first of four stages up
 
 
 def scaled_widths(width: float) -> list[int]:
@@ -45,10 +46,6 @@ class UNet(nn.Module):
         """Every kernel map the network will ask for."""
         build_level_maps(level, len(self.downs))
 
-    def early_maps(self, level: Level) -> list[KernelMap]:
-        """From the finest cells to those of the first stage up."""
-        return maps_down(level, [HALF] * (len(self.downs) - 1))
-
 
 class MinkUNet(nn.Module):
     def __init__(self, *, classes: int, width: float = 1.0, in_channels: int = 4) -> None:
@@ -72,6 +69,5 @@ class MinkUNet(nn.Module):
             self.head(x).features,
             x.features,
             voxels.point_voxel,
-            early_features=early.features,
-            early_maps=self.unet.early_maps(voxels.level),
+            early=Early(early, EARLY_STRIDE, voxels.level),
         )

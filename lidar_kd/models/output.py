@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from lidar_kd.sparse import KernelMap, Level
+from lidar_kd.sparse import Level, SparseTensor
+from lidar_kd.sparse.tensor import Triple
 from lidar_kd.voxels import Voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Early:
+    """What the first decoder level gives; its cells are `stride` voxels wide."""
+
+    tensor: SparseTensor
+    stride: Triple
+    voxels: Level  # the finest level
 
 
 @dataclass(eq=False)
@@ -22,7 +30,7 @@ class Output:
 
     voxel_logits (V, C), voxel_features (V, E), point_voxel (N,) the voxel each point is in,
     own_point_logits (N, C) and own_point_features (N, D) of a network with a point head.
-    early_features (U, E0) of the first decoder level, the coarsest; early_maps lead to its cells.
+    early_features (U, E0) of the first decoder level, early_cell (V,) each voxel's row in them.
     """
 
     voxel_logits: Tensor
@@ -30,8 +38,7 @@ class Output:
     point_voxel: Tensor
     own_point_logits: Tensor | None = None
     own_point_features: Tensor | None = None
-    early_features: Tensor | None = None
-    early_maps: Sequence[KernelMap] = ()
+    early: Early | None = None
 
     @cached_property
     def point_logits(self) -> Tensor:
@@ -46,15 +53,16 @@ class Output:
             return self.own_point_features
         return self.voxel_features.index_select(0, self.point_voxel)
 
+    @property
+    def early_features(self) -> Tensor | None:
+        return self.early.tensor.features if self.early else None
+
     @cached_property
     def early_cell(self) -> Tensor | None:
-        """(V,) the row of early_features that each voxel lies in."""
-        if self.early_features is None:
+        if self.early is None:
             return None
-        cell = torch.arange(len(self.voxel_logits), device=self.point_voxel.device)
-        for pairs in self.early_maps:
-            cell = pairs.parents[cell]
-        return cell
+        cells = self.early.voxels.coords
+        return self.early.tensor.level.find(cells // cells.new_tensor([1, *self.early.stride]))
 
 
 class Network(Protocol):

@@ -144,3 +144,11 @@ def trilinear(inside: Tensor, occupied: Tensor) -> Tensor:
     weights[:, 1:] *= occupied[:, 1:]
     weights[:, 0] += OWN_SHARE
     return weights / weights.sum(1, keepdim=True)
+
+
+def highest(rows: Tensor, owner: Tensor, count: int) -> Tensor:
+    """(count, C): per channel the largest of the rows (N, C) that an owner has; each has one."""
+    # not empty memory: the gradient is shared with a start that happens to equal the maximum
+    most = rows.new_full((count, rows.shape[1]), -torch.inf)
+    owner = owner[:, None].expand_as(rows)
+    return most.scatter_reduce(0, owner, rows, 'amax', include_self=False)

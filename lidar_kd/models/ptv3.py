@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.models.blocks import build_level_maps, HALF, maps_down
-from lidar_kd.models.output import Output
+from lidar_kd.models.blocks import build_level_maps
+from lidar_kd.models.output import Early, Output
+from lidar_kd.models.points import highest
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
 from lidar_kd.models.transformer import Block, gather, Linear
 from lidar_kd.sparse import ConvNorm, Level, Norm, SparseTensor, SubmanifoldConv
@@ -48,11 +49,7 @@ class Pool(nn.Module):
         self.proj = LinearNorm(c_in, c_out)
 
     def forward(self, x: Tensor, parent: Tensor, coarse: Level) -> Tensor:
-        y = self.proj.linear(x)
-        # not empty memory: the gradient is shared with a start that happens to equal the maximum
-        most = y.new_full((len(coarse), y.shape[1]), -torch.inf)
-        owner = parent[:, None].expand_as(y)
-        most = most.scatter_reduce(0, owner, y, 'amax', include_self=False)
+        most = highest(self.proj.linear(x), parent, len(coarse))
         return self.proj.activate(most, coarse)
 
 
@@ -156,18 +153,18 @@ class PTv3(nn.Module):
                 skips.append(x)
                 x = self.pools[k - 1](x, parents[k - 1], cells.level)
             x = self.encoder[k](x, cells)
+        top = max(0, len(skips) - 1)  # the first level of the decoder
         early = x
         for k in reversed(range(len(skips))):
             coarse, fine = levels[k + 1].level, levels[k].level
             x, own = self.unpools[k](x, coarse, skips.pop(), fine, parents[k])
             x = self.decoder[k](x, levels[k], own)
-            early = x if k == len(parents) - 1 else early
+            early = x if k == top else early
         return Output(
             self.head(x),
             x,
             voxels.point_voxel,
-            early_features=early,
-            early_maps=maps_down(voxels.level, [HALF] * (len(parents) - 1)),
+            early=Early(SparseTensor(early, levels[top].level), (2**top,) * 3, voxels.level),
         )
 
     def _pyramid(self, level: Level) -> tuple[list[Serialized], list[Tensor]]:

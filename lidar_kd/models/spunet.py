@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, HALF, maps_down, Up
-from lidar_kd.models.output import Output
+from lidar_kd.models.blocks import build_level_maps, Down, Up
+from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import ConvNorm, Level, Norm, PointwiseConv, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
 
@@ -61,12 +61,12 @@ class SpUNet(nn.Module):
         early = x = first(x, skips.pop())
         for stage in stages:
             x = stage(x, skips.pop())
+        width = 2 ** len(stages)
         return Output(
             self.head(x).features,
             x.features,
             voxels.point_voxel,
-            early_features=early.features,
-            early_maps=maps_down(voxels.level, [HALF] * len(stages)),
+            early=Early(early, (width, width, width), voxels.level),
         )
 
 

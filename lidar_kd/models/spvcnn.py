@@ -6,8 +6,8 @@ from __future__ import annotations
 from torch import nn
 
 from lidar_kd.models.blocks import on_rows
-from lidar_kd.models.minkunet import scaled_widths, UNet
-from lidar_kd.models.output import Output
+from lidar_kd.models.minkunet import EARLY_STRIDE, scaled_widths, UNet
+from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import PointBranch
 from lidar_kd.sparse import ConvNorm, Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
@@ -58,6 +58,5 @@ class SPVCNN(nn.Module):
             voxels.point_voxel,
             own_point_logits=logits,
             own_point_features=z,
-            early_features=halves[0].features,
-            early_maps=self.unet.early_maps(level),
+            early=Early(halves[0], EARLY_STRIDE, level),
         )

@@ -135,19 +135,33 @@ class PointwiseConv(Conv):
 
 
 class StridedConv(Conv):
-    """Kernel equal to the stride, each 1 or 2: one result row per occupied coarse cell."""
+    """Steps of 1 or 2. A kernel equal to the stride gives one result row per occupied coarse cell;
+    another, of 3 per axis, one per coarse cell that it reaches.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: Triple,
+        *,
+        kernel: Triple | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel or stride, bias=bias)
+        self.step = stride, kernel
 
     def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
-        coarse, pairs = level.coarser(self.kernel)
+        coarse, pairs = level.coarser(*self.step)
         return pairs, coarse
 
 
-class InverseConv(Conv):
+class InverseConv(StridedConv):
     """The way back: from coarse cells to the finer level they were made from."""
 
     def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
-        finer = level.finer(self.kernel)
-        return finer.coarser(self.kernel)[1].transposed, finer
+        finer = level.finer(*self.step)
+        return finer.coarser(*self.step)[1].transposed, finer
 
 
 @dataclass(frozen=True)

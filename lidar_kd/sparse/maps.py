@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -75,6 +76,12 @@ class KeyLayout:
         for axis in (1, 2, 3):
             key = (key << self.bits[axis]) | (coords[:, axis].long() - self.low[axis])
         return key
+
+    def halved(self, stride: Sequence[int]) -> KeyLayout:
+        """For the cells of a level `stride`, each 1 or 2, times coarser."""
+        batch, *low = self.low
+        x, y, z = (value >> int(step > 1) for value, step in zip(low, stride))
+        return KeyLayout((batch, x, y, z), self.bits)
 
 
 def key_layout(coords: Tensor) -> KeyLayout:
@@ -153,16 +160,38 @@ def strided_pairs(
     """The coarse cells (M, 4), sorted, and the map from fine to coarse rows."""
     shift = torch.tensor([0, *(s - 1 for s in stride)], dtype=torch.int32, device=coords.device)
     cells = coords >> shift
-    low = tuple(value >> int(s > 1) for value, s in zip(layout.low[1:], stride))
-    coarse_layout = KeyLayout((layout.low[0], low[0], low[1], low[2]), layout.bits)
-    _, group = torch.unique(coarse_layout.keys(cells), return_inverse=True)
-    count = int(group.max()) + 1 if len(group) else 0
-    coarse = cells.new_empty((count, 4))
-    coarse[group] = cells  # every row of a group writes the same cell
+    coarse, group = distinct(cells, layout.halved(stride))
     inside = (coords & shift)[:, 1:].long()
     slot = (inside[:, 0] * stride[1] + inside[:, 1]) * stride[2] + inside[:, 2]
     order = torch.argsort(slot, stable=True)
     slots = stride[0] * stride[1] * stride[2]
     ends = torch.bincount(slot, minlength=slots).cumsum(0).tolist()
-    pairs = KernelMap(order.int(), group[order].int(), (0, *ends), len(coords), count)
+    pairs = KernelMap(order.int(), group[order].int(), (0, *ends), len(coords), len(coarse))
+    return coarse, pairs
+
+
+def distinct(cells: Tensor, layout: KeyLayout) -> tuple[Tensor, Tensor]:
+    """The different ones of the cells (N, 4), sorted, and the row of each given one there."""
+    _, group = torch.unique(layout.keys(cells), return_inverse=True)
+    found = cells.new_empty((int(group.max()) + 1 if len(group) else 0, 4))
+    found[group] = cells  # every row of a group writes the same cell
+    return found, group
+
+
+def reaching_pairs(
+    coords: Tensor, kernel: Sequence[int], stride: Sequence[int], layout: KeyLayout
+) -> tuple[Tensor, KernelMap]:
+    """Like strided_pairs with an odd kernel around each coarse cell's first fine one: a fine cell
+    lies in several kernels, and every coarse cell is there whose kernel meets an occupied one.
+    """
+    step = torch.tensor([1, *stride], dtype=torch.int32, device=coords.device)
+    in_parts, out_parts = [], []
+    for offset in product(*(range(-(size // 2), size // 2 + 1) for size in kernel)):
+        first = coords - torch.tensor([0, *offset], dtype=torch.int32, device=coords.device)
+        rows = torch.nonzero((first % step == 0).all(1)).squeeze(1)
+        in_parts.append(rows)
+        out_parts.append(first[rows] // step)
+    coarse, group = distinct(torch.cat(out_parts), layout.halved(stride))
+    starts = (0, *accumulate(len(rows) for rows in in_parts))
+    pairs = KernelMap(torch.cat(in_parts).int(), group.int(), starts, len(coords), len(coarse))
     return coarse, pairs

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse.engine import Engine, select_engine
-from lidar_kd.sparse.maps import KernelMap, key_layout, KeyLayout
+from lidar_kd.sparse.maps import KernelMap, key_layout, KeyLayout, reaching_pairs
 
 Triple = tuple[int, int, int]
+Step = tuple[Triple, Triple | None]  # stride, and kernel where it is not the stride
 
 
 class Level:
@@ -27,9 +28,9 @@ class Level:
         self.coords = coords.int().contiguous()  # nonzero and transposes are not; C would misread
         self.engine = select_engine(coords.device, engine)
         # weak: a level keeps its coarser ones alive, and a ring would wait for the collector
-        self._finer: dict[Triple, ReferenceType[Level]] = {}
+        self._finer: dict[Step, ReferenceType[Level]] = {}
         self._submanifold: dict[Triple, KernelMap] = {}
-        self._coarser: dict[Triple, tuple[Level, KernelMap]] = {}
+        self._coarser: dict[Step, tuple[Level, KernelMap]] = {}
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -50,23 +51,34 @@ class Level:
             self._submanifold[kernel] = self.engine.submanifold(self.keys, kernel, self.layout)
         return self._submanifold[kernel]
 
-    def coarser(self, stride: Triple) -> tuple[Level, KernelMap]:
-        """The level whose cells are `stride` of ours wide, and the map from ours to it."""
-        if stride not in self._coarser:
+    def coarser(self, stride: Triple, kernel: Triple | None = None) -> tuple[Level, KernelMap]:
+        """The level whose cells are `stride` of ours wide, and the map from ours to it.
+
+        kernel: 3 per axis looks one of our cells beyond, and every cell it reaches is there.
+        """
+        if (stride, kernel) not in self._coarser:
             if any(step not in (1, 2) for step in stride):
                 raise ValueError(f'stride {stride}: steps must be 1 or 2')
-            coords, pairs = self.engine.strided(self.coords, stride, self.layout)
+            if kernel is None:
+                coords, pairs = self.engine.strided(self.coords, stride, self.layout)
+            else:
+                coords, pairs = reaching_pairs(self.coords, kernel, stride, self.layout)
             coarse = Level(coords, self.engine)
-            coarse._finer[stride] = ref(self)
-            self._coarser[stride] = (coarse, pairs)
-        return self._coarser[stride]
+            coarse._finer[stride, kernel] = ref(self)
+            self._coarser[stride, kernel] = (coarse, pairs)
+        return self._coarser[stride, kernel]
 
-    def finer(self, stride: Triple) -> Level:
+    def finer(self, stride: Triple, kernel: Triple | None = None) -> Level:
         """The level this one was made from; it must still be held by someone."""
-        level = self._finer[stride]() if stride in self._finer else None
+        found = self._finer.get((stride, kernel))
+        level = found() if found else None
         if level is None:
             raise ValueError(f'no finer level with stride {stride}: make this one with coarser()')
         return level
+
+    def find(self, cells: Tensor) -> Tensor:
+        """(N,) the rows of occupied cells (N, 4)."""
+        return torch.searchsorted(self.keys, self.engine.keys(cells, self.layout))
 
 
 @dataclass(frozen=True, eq=False)
