@@ -32,7 +32,7 @@ def make_inputs(student: Output, teacher: Output | None, batch: Batch, labels: T
         instances=batch.instances,
         starts=batch.starts,
         point_voxel=voxels.point_voxel,
-        voxel_scan=voxels.coords[:, 0],
+        voxel_scan=voxels.coords[:, 0].contiguous(),
         voxel_xyz=voxels.features[:, :3],  # the mean of its points
         voxel_labels=labels,
         student=own_side(student),
