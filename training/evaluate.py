@@ -188,7 +188,7 @@ def _load_network(options: Options, scans: ScanSet, ranks: Ranks) -> Candidate:
             + str(segmenter.dtype).removeprefix('torch.'),
             'passes': AUGMENTED if options.tta else 'a single one over each scan',
         },
-        answer=stopwatch,
+        answer=lambda scan: stopwatch(scan.points),
         latency_ms=stopwatch.latency_ms,
         device=str(segmenter.device),
     )

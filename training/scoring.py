@@ -85,13 +85,13 @@ def check_tables(answers: ClassTable, truth: ClassTable) -> None:
 
 @dataclass(eq=False)
 class Stopwatch:
-    """An Answer that remembers how long each scan took, in ms."""
+    """A Segment that remembers how long each scan took, in ms."""
 
     segment: Segment
     latency_ms: list[float] = field(default_factory=list)
 
-    def __call__(self, scan: Scan) -> Labels:
+    def __call__(self, points: Points) -> Labels:
         start = time.perf_counter()
-        labels = self.segment(scan.points)
+        labels = self.segment(points)
         self.latency_ms.append(1e3 * (time.perf_counter() - start))
         return labels
