@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ FORMATS = {
     FLOAT32: 'f4',
     FLOAT64: 'f8',
 }
-INTENSITY_FIELDS = ('intensity', 'reflectivity', 'signal')  # 'auto' takes the first one there is
+_SHOWN = 12  # fields named in an error
 _MOST_BYTES = 1 << 16  # of a point; numpy could not hold much larger ones
 
 
@@ -65,6 +66,25 @@ class Layout:
         """One point with all its fields."""
         return make_dtype(self.fields, self.point_step, self.is_bigendian)
 
+    @property
+    def packed_position(self) -> int | None:
+        """Where x, y, z lie, if as three FLOAT32 side by side in numpy's own byte order."""
+        by_name = {field.name: field for field in self.fields}
+        x, y, z = (by_name.get(name) for name in 'xyz')
+        if x is None or y is None or z is None or self.is_bigendian:
+            return None
+        ends = (x.offset + 4, y.offset + 4)
+        types = {x.datatype, y.datatype, z.datatype}
+        return x.offset if types == {FLOAT32} and ends == (y.offset, z.offset) else None
+
+    def is_packed(self, intensity: Field | None) -> bool:
+        """Whether a point is x, y, z, intensity as FLOAT32 and nothing else."""
+        return (
+            intensity is not None
+            and (self.packed_position, self.point_step) == (0, 16)
+            and (intensity.offset, intensity.datatype) == (12, FLOAT32)
+        )
+
     def view(self, data: Any) -> NDArray[np.void]:
         """(N,) points that share the message's memory, unless its rows are padded."""
         content = np.frombuffer(data, np.uint8)
@@ -72,7 +92,7 @@ class Layout:
             return np.empty(0, self.dtype)
         shape, strides = (self.height, self.width), (self.row_step, self.point_step)
         rows = np.ndarray(shape, f'V{self.point_step}', content, strides=strides)
-        points = rows.reshape(-1).view(self.dtype)
+        points = np.ascontiguousarray(rows.reshape(-1)).view(self.dtype)
         points.flags.writeable = False  # they are the message's
         return points
 
@@ -96,20 +116,10 @@ def read_layout(message: Any) -> Layout:
     )
 
 
-def choose_intensity(layout: Layout, wanted: str) -> Field | None:
-    """`wanted`: auto, none, or the name of a field."""
-    by_name = {field.name: field for field in layout.fields}
-    if wanted == 'auto':
-        present = [by_name[name] for name in INTENSITY_FIELDS if name in by_name]
-        return next((field for field in present if field.count == 1), None)
-    if wanted == 'none':
-        return None
-    if wanted not in by_name or by_name[wanted].count != 1:
-        raise MalformedCloud(
-            f"no intensity field '{wanted}' with one value per point among "
-            f'{", ".join(by_name) or "none"}; set intensity_field to auto, none or one of these.'
-        )
-    return by_name[wanted]
+def list_names(names: Iterable[str]) -> str:
+    """For a sentence, however many there are."""
+    first = [*islice(names, _SHOWN + 1)]
+    return ', '.join(first[:_SHOWN]) + ', ...' * (len(first) > _SHOWN) or 'none'
 
 
 @lru_cache(maxsize=64)  # a sensor's layout never changes
@@ -146,8 +156,12 @@ def _check_fields(fields: tuple[Field, ...], point_step: int) -> None:
                 f"field '{field.name}' ends at byte {field.end} of a point of {point_step} bytes; "
                 'correct its offset, its count or point_step.'
             )
-    if repeated := _repeated(field.name for field in fields):
-        raise MalformedCloud(f"there are several fields '{repeated[0]}'; names must be unique.")
+    names = Counter(field.name for field in fields)
+    if any(not name or count > 1 for name, count in names.items()):
+        raise MalformedCloud(
+            f'the fields are named {list_names(names)}; '
+            'each needs a name, and one that no other has.'
+        )
     if not 0 <= point_step <= _MOST_BYTES:
         raise MalformedCloud(
             f'point_step is {point_step}; points have at most {_MOST_BYTES} bytes.'
@@ -160,7 +174,7 @@ def _check_position(fields: tuple[Field, ...]) -> None:
     for name in 'xyz':
         if name not in by_name:
             raise MalformedCloud(
-                f"no field '{name}' among {', '.join(by_name) or 'none'}; a cloud needs x, y, z."
+                f"no field '{name}' among {list_names(by_name)}; a cloud needs x, y, z."
             )
         if by_name[name].datatype not in (FLOAT32, FLOAT64) or by_name[name].count != 1:
             raise MalformedCloud(
@@ -186,10 +200,6 @@ def _find_row_step(message: Any) -> int:
 
 def _count_bytes(data: Any) -> int:
     try:
-        return memoryview(data).nbytes
-    except TypeError:
+        return np.frombuffer(data, np.uint8).size
+    except (TypeError, ValueError, BufferError):
         raise MalformedCloud('data are no bytes; hand over bytes or an array of uint8.') from None
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which field of a cloud is the intensity, and what its numbers mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lidar_kd.cloud_layout import Field, Layout, list_names, MalformedCloud
+
+FIELDS = ('intensity', 'reflectivity', 'signal')  # 'auto' takes the first one there is
+FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)  # of intensities: 0-1, 8 bits, 12 bits, raw
+_STRAY = 1e-3  # share of the points that may exceed a full scale without changing it
+
+
+def choose_intensity(layout: Layout, wanted: str) -> Field | None:
+    """`wanted`: auto, none, or the name of a field."""
+    by_name = {field.name: field for field in layout.fields}
+    if wanted == 'auto':
+        present = [by_name[name] for name in FIELDS if name in by_name]
+        return next((field for field in present if field.count == 1), None)
+    if wanted == 'none':
+        return None
+    if wanted not in by_name or by_name[wanted].count != 1:
+        raise MalformedCloud(
+            f"no intensity field '{wanted}' with one value per point among "
+            f'{list_names(by_name)}; set intensity_field to auto, none or one of these.'
+        )
+    return by_name[wanted]
+
+
+class IntensityRange:
+    """The full scale of one sensor's intensity: it only grows, a dark scan does not change it."""
+
+    def __init__(self) -> None:
+        self._seen = FULL_SCALES[0]
+
+    def find(self, values: NDArray[Any]) -> float:
+        """values (N,) as the sensor gives them; 8-bit integers are 0-255 whatever they hold."""
+        if values.dtype.itemsize == 1:
+            return 255.0
+        least = FULL_SCALES[0] if values.dtype.kind == 'f' else FULL_SCALES[1]
+        self._seen = max(self._seen, least)
+        allowed = _STRAY * len(values)
+        for scale in FULL_SCALES[:-1]:
+            if scale >= self._seen and np.count_nonzero(values > scale) <= allowed:
+                self._seen = scale
+                return scale
+        self._seen = FULL_SCALES[-1]
+        return self._seen
+
+
+def scale_values(values: NDArray[Any], factor: float) -> NDArray[np.float32]:
+    with np.errstate(over='ignore', invalid='ignore'):
+        scaled = values.astype(np.float32) * np.float32(factor)
+    scaled[~np.isfinite(scaled)] = 0  # the point itself is still good
+    return scaled
