@@ -29,6 +29,7 @@ from training.data.loader import Loader
 from training.data.scan import ScanSet
 from training.interrupt import Interrupted, Interruption
 from training.lesson import Lesson, Terms
+from training.memory import peak_gb, reset_peak
 from training.metrics import Confusion
 from training.optimiser import Average, make_optimizer, make_schedule
 from training.ranks import Ranks
@@ -77,6 +78,7 @@ class Run:
     def fit(self) -> None:
         """Trains from where the folder's checkpoint left off to the end."""
         self._resume()
+        reset_peak(self._device)
         saved = time.monotonic()
         batches = self._batches()
         with Interruption() as interruption, self._progress() as advance:
@@ -140,8 +142,7 @@ class Run:
         row = self._window.close(self.step, waited_s=loader.waited_s)
         row |= {'epoch': round(self.step / len(loader), 3)}
         row |= {'lr': self._schedule.get_last_lr()[0]}
-        if self._device.type == 'cuda':
-            row['peak_gb'] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        row |= {'peak_gb': peak_gb(self._device)}
         if not self._ranks.is_first:
             return
         self.folder.append(row)

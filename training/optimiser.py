@@ -53,8 +53,8 @@ class Average:
         decay = min(self._decay, (1 + step) / (10 + step))  # the first weights mean nothing
         for mine, theirs in zip(self.model.parameters(), model.parameters()):
             mine.lerp_(theirs, 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers()):
-            mine.copy_(theirs)
+        for counted, other in zip(self.model.buffers(), model.buffers()):
+            counted.copy_(other)
 
 
 def _groups(model: nn.Module, settings: Optim) -> list[dict[str, Any]]:

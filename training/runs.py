@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-import copy
 from pathlib import Path
-
-import torch
-from torch import nn
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
-from lidar_kd.sparse import fold_norms
-from training.benchmarks.models import count_macs
 from training.config import Config, load_config
-from training.data.batch import Batch, make_batch
+from training.data.batch import make_batch
 from training.engine import Parts, Run
 from training.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.macs import gmacs
 from training.ranks import join_ranks, Ranks
 from training.report import Result, show, write_pictures, write_report
 from training.run_folder import RunFolder
@@ -148,12 +143,6 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
         )
         rows['methods'] = ' + '.join(config.method)
     return rows
-
-
-@torch.inference_mode()
-def gmacs(network: nn.Module, batch: Batch) -> float:
-    """Multiply-adds of the network as it runs on a robot."""
-    return count_macs(fold_norms(copy.deepcopy(network).eval()), batch.voxels) / 1e9
 
 
 def finish(parts: Parts, console: Console) -> None:

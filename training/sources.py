@@ -109,10 +109,10 @@ def _place(frame: Frame) -> str:
 class Several:
     """Sets of scans one after the other; the first one's table, labels only where it has them."""
 
-    def __init__(self, first: ScanSet | FusedScans, others: Sequence[ScanSet]) -> None:
-        self._sets = [first, *others]
-        self._ends = np.cumsum([len(each) for each in self._sets])
-        self.table = first.table
+    def __init__(self, sets: Sequence[ScanSet]) -> None:
+        self._sets = sets
+        self._ends = np.cumsum([len(each) for each in sets])
+        self.table = sets[0].table
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -20,7 +20,7 @@ from training.config import Config
 from training.data.instances import build_paste_bank
 from training.data.kinds import open_dataset
 from training.data.loader import Loader, TrainingScans
-from training.data.scan import Scan, ScanSet
+from training.data.scan import Scan, Scans, ScanSet
 from training.data.weights import class_weights, count_classes
 from training.engine import Parts
 from training.lesson import Lesson
@@ -154,10 +154,11 @@ def _scans_to_learn_from(
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
     fused = data.fusion or (teacher is not None and 'm2skd' in config.method)
-    chosen = fuse(train, data, console) if fused else train
+    own = fuse(train, data, console) if fused else train
+    chosen: Scans = own
     if data.unlabelled and teacher is not None:
         others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
-        chosen = Several(chosen, others)
+        chosen = Several([own, *others])
     return TrainingScans(
         chosen, data.augment, seed=config.seed, bank=bank, intensity_scale=data.intensity_scale
     )

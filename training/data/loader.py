@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lidar_kd.errors import ConfigError
 from training.data.augment import augment, Augmentation
 from training.data.batch import AnyGrid, Batch, make_batch
-from training.data.scan import Scan, ScanSet
+from training.data.scan import Scan, Scans
 
 # A seed sequence does not tell [s, e] from [s, e, 0], hence a number for each use.
 _ORDER, _AUGMENT = 1, 2
@@ -43,7 +43,7 @@ class TrainingScans(Dataset[Scan]):
 
     def __init__(
         self,
-        scans: ScanSet,
+        scans: Scans,
         augmentation: Augmentation,
         *,
         seed: int,

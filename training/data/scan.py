@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,17 @@ class Frame:
         return self.name.rpartition('/')[0]
 
 
+class Scans(Protocol):
+    """What can be learnt from or scored on: a ScanSet, or several, or one with its past."""
+
+    @property
+    def table(self) -> ClassTable: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Scan: ...
+
+
 Raw = tuple[NDArray[Any], NDArray[np.uint32] | None]  # raw class ids, object numbers
 
 
@@ -103,13 +114,14 @@ class ScanSet:
     table: ClassTable
     frames: tuple[Frame, ...]
     read_raw: Callable[[Path], Raw]
+    read_points: Callable[[Path], Points] = read_scan
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Scan:
         frame = self.frames[index]
-        points = read_scan(frame.scan)
+        points = self.read_points(frame.scan)
         labels = np.full(len(points), IGNORE, np.uint8)
         instances = None
         if frame.labels is not None:

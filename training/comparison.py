@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of the same student with and without each method, paired by seed, as figures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+import json
+import math
+from pathlib import Path
+from statistics import mean, median, stdev
+
+from lidar_kd.console import Console
+from lidar_kd.files import write_atomically
+
+ALONE = 'alone'  # the student without a teacher
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+_GAINS = ('miou', 'hard_miou')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run. Shares from 0 to 1."""
+
+    miou: float  # over the classes that occur
+    hard_miou: float
+    iou: Mapping[str, float | None]  # by class
+    step_ms: float
+    peak_gb: float
+    agreement: float = math.nan  # share of the points that get the teacher's label
+    curve: Sequence[tuple[int, float]] = ()  # step, mIoU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one scan costs a network."""
+
+    name: str
+    parameters: int
+    gmacs: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Method minus student alone, over the seeds that both have."""
+
+    mean: float
+    error: float  # standard error of the mean; NaN with one seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    title: str
+    arms: Mapping[str, Sequence[Outcome]]  # the first one is the student alone
+    student: Cost
+    teacher: Cost | None = None
+    teacher_outcome: Outcome | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> Sequence[Outcome]:
+        return self.arms[ALONE]
+
+    @property
+    def methods(self) -> list[str]:
+        return [arm for arm in self.arms if arm != ALONE]
+
+    def gain(self, arm: str, of: str = 'miou') -> Gain:
+        """`of`: 'miou' or 'hard_miou'; seed by seed."""
+        pairs = zip(self.arms[arm], self.alone)
+        gains = [getattr(with_it, of) - getattr(without, of) for with_it, without in pairs]
+        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+        return Gain(mean=mean(gains), error=error)
+
+    def figures(self) -> dict[str, float | None]:
+        """By the names of the design; percentage points for gains and mIoU."""
+        values = {'baseline_miou': 100 * mean(run.miou for run in self.alone)}
+        for arm in self.methods:
+            gain, hard = self.gain(arm), self.gain(arm, 'hard_miou')
+            values |= {
+                f'{arm}_miou': 100 * mean(run.miou for run in self.arms[arm]),
+                f'{arm}_gain': 100 * gain.mean,
+                f'{arm}_gain_se': 100 * gain.error,
+                f'{arm}_hard_gain': 100 * hard.mean,
+                f'{arm}_hard_gain_se': 100 * hard.error,
+                f'{arm}_step_ratio': _step_ms(self.arms[arm]) / _step_ms(self.alone),
+            }
+        if self.teacher is not None and self.teacher_outcome is not None:
+            values |= {
+                'teacher_miou': 100 * self.teacher_outcome.miou,
+                'macs_share': self.student.gmacs / self.teacher.gmacs,
+                'speedup': self.teacher.latency_ms / self.student.latency_ms,
+            }
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+    def tables(self) -> list[Table]:
+        return [self._scores(), self._classes(), self._costs()]
+
+    def _scores(self) -> Table:
+        columns = ('', 'mIoU %', 'gain', 'hard classes %', 'gain', 'as the teacher %',
+                   'step ms', 'peak GB')  # fmt: skip
+        rows = [self._score_row(arm) for arm in self.arms]
+        if self.teacher_outcome is not None:
+            theirs = self.teacher_outcome
+            rows.append(('teacher', f'{100 * theirs.miou:.2f}', '',
+                         f'{100 * theirs.hard_miou:.2f}', '', '', '', ''))  # fmt: skip
+        count = len(self.alone)
+        title = (
+            f'{self.title}: mean and standard deviation of {count} seed{"s" * (count > 1)}; gain '
+            'over the student alone, paired by seed, and its standard error'
+        )
+        return title, columns, rows
+
+    def _score_row(self, arm: str) -> tuple[str, ...]:
+        runs = self.arms[arm]
+        gains = ['', '']
+        if arm != ALONE:
+            gains = [_signed(self.gain(arm, of)) for of in _GAINS]
+        return (
+            arm if arm != ALONE else 'student alone',
+            _spread([run.miou for run in runs]),
+            gains[0],
+            _spread([run.hard_miou for run in runs]),
+            gains[1],
+            _percent(mean(run.agreement for run in runs)),
+            f'{_step_ms(runs):.0f}',
+            f'{max(run.peak_gb for run in runs):.2f}',
+        )
+
+    def _classes(self) -> Table:
+        columns = ('class', *('alone' if arm == ALONE else arm for arm in self.arms), 'teacher')
+        rows = [(name, *cells) for name, cells in self._class_cells()]
+        return 'IoU % by class, means over the seeds', columns, rows
+
+    def _class_cells(self) -> Iterator[tuple[str, list[str]]]:
+        for name in self.alone[0].iou:
+            cells = [_percent(_mean_known([run.iou[name] for run in runs]))
+                     for runs in self.arms.values()]  # fmt: skip
+            theirs = self.teacher_outcome.iou[name] if self.teacher_outcome else None
+            yield name, [*cells, _percent(_mean_known([theirs]))]
+
+    def _costs(self) -> Table:
+        columns = ('network', 'parameters', 'G multiply-adds', 'ms per scan')
+        costs = [cost for cost in (self.teacher, self.student) if cost is not None]
+        rows: list[tuple[str, ...]] = [
+            (c.name, f'{c.parameters:,}', f'{c.gmacs:.1f}', f'{c.latency_ms:.0f}') for c in costs
+        ]
+        return 'a scan from points to labels, medians, both in turns', columns, rows
+
+
+def show(console: Console, comparison: Comparison) -> None:
+    for table in comparison.tables():
+        console.table(*table)
+
+
+def write(folder: Path, comparison: Comparison) -> None:
+    """comparison.{txt,md,json}"""
+    texts = {
+        'comparison.md': '\n'.join(map(_markdown, comparison.tables())),
+        'comparison.txt': '\n'.join(map(_plain, comparison.tables())),
+        'comparison.json': json.dumps(comparison.figures(), indent=2) + '\n',
+    }
+    for name, text in texts.items():
+        with write_atomically(folder / name) as temporary:
+            temporary.write_text(text, encoding='utf-8')
+
+
+def _markdown(table: Table) -> str:
+    title, columns, rows = table
+    lines = [f'**{title}**', '', _line(columns), _line(['---', *['--:'] * (len(columns) - 1)])]
+    return '\n'.join([*lines, *map(_line, rows), ''])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _plain(table: Table) -> str:
+    title, columns, rows = table
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    lines = [
+        '  '.join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                  for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in (columns, *rows)
+    ]  # fmt: skip
+    return '\n'.join([title, *lines, ''])
+
+
+def _spread(values: Sequence[float]) -> str:
+    text = f'{100 * mean(values):.2f}'
+    return f'{text} +- {100 * stdev(values):.2f}' if len(values) > 1 else text
+
+
+def _signed(gain: Gain) -> str:
+    text = f'{100 * gain.mean:+.2f}'
+    return text if math.isnan(gain.error) else f'{text} +- {100 * gain.error:.2f}'
+
+
+def _percent(value: float) -> str:
+    return '-' if math.isnan(value) else f'{100 * value:.2f}'
+
+
+def _mean_known(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else math.nan
+
+
+def _step_ms(runs: Sequence[Outcome]) -> float:
+    return median(run.step_ms for run in runs)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runs of a comparison left, scored again side by side: answers, agreement and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+import time
+from typing import Any
+
+import numpy as np
+
+from lidar_kd.bundle import load_bundle
+from lidar_kd.console import Console
+from lidar_kd.segmenter import Segmenter
+from training.comparison import Cost, Outcome
+from training.data.batch import make_batch
+from training.data.scan import ScanSet
+from training.macs import gmacs
+from training.metrics import Confusion
+from training.run_folder import RunFolder
+from training.scoring import Labels, score_answers
+
+_TIMED_SCANS = 20
+
+
+def read_run(folder: RunFolder, scans: ScanSet, theirs: Sequence[Labels]) -> Outcome:
+    """`theirs`: the teacher's labels of each scan, or nothing."""
+    answers = answer_all(folder.bundle, scans)
+    rows = folder.history()
+    steps = [row for row in rows if 'steps_per_s' in row]
+    return score_run(
+        scans,
+        answers,
+        step_ms=median(1e3 / row['steps_per_s'] for row in steps),
+        peak_gb=max(row['peak_gb'] for row in steps),
+        agreement=_agreement(answers, theirs),
+        curve=[(row['step'], row['miou']) for row in rows if 'miou' in row],
+    )
+
+
+def score_run(scans: ScanSet, answers: Sequence[Labels], **facts: Any) -> Outcome:
+    by_name = {frame.name: labels for frame, labels in zip(scans.frames, answers)}
+    confusion: Confusion = score_answers(lambda scan: by_name[scan.name], scans)
+    hard = [int(train_id) for train_id in scans.table.hard_ids]
+    iou = [None if np.isnan(value) else float(value) for value in confusion.iou()]
+    return Outcome(
+        miou=confusion.occurring().value,
+        hard_miou=confusion.occurring(hard).value,
+        iou=dict(zip(scans.table.names, iou)),
+        **facts,
+    )
+
+
+def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
+    segmenter = Segmenter(bundle)
+    return [segmenter.segment(scans[index].points).labels for index in range(len(scans))]
+
+
+def measure_costs(bundles: Sequence[Path], scans: ScanSet, console: Console) -> list[Cost]:
+    """The networks take turns scan by scan, so that whatever disturbs the machine hits all."""
+    segmenters = [Segmenter(bundle) for bundle in bundles]
+    times: list[list[float]] = [[] for _ in bundles]
+    count = min(len(scans), _TIMED_SCANS)
+    with console.progress(count, 'timing both networks') as advance:
+        for index in range(count):
+            points = scans[index].points
+            for segmenter, spent in zip(segmenters, times):
+                start = time.perf_counter()
+                segmenter.segment(points)
+                spent.append(1e3 * (time.perf_counter() - start))
+            advance()
+    return [_cost(path, scans, median(spent[1:] or spent)) for path, spent in zip(bundles, times)]
+
+
+def _cost(path: Path, scans: ScanSet, latency_ms: float) -> Cost:
+    bundle = load_bundle(path)
+    return Cost(
+        name=bundle.spec.model.name,
+        parameters=sum(p.numel() for p in bundle.model.parameters()),
+        gmacs=gmacs(bundle.model, make_batch([scans[0]], bundle.spec.grid)),
+        latency_ms=latency_ms,
+    )
+
+
+def _agreement(ours: Sequence[Labels], theirs: Sequence[Labels]) -> float:
+    if not theirs:
+        return float('nan')
+    same = sum(int((a == b).sum()) for a, b in zip(ours, theirs))
+    return same / sum(len(a) for a in ours)
