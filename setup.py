@@ -62,7 +62,8 @@ setup(
         'torch',
     ],
     extras_require={
-        'train': ['matplotlib', 'open3d'],
+        'train': ['matplotlib', 'open3d', 'rosbags'],
+        'bags': ['rosbags'],  # on the robot: replay of recordings
         'test': [
             'colcon-common-extensions',
             'hypothesis',

@@ -35,21 +35,21 @@ class IntensityRange:
     """The full scale of one sensor's intensity: it only grows, a dark scan does not change it."""
 
     def __init__(self) -> None:
-        self._seen = FULL_SCALES[0]
+        self.full_scale = FULL_SCALES[0]
 
     def find(self, values: NDArray[Any]) -> float:
         """values (N,) as the sensor gives them; 8-bit integers are 0-255 whatever they hold."""
+        self.full_scale = max(self.full_scale, self._needed(values))
+        return self.full_scale
+
+    @staticmethod
+    def _needed(values: NDArray[Any]) -> float:
         if values.dtype.itemsize == 1:
-            return 255.0
-        least = FULL_SCALES[0] if values.dtype.kind == 'f' else FULL_SCALES[1]
-        self._seen = max(self._seen, least)
+            return FULL_SCALES[1]
         allowed = _STRAY * len(values)
-        for scale in FULL_SCALES[:-1]:
-            if scale >= self._seen and np.count_nonzero(values > scale) <= allowed:
-                self._seen = scale
-                return scale
-        self._seen = FULL_SCALES[-1]
-        return self._seen
+        scales = FULL_SCALES if values.dtype.kind == 'f' else FULL_SCALES[1:]
+        fitting = (each for each in scales if np.count_nonzero(values > each) <= allowed)
+        return next(fitting, FULL_SCALES[-1])
 
 
 def scale_values(values: NDArray[Any], factor: float) -> NDArray[np.float32]:

@@ -90,7 +90,7 @@ hostile_fields = st.builds(
     FakeField,
     name=st.sampled_from(['x', 'y', 'z', 'intensity', 'ring', 'label', 'rgb', '', 'f0', '\u00e4']),
     offset=numbers,
-    datatype=st.integers(0, 12),
+    datatype=st.sampled_from([*range(10), F32, F32, 255]),
     count=st.sampled_from([0, 1, 1, 1, 2, 3, HUGE]),
 )
 random_clouds = st.builds(
@@ -107,7 +107,7 @@ random_clouds = st.builds(
 
 @st.composite
 def damaged_clouds(draw: st.DrawFn) -> FakeCloud:
-    """Good ones in which one to three things are wrong, or only different."""
+    """Good ones in which up to two things are wrong, or only different."""
     height = draw(st.sampled_from([1, 3]))
     message = pack(
         draw(st.sampled_from(sorted(LAYOUTS))),
@@ -116,13 +116,15 @@ def damaged_clouds(draw: st.DrawFn) -> FakeCloud:
         padding=draw(st.sampled_from([0, 0, 5])),
         big=draw(st.booleans()),
     )
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(0, 2))):
         damage(message, draw)
     return message
 
 
 def damage(message: FakeCloud, draw: st.DrawFn) -> None:
-    what = draw(st.sampled_from(['sizes', 'field', 'drop', 'repeat', 'flip', 'cut', 'flood']))
+    what = draw(
+        st.sampled_from(['sizes', 'field', 'drop', 'repeat', 'flip', 'flip', 'cut', 'flood'])
+    )
     if what == 'sizes':
         name = draw(st.sampled_from(['height', 'width', 'point_step', 'row_step']))
         setattr(message, name, draw(numbers))
@@ -178,7 +180,7 @@ def check_all_outputs(message: FakeCloud, cloud: Cloud) -> None:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(message=st.one_of(random_clouds, damaged_clouds()))
+@given(message=st.one_of(random_clouds, damaged_clouds(), damaged_clouds(), damaged_clouds()))
 def test_hostile_clouds_are_refused_or_read_right_and_good_ones_between_them_too(
     message: FakeCloud,
 ) -> None:

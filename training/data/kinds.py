@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
+from training.data.bags import open_bags
 from training.data.folder import open_folder
 from training.data.nuscenes import open_nuscenes
 from training.data.scan import ScanSet
@@ -17,6 +18,7 @@ KINDS: dict[str, Callable[[Path, Sequences], ScanSet]] = {
     'semantickitti': open_semantickitti,
     'nuscenes': open_nuscenes,
     'folder': open_folder,
+    'bags': open_bags,
 }
 
 

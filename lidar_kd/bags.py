@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded PointCloud2 messages, one by one, from a rosbag; needs no ROS, but rosbags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, ExitStack
+import os
+from pathlib import Path
+import struct
+from typing import Any
+
+from lidar_kd.errors import DataError
+
+POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
+FILES = ('.mcap', '.db3', '.bag')
+
+
+def is_bag(path: Path) -> bool:
+    """A folder as `ros2 bag record` leaves it, a file of one, or a ROS 1 bag."""
+    return (path / 'metadata.yaml').is_file() or path.suffix in FILES
+
+
+class Bag:
+    """The clouds of one topic; only the one that is asked for is in memory.
+
+    Every process that reads opens the files for itself: file positions must not be shared.
+    """
+
+    def __init__(self, path: str | Path, topic: str = '') -> None:
+        """`topic` may be left out where the bag has only one with clouds."""
+        self.path = Path(path)
+        self._stack = ExitStack()
+        self._process = 0
+        self._reader: Any = None
+        self.topic = _choose_topic(self.path, topic, self._open().topics)
+        with _told_as_data_error(self.path):
+            self.stamps_ns = [stamp for _, stamp, _ in self._messages()]
+        if not self.stamps_ns:
+            raise DataError(f'{self.path}: no cloud on {self.topic}; record it again.')
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {'_stack': ExitStack(), '_process': 0, '_reader': None}
+
+    def read(self, index: int) -> Any:
+        """The message with this number, in order of reception: PointCloud2's attributes."""
+        stamp = self.stamps_ns[index]
+        twins = index - self.stamps_ns.index(stamp)  # received in the same nanosecond
+        with _told_as_data_error(self.path):
+            found = self._messages(stamp, stamp + 1)
+            for _ in range(twins):
+                next(found)
+            _, _, content = next(found)
+            return self._open().deserialize(content, POINT_CLOUD)
+
+    def _messages(
+        self, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[tuple[Any, int, bytes]]:
+        reader = self._open()
+        wanted = [each for each in reader.connections if each.topic == self.topic]
+        messages: Iterator[tuple[Any, int, bytes]] = reader.messages(wanted, start_ns, stop_ns)
+        return messages
+
+    def _open(self) -> Any:
+        if self._process != os.getpid():
+            self._stack = ExitStack()
+            self._reader = self._stack.enter_context(_open_reader(self.path))
+            self._process = os.getpid()
+        return self._reader
+
+
+@contextmanager
+def _open_reader(path: Path) -> Iterator[Any]:
+    try:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import get_typestore, Stores
+    except ImportError:
+        raise DataError(
+            f"{path}: reading bags needs rosbags; run pip install 'lidar_kd[bags]'."
+        ) from None
+    if not path.exists():
+        raise DataError(f'{path}: no such bag; check the path.')
+    place = path if path.suffix == '.bag' or path.is_dir() else path.parent
+    if place.is_dir() and not (place / 'metadata.yaml').is_file():
+        raise DataError(f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {place}.')
+    with ExitStack() as stack:
+        with _told_as_data_error(path):
+            reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+            stack.enter_context(reader)
+        yield reader
+
+
+@contextmanager
+def _told_as_data_error(path: Path) -> Iterator[None]:
+    """What rosbags and its storages raise for damaged files has no common class."""
+    import apsw
+    from rosbags.highlevel.anyreader import AnyReaderError, ReaderErrors
+
+    damaged = (AnyReaderError, *ReaderErrors, apsw.Error, struct.error)
+    try:
+        yield
+    except (*damaged, ValueError, LookupError, TypeError, StopIteration, AssertionError) as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise DataError(f'{path}: the bag is damaged ({reason}); copy it again.') from None
+
+
+def _choose_topic(path: Path, wanted: str, topics: dict[str, Any]) -> str:
+    clouds = sorted(name for name, topic in topics.items() if topic.msgtype == POINT_CLOUD)
+    if not clouds:
+        others = ', '.join(sorted(topics)) or 'nothing'
+        raise DataError(f'{path}: no topic with PointCloud2 (it has {others}); take another bag.')
+    if wanted in clouds:
+        return wanted
+    if wanted or len(clouds) > 1:
+        problem = f"no clouds on '{wanted}'" if wanted else 'several topics with clouds'
+        raise DataError(f'{path}: {problem}; choose the topic among {", ".join(clouds)}.')
+    return clouds[0]
