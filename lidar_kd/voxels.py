@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lidar_kd.errors import DataError
-from lidar_kd.sparse import Engine, Level, select_engine
+from lidar_kd.sparse import Engine, Level, select_engine, sparse_tensor
 from lidar_kd.sparse.maps import key_layout
 
 Bounds = tuple[float, float, float]
@@ -45,12 +45,16 @@ class CartesianGrid(_Settings):
 
     kind: Literal['cartesian'] = 'cartesian'
     voxel_m: PositiveFloat = 0.05
+    origin_m: Bounds | None = None  # a corner of voxel 0, where it is not the sensor
     lower_m: Bounds | None = None  # x, y, z a point must reach
     upper_m: Bounds | None = None  # and must stay below
 
     def positions(self, points: Tensor) -> Tensor:
         """(N, 3) positions in units of a voxel."""
-        return points[:, :3] / self.voxel_m
+        xyz = points[:, :3]
+        if self.origin_m is not None:
+            xyz = xyz - xyz.new_tensor(self.origin_m)
+        return xyz / self.voxel_m
 
     def inside(self, points: Tensor, positions: Tensor) -> Tensor:
         keep = (positions.abs() < REACH).all(1)
@@ -168,6 +172,20 @@ def voxelize(
     level = Level(coords[order[starts[:-1]]], chosen)
     features = embedding_bag(order, points, starts[:-1], mode='mean')
     return Voxels(points, owner, rows, positions, group.long(), features, level, left_out)
+
+
+def voxels_from_cells(
+    cells: Tensor, features: Tensor, ends: Tensor, engine: Engine | str | None = None
+) -> Voxels:
+    """What a data set voxelised before: cells (V, 3) in any order, one point in each one's middle,
+    features (V, C) that are also the points' columns; ends (B,): where the rows of each scan end.
+    """
+    sizes = torch.diff(ends, prepend=ends.new_zeros(1))
+    batch = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), sizes)
+    x, order = sparse_tensor(torch.cat([batch[:, None], cells], 1).int(), features, engine)
+    rows = torch.arange(len(cells), device=cells.device)
+    row_of = torch.empty_like(order).scatter_(0, order, rows)
+    return Voxels(features, batch, rows, cells + 0.5, row_of, x.features, x.level)
 
 
 def _rows_inside(

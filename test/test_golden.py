@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import BundleError
-from lidar_kd.sparse import fold_norms, sparse_tensor
-from lidar_kd.voxels import Voxels
+from lidar_kd.sparse import fold_norms
+from lidar_kd.voxels import voxels_from_cells
 from training.import_weights import load, main, read_checkpoint
 from training.published import FAMILIES
 
@@ -30,16 +30,6 @@ FAMILY = FAMILIES['spunet']
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason='the golden files are not beside this checkout'
 )
-
-
-def voxels_of(cells: Tensor, features: Tensor, ends: Tensor) -> Voxels:
-    """One point in the middle of each cell; ends: where each scan's rows end."""
-    sizes = torch.diff(ends, prepend=ends.new_zeros(1))
-    batch = torch.repeat_interleave(torch.arange(len(ends)), sizes)
-    x, order = sparse_tensor(torch.cat([batch[:, None], cells], 1).int(), features)
-    rows = torch.arange(len(cells))
-    row_of = torch.empty_like(order).scatter_(0, order, rows)
-    return Voxels(features, batch, rows, cells + 0.5, row_of, x.features, x.level)
 
 
 @cache
@@ -118,7 +108,7 @@ class Reference:
 
 @needs_golden
 def test_spunet_gives_the_golden_logits_where_the_reference_was_right() -> None:
-    voxels = voxels_of(golden()['grid_coord'], golden()['feat'], golden()['offset'])
+    voxels = voxels_from_cells(golden()['grid_coord'], golden()['feat'], golden()['offset'])
     model = load(read_checkpoint(SPUNET), FAMILY)
     with torch.inference_mode():
         for network in (model, fold_norms(model)):
@@ -130,7 +120,7 @@ def test_spunet_gives_the_golden_logits_where_the_reference_was_right() -> None:
 @needs_golden
 def test_spunet_gives_on_every_golden_row_what_brute_force_gives() -> None:
     cells, features = golden()['grid_coord'], golden()['feat']
-    voxels = voxels_of(cells, features, golden()['offset'])
+    voxels = voxels_from_cells(cells, features, golden()['offset'])
     state = read_checkpoint(SPUNET)
     expected = Reference(state)(torch.cat([voxels.batch[:, None], cells], 1), features, stages=2)
     assert FAMILY.settings(state) == {
@@ -212,7 +202,7 @@ def test_a_deeper_spunet_with_other_widths_agrees_with_brute_force(
     batch = torch.zeros(len(cells), 1, dtype=torch.long)
     expected = Reference(state)(torch.cat([batch, cells], 1), features, stages=3)
     with torch.inference_mode():
-        logits = model(voxels_of(cells, features, torch.tensor([len(cells)]))).point_logits
+        logits = model(voxels_from_cells(cells, features, torch.tensor([len(cells)]))).point_logits
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 

@@ -27,10 +27,10 @@ from lidar_kd.errors import BundleError
 from lidar_kd.labels import NUSCENES
 from lidar_kd.models import build_model
 from lidar_kd.models.serialization import encode, ORDERS, Serialized
-from lidar_kd.sparse import sparse_tensor
-from lidar_kd.voxels import Voxels
+from lidar_kd.voxels import voxels_from_cells
 from training.import_weights import load, main, read_checkpoint
-from training.published import Checkpoint, FAMILIES
+from training.published import FAMILIES
+from training.renaming import Checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2] / 'shared' / 'golden' / 'ptv3_tiny.safetensors'
 FAMILY = FAMILIES['ptv3']
@@ -126,16 +126,6 @@ class Published:
         return self.linear(x, 'seg_head')
 
 
-def voxels_of(cells: Tensor, features: Tensor, ends: Tensor) -> Voxels:
-    """One point in the middle of each cell; ends: where each scan's rows end."""
-    sizes = torch.diff(ends, prepend=ends.new_zeros(1))
-    batch = torch.repeat_interleave(torch.arange(len(ends)), sizes)
-    x, order = sparse_tensor(torch.cat([batch[:, None], cells], 1).int(), features)
-    rows = torch.arange(len(cells))
-    row_of = torch.empty_like(order).scatter_(0, order, rows)
-    return Voxels(features, batch, rows, cells + 0.5, row_of, x.features, x.level)
-
-
 @cache
 def golden() -> dict[str, Tensor]:
     with safe_open(GOLDEN, framework='pt') as file:
@@ -161,7 +151,7 @@ def test_ptv3_agrees_with_the_golden_output_but_for_its_races() -> None:
     state = read_checkpoint(GOLDEN)
     cells, features, ends = (golden()[name] for name in ('grid_coord', 'feat', 'offset'))
     with torch.inference_mode():
-        output = load(state, FAMILY)(voxels_of(cells, features, ends))
+        output = load(state, FAMILY)(voxels_from_cells(cells, features, ends))
     error = (output.point_features - golden()['out_feat']).abs().amax(1)
     # 319 rows; the published code on several threads differs from itself on one by this much
     assert (error < 1e-3).sum() > 300
@@ -234,7 +224,7 @@ def test_a_deeper_ptv3_with_other_widths_agrees_with_brute_force(patch: int) -> 
     fixed = [range(4)] * 3
     expected = [published(cells[a:b], features[a:b], fixed) for a, b in ((0, 60), (60, None))]
     with torch.inference_mode():
-        logits = load(state, FAMILY)(voxels_of(cells, features, ends)).point_logits
+        logits = load(state, FAMILY)(voxels_from_cells(cells, features, ends)).point_logits
     largest = torch.cat(expected).abs().max()
     assert (logits - torch.cat(expected)).abs().max() < 1e-4 * largest
 

@@ -29,7 +29,8 @@ from lidar_kd.errors import BundleError, LidarKdError  # noqa: E402
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table  # noqa: E402
 from lidar_kd.models import build_model  # noqa: E402
 from lidar_kd.voxels import CartesianGrid  # noqa: E402
-from training.published import Checkpoint, FAMILIES, Family, StateDict  # noqa: E402
+from training.published import FAMILIES  # noqa: E402
+from training.renaming import Checkpoint, Family, StateDict  # noqa: E402
 
 NOT_STORED = 'num_batches_tracked'  # counts training steps
 SHOWN = 4  # names in an error
@@ -65,17 +66,27 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     settings = settings_of(state, family, options.checkpoint)
     settings.pop('classes')
     digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
+    provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
+    if family.note:
+        provenance['differences'] = family.note
     voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
     spec = BundleSpec(
         model=ModelSpec(name=family.model, settings=settings),
-        grid=CartesianGrid(voxel_m=voxel_m),
+        grid=grid_of(family, voxel_m),
         intensity=IntensitySpec(scale=options.intensity_scale),
         labels=labels,
-        provenance={'imported_from': options.checkpoint.name, 'sha256': digest},
+        provenance=provenance,
     )
     save_bundle(options.output, model, spec)
     count = sum(parameter.numel() for parameter in model.parameters())
     console.line(f'{options.output}: {family.model}, {count:,} parameters, {settings}')
+
+
+def grid_of(family: Family, voxel_m: float) -> CartesianGrid:
+    corner = family.origin * voxel_m
+    return CartesianGrid(
+        voxel_m=voxel_m, origin_m=(corner, corner, corner) if family.origin else None
+    )
 
 
 def choose_labels(state: StateDict, family: Family, options: argparse.Namespace) -> ClassTable:
@@ -103,6 +114,8 @@ def settings_of(state: StateDict, family: Family, source: object) -> dict[str, A
         raise BundleError(
             f'{source}: no {family.model} checkpoint, {error} is missing: choose another --network'
         ) from None
+    except BundleError as error:
+        raise BundleError(f'{source}: {error}') from None
 
 
 def load(
@@ -126,7 +139,7 @@ def load(
         )
     names, model = family.names(state), build_model(family.model, **settings)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
-    found = {names[name]: family.weight(state[name]) for name in state if name in names}
+    found = {names[name]: family.weight(name, state[name]) for name in state if name in names}
     problems = {
         'not known': [name for name in state if name not in names],
         'missing': sorted(expected.keys() - found.keys()),

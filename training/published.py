@@ -3,34 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 import re
 from typing import Any
 
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
-
-StateDict = Mapping[str, Tensor]
-Rules = dict[str, Callable[..., str]]  # pattern of their name -> ours from its groups
-
-
-class Checkpoint(dict[str, Tensor]):
-    """Tensors by name, and the constructor's settings where the file says them."""
-
-    config: Mapping[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class Family:
-    """How the checkpoints of one published code base name things."""
-
-    model: str
-    names: Callable[[StateDict], dict[str, str]]  # their name -> ours; unknown ones left out
-    settings: Callable[[StateDict], dict[str, Any]]  # of build_model, read off the shapes
-    weight: Callable[[Tensor], Tensor]  # in our layout
-
+from training.published_spvnas import (
+    minkunet_settings,
+    NOTE,
+    spvcnn_settings,
+    spvnas_names,
+    torchsparse_weight,
+)
+from training.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 
 # --- SpUNet as Pointcept names it: levels count from the finest on both ways ---
 
@@ -42,20 +28,19 @@ _SPUNET_UNITS = {
     'proj.0': 'shortcut.conv',
     'proj.1': 'shortcut.norm',
 }
-_LAYER = {'0': 'conv', '1': 'norm'}
 
 
 def spunet_names(state: StateDict) -> dict[str, str]:
-    stages = _count(state, r'down\.(\d+)\.0\.weight')
+    stages = count_of(state, r'down\.(\d+)\.0\.weight')
 
     def stage(kind: str, level: str) -> str:
         down = kind in ('down', 'enc')
         return f'downs.{level}' if down else f'ups.{stages - 1 - int(level)}'
 
     rules: Rules = {
-        r'conv_input\.([01])\.(\w+)': lambda unit, leaf: f'stem.{_LAYER[unit]}.{leaf}',
+        r'conv_input\.([01])\.(\w+)': lambda unit, leaf: f'stem.{LAYER[unit]}.{leaf}',
         r'(down|up)\.(\d+)\.([01])\.(\w+)': lambda kind, level, unit, leaf: (
-            f'{stage(kind, level)}.{kind}.{_LAYER[unit]}.{leaf}'
+            f'{stage(kind, level)}.{kind}.{LAYER[unit]}.{leaf}'
         ),
         r'(enc|dec)\.(\d+)\.block(\d+)\.(conv[12]|bn[12]|proj\.[01])\.(\w+)': (
             lambda kind, level, block, unit, leaf: (
@@ -64,27 +49,27 @@ def spunet_names(state: StateDict) -> dict[str, str]:
         ),
         r'final\.(\w+)': lambda leaf: f'head.{leaf}',
     }
-    return _renamed(state, rules)
+    return renamed(state, rules)
 
 
 def spunet_settings(state: StateDict) -> dict[str, Any]:
-    stages = _count(state, r'down\.(\d+)\.0\.weight')
+    stages = count_of(state, r'down\.(\d+)\.0\.weight')
     down = [('down', 'enc', level) for level in range(stages)]
     up = [('up', 'dec', level) for level in reversed(range(stages))]
     base_channels, *_, in_channels = state['conv_input.0.weight'].shape
     return {
-        'classes': _rows(state, 'final.weight'),
+        'classes': rows_of(state, 'final.weight'),
         'in_channels': in_channels,
         'base_channels': base_channels,
         'channels': [len(state[f'{step}.{level}.0.weight']) for step, _, level in down + up],
         'layers': [
-            _count(state, rf'{part}\.{level}\.block(\d+)\.conv1\.weight')
+            count_of(state, rf'{part}\.{level}\.block(\d+)\.conv1\.weight')
             for _, part, level in down + up
         ],
     }
 
 
-def spconv_weight(tensor: Tensor) -> Tensor:
+def spconv_weight(_name: str, tensor: Tensor) -> Tensor:
     """Our layout, where only kernels of one cell differ.
 
     They are stored as (C_out, 1, 1, 1, C_in), but spconv 2 reads that memory as (C_in, C_out).
@@ -137,7 +122,7 @@ def ptv3_names(state: StateDict) -> dict[str, str]:
         ),
         r'seg_head\.(\w+)': lambda leaf: f'head.{leaf}',
     }
-    return _renamed(state, rules)
+    return renamed(state, rules)
 
 
 def ptv3_settings(state: StateDict) -> dict[str, Any]:
@@ -147,13 +132,13 @@ def ptv3_settings(state: StateDict) -> dict[str, Any]:
     if strides:
         raise BundleError(f'strides {", ".join(map(str, strides))}: only 2 is known of a ptv3')
     settings: dict[str, Any] = {
-        'classes': _rows(state, 'seg_head.weight'),
+        'classes': rows_of(state, 'seg_head.weight'),
         'in_channels': state['embedding.stem.conv.weight'].shape[-1],
     }
     for kind, coder in (('enc', 'encoder'), ('dec', 'decoder')):
-        levels = _count(state, rf'{kind}\.{kind}(\d+)\..*')
+        levels = count_of(state, rf'{kind}\.{kind}(\d+)\..*')
         stages = [f'{kind}.{kind}{level}' for level in range(levels)]
-        depths = [_count(state, rf'{re.escape(s)}\.block(\d+)\..*') for s in stages]
+        depths = [count_of(state, rf'{re.escape(s)}\.block(\d+)\..*') for s in stages]
         widths = [len(state[f'{stage}.block0.norm1.0.weight']) for stage in stages]
         heads = config.get(f'{kind}_num_head', _PTV3_HEADS[kind][:levels])
         settings |= {
@@ -173,31 +158,15 @@ def ptv3_settings(state: StateDict) -> dict[str, Any]:
     return settings
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
+def _unchanged(_name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
 FAMILIES = {
     'ptv3': Family('ptv3', ptv3_names, ptv3_settings, _unchanged),
     'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight),
+    'minkunet': Family(
+        'minkunet', spvnas_names, minkunet_settings, torchsparse_weight, -0.5, NOTE
+    ),
+    'spvcnn': Family('spvcnn', spvnas_names, spvcnn_settings, torchsparse_weight, -0.5, NOTE),
 }
-
-
-def _renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:
-    """their name -> ours, by the rule whose pattern matches the whole name."""
-    found = {}
-    for name in names:
-        for pattern, ours in rules.items():
-            if match := re.fullmatch(pattern, name):
-                found[name] = ours(*match.groups())
-    return found
-
-
-def _rows(state: StateDict, name: str) -> int | None:
-    return len(state[name]) if name in state else None
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    """How many numbers the pattern's group takes, counted up to the largest."""
-    matches = (re.fullmatch(pattern, name) for name in names)
-    return max((int(match[1]) + 1 for match in matches if match), default=0)

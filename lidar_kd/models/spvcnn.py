@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from lidar_kd.models.blocks import on_rows
@@ -19,10 +21,17 @@ class SPVCNN(nn.Module):
 
     The published code also averages the stem's features back into the voxels; for points at whole
     positions, as its checkpoints were trained, that changes nothing and it is left out here.
+    whole_positions: points are where their voxel's features are, as those checkpoints want them.
     """
 
     def __init__(
-        self, *, classes: int, width: float = 1.0, in_channels: int = 4, dropout: float = 0.3
+        self,
+        *,
+        classes: int,
+        width: float = 1.0,
+        in_channels: int = 4,
+        dropout: float = 0.3,
+        whole_positions: bool = False,
     ) -> None:
         super().__init__()
         widths = scaled_widths(width)
@@ -31,6 +40,7 @@ class SPVCNN(nn.Module):
         self.point_layers = nn.ModuleList(
             ConvNorm(PointwiseConv(a, b, bias=True)) for a, b in zip(steps, steps[1:])
         )
+        self.whole_positions = whole_positions
         self.dropout = nn.Dropout(dropout)
         self.head = PointwiseConv(widths[-1], classes, bias=True)
         self.point_width = self.voxel_width = widths[-1]
@@ -40,6 +50,9 @@ class SPVCNN(nn.Module):
         self.unet.build_maps(level)
 
     def forward(self, voxels: Voxels) -> Output:
+        if self.whole_positions:
+            cells = voxels.coords[:, 1:].index_select(0, voxels.point_voxel)
+            voxels = replace(voxels, positions=cells.to(voxels.positions.dtype))
         level, points = voxels.level, PointBranch(voxels)
         to_bottleneck, *to_decoder = self.point_layers
         *skips, x = self.unet.encode(SparseTensor(voxels.features, level))

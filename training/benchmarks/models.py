@@ -17,7 +17,7 @@ from lidar_kd.models import build_model, PRESETS
 from lidar_kd.models.serialization import Patches
 from lidar_kd.models.transformer import Attention
 from lidar_kd.sparse import Engine, fold_norms, Level, select_engine
-from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
+from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import rounds
 from training.benchmarks.scans import distinct_scans
@@ -25,19 +25,25 @@ from training.benchmarks.work import CountingEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_M = 0.05
+GRIDS: dict[str, CartesianGrid | CylinderGrid] = {
+    'cartesian': CartesianGrid(voxel_m=SIZE_M),
+    'cylinder': CylinderGrid(outside='clamp'),
+}
 CLASSES = 19
 
 
 @torch.inference_mode()
 def run_models(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
-    grid = CartesianGrid(voxel_m=SIZE_M)
-    batches = [voxelize(torch.from_numpy(cloud), grid) for cloud in clouds]
-    sizes = sorted(len(voxels.level) for voxels in batches)
+    batches = {
+        kind: [voxelize(torch.from_numpy(cloud), grid) for cloud in clouds]
+        for kind, grid in GRIDS.items()
+    }
+    sizes = sorted(len(voxels.level) for voxels in batches['cartesian'])
     engine = select_engine('cpu')
     engine.tune_memory(live=True)
     console.banner(
-        f'models: every preset at {SIZE_M} m, float32, maps and network',
+        f'models: every preset at {SIZE_M} m or on its cylinder, float32, maps and network',
         {
             'scans': f'{source}, {sizes[len(sizes) // 2]} voxels (median)',
             'runs on': f'engine {engine.name}, {torch.get_num_threads()} threads',
@@ -47,7 +53,7 @@ def run_models(console: Console, *, scans: int, repeats: int) -> dict[str, float
     table = []
     with console.progress(len(PRESETS), 'measuring') as advance:
         for name in PRESETS:
-            found = measure(name, batches, repeats) | {'gb': peak_gb(name)}
+            found = measure(name, batches[kind_of(name)], repeats) | {'gb': peak_gb(name)}
             metrics |= {f'{name}_{what}': value for what, value in found.items()}
             figures = found['gmacs'], found['ms'], found['gb']
             table.append([name, f'{found["params"]:,.0f}', *(f'{n:.1f}' for n in figures)])
@@ -68,6 +74,11 @@ def measure(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
         if repeat == 0:
             clock.add('gmacs', scan, 1e-9 * count_macs(model, batches[scan]))
     return {'params': params, 'gmacs': clock.median('gmacs'), 'ms': clock.median('ms')}
+
+
+def kind_of(name: str) -> str:
+    """The grid that a preset is made for."""
+    return 'cylinder' if PRESETS[name][0] == 'cylinder3d' else 'cartesian'
 
 
 def make_preset(name: str) -> Any:
@@ -115,7 +126,7 @@ def peak_gb(name: str) -> float:
 @torch.inference_mode()
 def _measure_peak(name: str) -> float:
     clouds, _ = distinct_scans(1)
-    voxels = voxelize(torch.from_numpy(clouds[0]), CartesianGrid(voxel_m=SIZE_M))
+    voxels = voxelize(torch.from_numpy(clouds[0]), GRIDS[kind_of(name)])
     make_preset(name)(voxels)
     status = Path('/proc/self/status').read_text()
     return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the names of a checkpoint's tensors tell: ours in their place, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+import re
+from typing import Any
+
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+Rules = dict[str, Callable[..., str]]  # pattern of their name -> ours from its groups
+LAYER = {'0': 'conv', '1': 'norm'}  # of a sequence of two
+
+
+class Checkpoint(dict[str, Tensor]):
+    """Tensors by name, and the constructor's settings where the file says them."""
+
+    config: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the checkpoints of one published code base name things."""
+
+    model: str
+    names: Callable[[StateDict], dict[str, str]]  # their name -> ours; unknown ones left out
+    settings: Callable[[StateDict], dict[str, Any]]  # of build_model, read off the shapes
+    weight: Callable[[str, Tensor], Tensor]  # of their name, in our layout
+    origin: float = 0.0  # where voxel 0 begins, in voxels
+    note: str = ''  # what differs from the way it was trained
+
+
+def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:
+    """their name -> ours, by the rule whose pattern matches the whole name."""
+    found = {}
+    for name in names:
+        for pattern, ours in rules.items():
+            if match := re.fullmatch(pattern, name):
+                found[name] = ours(*match.groups())
+    return found
+
+
+def rows_of(state: StateDict, name: str) -> int | None:
+    return len(state[name]) if name in state else None
+
+
+def count_of(names: Iterable[str], pattern: str) -> int:
+    """How many numbers the pattern's group takes, counted up to the largest."""
+    matches = (re.fullmatch(pattern, name) for name in names)
+    return max((int(match[1]) + 1 for match in matches if match), default=0)
