@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 from lidar_kd.picture import save_picture
@@ -33,6 +34,7 @@ def draw(path: Path, comparison: Comparison) -> None:
 
 def _draw_curves(axes: Axes, comparison: Comparison) -> None:
     """A thin line per seed, a thick one for their mean."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     for colour, (arm, runs) in zip(COLOURS, comparison.arms.items()):
         curves = [run.curve for run in runs if run.curve]
         for curve in curves:
