@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from ros_partner import Partner
+
+    from lidar_kd.node import SegmentNode
     from lidar_kd.sparse import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -72,3 +75,30 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(getattr(request, 'param', 2))
     yield torch.get_num_threads()
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='session')
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network with random weights."""
+    from ros_partner import write_bundle
+
+    return str(write_bundle(tmp_path_factory.mktemp('bundle') / 'small.safetensors'))
+
+
+@pytest.fixture
+def partner() -> Iterator[Partner]:
+    """The node's other side, in a ROS domain of this test's own."""
+    from ros_partner import leave_domain, Partner, spinning
+
+    leave_domain()
+    with spinning(Partner) as node:
+        yield node
+
+
+@pytest.fixture
+def node(partner: Partner, small_bundle: str) -> Iterator[SegmentNode]:
+    """Not configured yet."""
+    from ros_partner import running_node
+
+    with running_node(model=small_bundle, output_classes='train') as node:
+        yield node
