@@ -45,7 +45,7 @@ class SegmentNode(LifecycleNode):
     def __init__(self, name: str = 'lidar_kd', **options: Any) -> None:
         super().__init__(name, **options)
         self.settings = declare_parameters(self)
-        self.add_on_set_parameters_callback(self._set_parameters)
+        self.add_on_set_parameters_callback(self._check_changes)
         self._pipeline: Pipeline | None = None
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
@@ -273,7 +273,7 @@ class SegmentNode(LifecycleNode):
             max_silence_ms=limits.max_silence_ms,
         )
 
-    def _set_parameters(self, changes: Sequence[Any]) -> SetParametersResult:
+    def _check_changes(self, changes: Sequence[Any]) -> SetParametersResult:
         """Every change is checked with all others in place, or refused with a sentence."""
         try:
             settings = check_changes(self, changes, self._where())

@@ -81,8 +81,9 @@ class Input:
         return found
 
     def _subscribe(self) -> Any:
-        newest = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._policy)
-        return self._node.create_subscription(PointCloud2, '~/points', self._receive, newest)
+        # A burst is taken at once: the mailbox behind decides what is newest, and counts the rest.
+        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=self._policy)
+        return self._node.create_subscription(PointCloud2, '~/points', self._receive, qos)
 
 
 class Outputs:
