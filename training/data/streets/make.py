@@ -18,6 +18,7 @@ from training.data.streets.writer import folder_of, is_done, prepare, write_driv
 
 _SCANS_PER_TASK = 25  # neighbours share a scene, so they are made by one process
 MAX_SEQUENCES = 100  # two digits in the layout
+EDITION = 2  # of the generator: another one makes other streets from the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def plan(root: Path, settings: Settings, sequences: int) -> Iterator[Task]:
 
 def _describe(settings: Settings) -> str:
     """All that a scan depends on; in streets.txt of the sequence."""
-    return f'{settings}\n'
+    return f'{settings}, edition {EDITION}\n'
 
 
 def _check(settings: Settings, sequences: int, workers: int) -> None:

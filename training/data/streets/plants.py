@@ -15,17 +15,21 @@ Rng = np.random.Generator
 
 def build_tree(rng: Rng, scale: float = 1.0) -> Mesh:
     """A trunk that may lean, branches inside the crown, a crown of clumps."""
-    clear = rng.uniform(2.2, 3.6) * min(scale, 1.2)
-    crown = rng.uniform(1.5, 3.0) * scale
-    tall = crown * rng.uniform(1.0, 1.7)
-    radius = rng.uniform(0.05, 0.13) * scale + 0.03
-    lean: Array = np.append(rng.normal(0, 0.04, 2) * clear, clear)
+    clear = rng.uniform(1.2, 3.6) * min(scale, 1.2)
+    crown = rng.uniform(1.2, 3.4) * scale
+    tall = crown * rng.uniform(0.8, 2.2)
+    radius = rng.uniform(0.03, 0.14) * scale + 0.02
+    lean: Array = np.append(rng.normal(0, 0.07, 2) * clear, clear)
     top = np.array([*lean[:2], clear + tall])
     trunk = tube(np.array([(0, 0, -0.3), lean]), (1.25 * radius, radius), TRUNK, 'bark', 9)
-    stem = tube([lean, (lean + top) / 2], (radius, 0.5 * radius), TRUNK, 'bark', 6)
+    stems = [tube([lean, (lean + top) / 2], (radius, 0.5 * radius), TRUNK, 'bark', 6)]
+    if rng.random() < 0.3:  # forked: a second stem leans away
+        aside = (lean + top) / 2 + np.append(rng.normal(0, 0.5 * crown, 2), 0)
+        stems.append(tube([0.4 * lean, aside], (0.8 * radius, 0.4 * radius), TRUNK, 'bark', 6))
     middle = np.array([*lean[:2], clear + 0.95 * tall])
-    leaves = _clump(middle, (crown, crown, tall), 70, rng)
-    return join([trunk, stem, *_branches(lean, crown, radius, rng), leaves])
+    leaves = _clump(middle, (crown, crown, tall), rng.uniform(35, 90), rng)
+    parts = [trunk, *stems, *_branches(lean, crown, radius, rng), leaves]
+    return join(parts).tinted(rng.uniform(0.75, 1.25))
 
 
 def _branches(fork: Array, crown: float, radius: float, rng: Rng) -> list[Mesh]:
@@ -53,7 +57,8 @@ def _clump(centre: Array, radii: tuple[float, float, float], per_m2: float, rng:
 
 def build_bush(rng: Rng, size_m: float) -> Mesh:
     radii = (size_m * rng.uniform(0.7, 1.2), size_m * rng.uniform(0.7, 1.2), size_m * 0.7)
-    return _clump(np.array([0, 0, 0.6 * size_m]), radii, 130.0, rng)
+    bush = _clump(np.array([0, 0, 0.6 * size_m]), radii, rng.uniform(70, 150), rng)
+    return bush.tinted(rng.uniform(0.7, 1.25))
 
 
 def build_hedge(length_m: float, thick_m: float, height_m: float, rng: Rng) -> Mesh:

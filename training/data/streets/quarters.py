@@ -51,118 +51,118 @@ class Quarter:
     heavy: float  # share of trucks and buses among them
 
 
-_TOWN = {'hedge': 0.42, 'wall': 0.07, 'pickets': 0.1, 'mesh': 0.12, 'boards': 0.08}
-_CENTRE = {'wall': 0.1, 'mesh': 0.12, 'pickets': 0.05, 'hedge': 0.3}
+_TOWN = {'hedge': 0.34, 'wall': 0.09, 'pickets': 0.11, 'mesh': 0.14, 'boards': 0.1}
+_CENTRE = {'wall': 0.11, 'mesh': 0.13, 'pickets': 0.06, 'boards': 0.05, 'hedge': 0.26}
 QUARTERS = {
     quarter.name: quarter
     for quarter in (
         Quarter(
             name='city',
-            share=0.38,
+            share=0.32,
             lanes=1,
             lane_m=(3.4, 5.2),
             speed_mps=(4, 10),
             bend=0.005,
-            climb=0.03,
-            block_m=(60, 120),
-            parking=0.5,
-            parked=0.38,
+            climb=0.045,
+            block_m=(45, 110),
+            parking=0.42,
+            parked=0.28,
             verge=0.25,
             walk=1.0,
             walk_m=(2.0, 5.0),
-            front_m=(0.0, 4.0),
+            front_m=(0.0, 7.0),
             paved_front=0.45,
             barriers=_CENTRE,
             houses=(10, 26),
-            house_gap_m=(0, 5),
+            house_gap_m=(0, 12),
             house_height_m=(7, 17),
-            trees=5,
-            bushes=15,
-            wood=0.1,
+            trees=8,
+            bushes=40,
+            wood=0.3,
             poles=4,
-            signs=4.0,
-            clutter=5.0,
+            signs=5.0,
+            clutter=7.0,
             walkers=1.0,
             cyclists=0.25,
-            bicycles=1.0,
+            bicycles=1.8,
             motorcycles=0.2,
             gap_m=60,
-            heavy=0.04,
+            heavy=0.07,
         ),
         Quarter(
             name='suburb',
-            share=0.4,
+            share=0.38,
             lanes=1,
             lane_m=(3.3, 4.8),
             speed_mps=(5, 11),
             bend=0.006,
-            climb=0.05,
-            block_m=(70, 150),
-            parking=0.3,
-            parked=0.25,
+            climb=0.06,
+            block_m=(50, 130),
+            parking=0.25,
+            parked=0.2,
             verge=0.2,
             walk=1.0,
-            walk_m=(1.8, 3.5),
-            front_m=(3.0, 9.0),
-            paved_front=0.2,
+            walk_m=(1.8, 4.5),
+            front_m=(2.0, 10.0),
+            paved_front=0.25,
             barriers=_TOWN,
             houses=(9, 18),
-            house_gap_m=(4, 14),
+            house_gap_m=(4, 22),
             house_height_m=(4, 8),
-            trees=6,
-            bushes=45,
-            wood=0.4,
+            trees=10,
+            bushes=75,
+            wood=0.55,
             poles=3,
-            signs=2.2,
-            clutter=3.5,
+            signs=3.5,
+            clutter=5.0,
             walkers=0.25,
             cyclists=0.12,
-            bicycles=0.25,
+            bicycles=0.5,
             motorcycles=0.08,
             gap_m=120,
-            heavy=0.03,
+            heavy=0.06,
         ),
         Quarter(
             name='country',
-            share=0.14,
+            share=0.2,
             lanes=1,
             lane_m=(2.8, 3.6),
             speed_mps=(11, 20),
             bend=0.006,
-            climb=0.06,
+            climb=0.08,
             block_m=(140, 260),
             parking=0.05,
             parked=0.3,
             verge=0.9,
-            walk=0.25,
+            walk=0.35,
             walk_m=(1.5, 2.5),
-            front_m=(1.5, 7.0),
+            front_m=(1.0, 9.0),
             paved_front=0.0,
-            barriers={'mesh': 0.12, 'pickets': 0.06, 'rail': 0.2, 'hedge': 0.1},
+            barriers={'mesh': 0.15, 'pickets': 0.08, 'wall': 0.05, 'rail': 0.2, 'hedge': 0.2},
             houses=(10, 20),
             house_gap_m=(70, 200),
             house_height_m=(4, 8),
-            trees=5,
-            bushes=45,
+            trees=9,
+            bushes=90,
             wood=0.8,
             poles=2,
-            signs=1.6,
-            clutter=0.3,
+            signs=2.5,
+            clutter=0.8,
             walkers=0.05,
             cyclists=0.05,
             bicycles=0.0,
             motorcycles=0.0,
             gap_m=110,
-            heavy=0.06,
+            heavy=0.1,
         ),
         Quarter(
             name='highway',
-            share=0.08,
+            share=0.1,
             lanes=2,
             lane_m=(3.5, 3.8),
             speed_mps=(20, 28),
             bend=0.0012,
-            climb=0.02,
+            climb=0.03,
             block_m=(250, 400),
             parking=0.0,
             parked=0.0,
@@ -175,18 +175,18 @@ QUARTERS = {
             houses=(0, 0),
             house_gap_m=(1, 2),
             house_height_m=(4, 8),
-            trees=2,
-            bushes=22,
-            wood=0.7,
+            trees=4,
+            bushes=45,
+            wood=0.85,
             poles=0.7,
-            signs=1.5,
+            signs=2.0,
             clutter=0.2,
             walkers=0.0,
             cyclists=0.0,
             bicycles=0.0,
             motorcycles=0.0,
             gap_m=55,
-            heavy=0.15,
+            heavy=0.25,
         ),
     )
 }
@@ -230,7 +230,7 @@ def quarter(name: str) -> Quarter:
 
 
 def draw_side(kind: Quarter, road_m: float, left: bool, rng: Rng) -> Side:
-    curb = float(rng.uniform(0.06, 0.16)) if kind.walk > 0.5 else 0.0
+    curb = float(rng.uniform(0.02, 0.16)) if kind.walk > 0.5 else 0.0
     strips = []
     if kind.name == 'highway' and left:
         strips += _carriageway(road_m, rng)
@@ -266,7 +266,7 @@ def _draw_front(kind: Quarter, curb: float, rng: Rng) -> Strip:
     width = rng.uniform(*kind.front_m)
     if rng.random() >= kind.paved_front:
         return _strip('front', width, TERRAIN, 'grass', curb + rng.uniform(0, 0.1))
-    raw = int(rng.choice([SIDEWALK, OTHER_GROUND, PARKING], p=[0.4, 0.45, 0.15]))
+    raw = int(rng.choice([SIDEWALK, OTHER_GROUND, PARKING], p=[0.3, 0.6, 0.1]))
     return _strip('front', width, raw, 'gravel' if raw == OTHER_GROUND else 'paving', curb)
 
 
@@ -274,7 +274,7 @@ def _draw_yard(kind: Quarter, curb: float, rng: Rng) -> Strip:
     """All that lies behind."""
     if rng.random() >= 0.6 * kind.paved_front:
         return _strip('yard', 500.0, TERRAIN, 'grass', curb)
-    raw = int(rng.choice([SIDEWALK, OTHER_GROUND, PARKING]))
+    raw = int(rng.choice([SIDEWALK, OTHER_GROUND, PARKING], p=[0.3, 0.5, 0.2]))
     return _strip('yard', 500.0, raw, 'asphalt', curb)
 
 

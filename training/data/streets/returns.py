@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from training.data.streets.cast import Hits
 from training.data.streets.materials import column
 from training.data.streets.sensors import Sensor
+from training.data.streets.variety import Finish
 
 OUTLIER = 1
 _INTENSITY, _SPREAD, _GLOSS = column('intensity'), column('spread'), column('gloss')
@@ -24,6 +25,7 @@ _CAR_DEG = (
 )
 _EDGE_M = 0.4  # neighbours further apart in range than this have an edge between them
 _OUTLIER_M = 0.35  # a mixed return this far from both surfaces belongs to neither
+_DARK_OUTLIERS = 0.5  # share of them that the sensor reports without intensity
 Floats = NDArray[np.float32]
 
 
@@ -35,29 +37,25 @@ class Scan:
     labels: NDArray[np.uint32]  # instance << 16 | raw id
 
 
-def report(hits: Hits, directions: Floats, sensor: Sensor, rng: np.random.Generator) -> Scan:
+def report(
+    hits: Hits, directions: Floats, sensor: Sensor, finish: Finish, rng: np.random.Generator
+) -> Scan:
     """directions: (beams * steps, 3) in the sensor's frame."""
-    gain, bias = _calibration(sensor)
     signal = _signal(hits)
-    kept = np.flatnonzero(_returned(hits, signal, directions, sensor, rng))
+    free = ~_behind_the_car(directions, finish.hood_deg)
+    kept = np.flatnonzero(free & _returned(hits, signal, sensor, rng))
     beam = kept // sensor.steps
     rough = _ROUGH_M[hits.material[kept]]
     noise = rng.standard_normal(len(kept), np.float32) * np.hypot(sensor.noise_m, rough)
-    distance = hits.distance[kept] + noise + bias[beam]
+    distance = hits.distance[kept] + noise + finish.bias_m[beam]
     raw, instance = hits.raw[kept].astype(np.uint32), hits.instance[kept].astype(np.uint32)
     distance, outlier = _mix(hits.distance, kept, distance, sensor, rng)
     raw[outlier], instance[outlier] = OUTLIER, 0
-    intensity = _intensity(hits, kept, signal, gain[beam], rng)
+    gain = finish.gain[beam] * finish.shade[hits.material[kept]]
+    intensity = _intensity(hits, kept, signal, gain, rng)
+    intensity[outlier & (rng.random(len(kept), np.float32) < _DARK_OUTLIERS)] = 0
     points = np.column_stack([directions[kept] * distance[:, None], intensity])
     return Scan(points=points.astype(np.float32), labels=instance << np.uint32(16) | raw)
-
-
-def _calibration(sensor: Sensor) -> tuple[Floats, Floats]:
-    """What is wrong with each beam of every sensor: gain of the intensity, bias of the range."""
-    rng = np.random.default_rng(sensor.beams)
-    gain = rng.normal(1.0, 0.10, sensor.beams).clip(0.6, 1.4)
-    bias = rng.normal(0.0, sensor.bias_m, sensor.beams)
-    return gain.astype(np.float32), bias.astype(np.float32)
 
 
 def _signal(hits: Hits) -> Floats:
@@ -68,7 +66,7 @@ def _signal(hits: Hits) -> Floats:
 
 
 def _returned(
-    hits: Hits, signal: Floats, directions: Floats, sensor: Sensor, rng: np.random.Generator
+    hits: Hits, signal: Floats, sensor: Sensor, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Grazing incidence, dark surfaces and range all cost light; too little is no return."""
     distance = np.where(np.isfinite(hits.distance), hits.distance, 1e3)
@@ -77,14 +75,14 @@ def _returned(
     chance = (1 - _LOST[hits.material]) * (1 - np.exp(-light * (60 / (distance + 15))))
     near_enough = (distance > sensor.near_m) & (distance < sensor.range_m)
     seen = rng.random(len(distance), np.float32) < chance
-    return near_enough & seen & ~_behind_the_car(directions)
+    return near_enough & seen
 
 
-def _behind_the_car(directions: Floats) -> NDArray[np.bool_]:
+def _behind_the_car(directions: Floats, lower_deg: float) -> NDArray[np.bool_]:
     """Rays that meet the roof, rack or mirrors of the sensor's own car."""
     azimuth = np.degrees(np.arctan2(directions[:, 1], directions[:, 0])) % 360
     at, below = np.array(_CAR_DEG, float).T
-    edge = np.interp(azimuth, at, below, period=360)
+    edge = np.interp(azimuth, at, below, period=360) - lower_deg
     return directions[:, 2] < np.sin(np.radians(edge))
 
 

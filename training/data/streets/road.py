@@ -55,9 +55,9 @@ class Road:
         span = (-MARGIN_M, length_m + MARGIN_M)
         course = Course.draw(rng, (span[0] - 200, span[1] + 200), quarter.bend, quarter.climb)
         lane = float(rng.uniform(*quarter.lane_m))
-        grades = rng.normal(0, 0.06, 2).clip(-0.12, 0.15)
+        grades = rng.normal(0, 0.1, 2).clip(-0.25, 0.3)
         numbers = 2 * np.pi / rng.uniform(2.5, 25.0, (6, 2))
-        heights = 0.035 / np.hypot(*numbers.T) ** 0.5
+        heights = rng.uniform(0.02, 0.06) / np.hypot(*numbers.T) ** 0.5
         waves = np.column_stack([heights, numbers, rng.uniform(0, 6.28, 6)])
         return cls(
             quarter=quarter,
@@ -117,7 +117,7 @@ def _draw_blocks(
     blocks: list[Block] = []
     start, half = span[0], lane_m * quarter.lanes
     while start < span[1]:
-        crossing = 0.0 if quarter.name == 'highway' else rng.uniform(4.5, 10.0)
+        crossing = 0.0 if quarter.name == 'highway' else rng.uniform(4.5, 12.0)
         end = start + crossing + rng.uniform(*quarter.block_m)
         sides = [draw_side(quarter, half, left, rng) for left in (True, False)]
         for index, name in enumerate(('left', 'right')):

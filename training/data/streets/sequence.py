@@ -22,10 +22,11 @@ from training.data.streets.road import Road
 from training.data.streets.sensors import Sensor, sensor
 from training.data.streets.town import build_block
 from training.data.streets.traffic import draw_traffic, Traffic
+from training.data.streets.variety import Finish, vary
 
 SCAN_S = 0.1
 _VIEW_M = 110.0  # blocks this far away are part of the scene
-_WORLD, _BLOCK, _TRAFFIC, _DRIVE, _SCAN = range(5)
+_WORLD, _BLOCK, _TRAFFIC, _DRIVE, _SCAN, _FINISH = range(6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Sequence:
         if chosen == 'mixed':
             shares = np.array([each.share for each in QUARTERS.values()])
             chosen = list(QUARTERS)[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        kind = quarter(chosen)
+        kind = vary(quarter(chosen), rng)
         length = kind.speed_mps[1] * SCAN_S * self.settings.scans * 1.3
         return Road.draw(kind, length, rng)
 
@@ -70,6 +71,10 @@ class Sequence:
     @cached_property
     def drive(self) -> Drive:
         return Drive(self.traffic, self.sensor, self.settings.rng(_DRIVE))
+
+    @cached_property
+    def _finish(self) -> Finish:
+        return Finish.draw(self.sensor, self.settings.rng(_FINISH))
 
     @cached_property
     def _directions(self) -> Array:
@@ -92,7 +97,8 @@ class Sequence:
         if movers:
             hits = hits.nearer(Scene(movers).cast(rays))
         rng = self.settings.rng(_SCAN, scan)
-        return report(hits, self._directions.astype(np.float32), self.sensor, rng)
+        directions = self._directions.astype(np.float32)
+        return report(hits, directions, self.sensor, self._finish, rng)
 
     def _blocks_near(self, time_s: float) -> tuple[int, ...]:
         s = self.traffic.ego.metres(time_s)

@@ -82,7 +82,7 @@ def _place_houses(plot: Plot) -> None:
     while s < high - kind.houses[0]:
         length = min(rng.uniform(*kind.houses), high - s)
         depth, height = rng.uniform(8, 13), rng.uniform(*kind.house_height_m)
-        back = rng.uniform(0, 1.5) if kind.name == 'city' else rng.uniform(0, 4)
+        back = rng.uniform(0, 3) if kind.name == 'city' else rng.uniform(0, 9)
         house = build_building((length, depth, height), rng)
         plot.put(house, s + length / 2, line + back + depth / 2, 0.0 if plot.sign > 0 else math.pi)
         if rng.random() < 0.5:
@@ -99,6 +99,19 @@ def _place_behind(plot: Plot, s: float, line: float) -> None:
     for _ in range(int(rng.poisson(3))):
         tree = plants.build_tree(rng, rng.uniform(1.0, 2.2))
         plot.put(tree, s + rng.uniform(-10, 10), line + rng.uniform(3, 14))
+
+
+def _place_background(plot: Plot) -> None:
+    """Houses, tall trees and thickets far behind, seen through the gaps in front of them."""
+    rng, line = plot.rng, plot.strip('front')[1]
+    for s in plot.along(2.0 if plot.road.quarter.houses[1] else 0.3):
+        size = rng.uniform((8, 8, 4), (22, 14, 14))
+        plot.put(build_building(size, rng), s, line + rng.uniform(28, 65), rng.uniform(-0.5, 0.5))
+    for s in plot.along(4.0):
+        plot.put(plants.build_tree(rng, rng.uniform(1.5, 3.0)), s, line + rng.uniform(14, 60))
+    for s in plot.along(2.5):
+        wood = plants.build_wood(10.0, 5.0, rng.uniform(1.5, 8.0), rng)
+        plot.put(wood, s, line + rng.uniform(16, 60), rng.uniform(-1.5, 1.5))
 
 
 def _place_barrier(plot: Plot) -> None:
@@ -156,15 +169,31 @@ def _place_plants(plot: Plot) -> None:
         plot.put(bush, s, plot.within((max(inner + 0.8, plot.road.half_m + 2.8), outer + 3)))
     if rng.random() < kind.wood:
         _place_wood(plot)
+    if rng.random() < 0.6 * kind.wood:
+        _place_wild(plot)
 
 
 def _place_wood(plot: Plot) -> None:
     low, high = plot.block.span
-    line, height = plot.strip('front')[1] + plot.rng.uniform(0, 6), plot.rng.uniform(3, 12)
+    line, height = plot.strip('front')[1] + plot.rng.uniform(-2, 8), plot.rng.uniform(3, 14)
+    line = max(line, plot.road.half_m + 3)
     for s in np.arange(low + 5, high - 4, 10.0):
         if plot.rng.random() < 0.85:
             wood = plants.build_wood(10.5, 7.0, height * plot.rng.uniform(0.6, 1.2), plot.rng)
             plot.put(wood, s, line + 3.5, 0.0 if plot.sign > 0 else math.pi)
+
+
+def _place_wild(plot: Plot) -> None:
+    """Weeds and thickets that nobody trims, close to the road."""
+    rng = plot.rng
+    low, high = plot.block.span
+    line = max(plot.strip('front')[0] + 0.3, plot.road.half_m + 1.0) + rng.uniform(0, 4)
+    height = rng.uniform(0.4, 2.8)
+    for s in np.arange(low + 3, high - 3, 5.0):
+        if rng.random() < 0.7:
+            depth = rng.uniform(0.6, 3.0)
+            wild = plants.build_wood(5.5, depth, height * rng.uniform(0.5, 1.4), rng)
+            plot.put(wild, s, line + depth / 2, 0.0 if plot.sign > 0 else math.pi)
 
 
 def _place_furniture(plot: Plot) -> None:
@@ -192,7 +221,7 @@ def _place_furniture(plot: Plot) -> None:
 def _draw_parked(plot: Plot) -> Mesh:
     build = [vehicles.build_car, vehicles.build_van, vehicles.build_truck]
     build += [vehicles.build_trailer, vehicles.build_bus]
-    weights = np.array([0.9, 0.08, 0.01, 0.008, 0.001]) * [1, 1, *[plot.enrich] * 3]
+    weights = np.array([0.84, 0.1, 0.03, 0.025, 0.005]) * [1, 1, *[plot.enrich] * 3]
     return build[int(plot.rng.choice(5, p=weights / weights.sum()))](plot.rng)
 
 
@@ -266,6 +295,7 @@ def _place_side_street(plot: Plot) -> None:
 
 _FILLERS = (
     _place_houses,
+    _place_background,
     _place_barrier,
     _place_median,
     _place_plants,
