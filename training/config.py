@@ -174,6 +174,10 @@ class Config(Section):
     log_every: PositiveInt = 20  # steps
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
 
+    @property
+    def teacher_is_cached(self) -> bool:
+        return self.teacher is not None and self.teacher.cache
+
     @model_validator(mode='after')
     def _known(self) -> Config:
         for name in self.method:

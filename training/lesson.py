@@ -33,7 +33,7 @@ class Method(Protocol):
 class Explains(Protocol):
     """A frozen teacher."""
 
-    def __call__(self, voxels: Voxels) -> Output: ...
+    def __call__(self, voxels: Voxels, names: tuple[str, ...]) -> Output: ...
 
 
 class Lesson(nn.Module):
@@ -84,7 +84,7 @@ class Lesson(nn.Module):
         if self._teacher is None or not self.methods:
             return make_inputs(output, None, batch, labels)
         view = batch.voxels if batch.teacher is None else batch.teacher.voxels
-        inputs = make_inputs(output, self._teacher(view), batch, labels)
+        inputs = make_inputs(output, self._teacher(view, batch.names), batch, labels)
         check_teacher(inputs)
         return inputs
 

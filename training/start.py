@@ -13,15 +13,17 @@ from torch import nn
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec
 from lidar_kd.console import Console
+from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
 from training.config import Config
+from training.data.augment import NO_AUGMENTATION
 from training.data.instances import build_paste_bank
 from training.data.kinds import open_dataset
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
-from training.data.weights import class_weights, count_classes
+from training.data.weights import CACHE, class_weights, count_classes, fingerprint
 from training.engine import Parts
 from training.lesson import Lesson
 from training.methods import build_methods
@@ -31,6 +33,7 @@ from training.ranks import Ranks
 from training.run_folder import RunFolder
 from training.sources import fuse, open_sources, Several, Sources
 from training.synced_norm import synchronise_norms
+from training.teacher_cache import CachedTeacher
 from training.teachers import FrozenTeacher
 
 Counts = NDArray[np.int64]
@@ -133,7 +136,18 @@ def _build_lesson(
         teacher=widths_of(teacher.network, sources.train),
         context=Context(table=sources.train.table, class_shares=counts / max(1, counts.sum())),
     )
-    return Lesson(student, supervised, methods=methods, teacher=teacher)
+    explains = _remember(config, teacher, sources) if config.teacher_is_cached else teacher
+    return Lesson(student, supervised, methods=methods, teacher=explains)
+
+
+def _remember(config: Config, teacher: FrozenTeacher, sources: Sources) -> CachedTeacher:
+    if config.data.augment != NO_AUGMENTATION:
+        raise ConfigError(
+            'teacher.cache: its answers can be kept only for scans that stay as they are; set '
+            'data.augment to {rotation_deg: 0, flip: false, scale: 0}, or teacher.cache to false.'
+        )
+    fused = '-fused' * ('m2skd' in config.method)
+    return CachedTeacher(teacher, CACHE / f'{teacher.sha256}-{fingerprint(sources.train)}{fused}')
 
 
 def widths_of(network: nn.Module, scans: ScanSet) -> Widths:

@@ -21,12 +21,13 @@ class FrozenTeacher:
     """No module, so that it is no part of what is trained or saved."""
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        self.spec, self.name = bundle.spec, bundle.name
+        self.spec, self.name, self.sha256 = bundle.spec, bundle.name, bundle.sha256
         self.parameters = sum(p.numel() for p in bundle.model.parameters())
         self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, voxels: Voxels) -> Output:
+    def __call__(self, voxels: Voxels, names: tuple[str, ...] = ()) -> Output:
+        """`names` of the scans: for one that remembers, see teacher_cache.py."""
         network = cast(Network, self.network)
         network.build_maps(voxels.level)
         return network(voxels)
