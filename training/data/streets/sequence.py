@@ -26,6 +26,7 @@ from training.data.streets.variety import Finish, vary
 
 SCAN_S = 0.1
 _VIEW_M = 110.0  # blocks this far away are part of the scene
+_BLOCKS_KEPT = 6  # as many as a scene has; the next scene shares all but one of them
 _WORLD, _BLOCK, _TRAFFIC, _DRIVE, _SCAN, _FINISH = range(6)
 
 
@@ -52,6 +53,7 @@ class Sequence:
         self.settings = settings
         self.sensor: Sensor = sensor(settings.sensor)
         self._scene = lru_cache(maxsize=1)(self._build_scene)
+        self._block = lru_cache(maxsize=_BLOCKS_KEPT)(self._build_block)
 
     @cached_property
     def road(self) -> Road:
@@ -111,6 +113,6 @@ class Sequence:
     def _build_scene(self, blocks: tuple[int, ...]) -> Scene:
         return Scene(join(self._block(index) for index in blocks))
 
-    def _block(self, index: int) -> Mesh:
+    def _build_block(self, index: int) -> Mesh:
         rng = self.settings.rng(_BLOCK, index)
         return build_block(self.road, self.road.blocks[index], rng, self.settings.enrich)

@@ -105,7 +105,7 @@ def _place_background(plot: Plot) -> None:
     """Houses, tall trees and thickets far behind, seen through the gaps in front of them."""
     rng, line = plot.rng, plot.strip('front')[1]
     for s in plot.along(2.0 if plot.road.quarter.houses[1] else 0.3):
-        size = rng.uniform((8, 8, 4), (22, 14, 14))
+        size = rng.uniform(8, 22), rng.uniform(8, 14), rng.uniform(4, 14)
         plot.put(build_building(size, rng), s, line + rng.uniform(28, 65), rng.uniform(-0.5, 0.5))
     for s in plot.along(4.0):
         plot.put(plants.build_tree(rng, rng.uniform(1.5, 3.0)), s, line + rng.uniform(14, 60))
