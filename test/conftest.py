@@ -56,13 +56,17 @@ def native(request: pytest.FixtureRequest) -> Engine:
     return make_engine(request.param)
 
 
-@pytest.fixture
-def bfloat16_engine() -> Engine:
+@pytest.fixture(params=('amx', 'avx512bf16'))
+def bfloat16_engine(request: pytest.FixtureRequest) -> Engine:
+    """Both kinds of bfloat16 kernels, wherever the CPU has them."""
     import torch
 
-    engine = make_engine('best')
+    from lidar_kd.sparse.native_engine import NativeEngine
+
+    make_engine('best')  # skips where nothing was compiled
+    engine = NativeEngine(bfloat16=[request.param])
     if not engine.computes(torch.bfloat16):
-        pytest.skip('this CPU or this build has no AMX')
+        pytest.skip(f'this CPU or this build has no {request.param}')
     return engine
 
 

@@ -131,7 +131,7 @@ def test_the_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @needs_native
-@pytest.mark.parametrize('isa', ['avx9', 'amx'])  # amx computes in bfloat16 only
+@pytest.mark.parametrize('isa', ['avx9', 'amx', 'avx512bf16'])  # the last two: bfloat16 only
 def test_an_instruction_set_without_float32_kernels_is_refused(
     monkeypatch: pytest.MonkeyPatch, isa: str
 ) -> None:

@@ -126,7 +126,7 @@ def test_a_chain_does_not_keep_what_lies_between_its_layers() -> None:
 @pytest.mark.parametrize(('c_in', 'c_out'), [(4, 32), (20, 48), (128, 96), (5, 7)])
 def test_float32_in_two_parts_stays_within_1e_5_of_float64(c_in: int, c_out: int) -> None:
     engine = NativeEngine()
-    if not engine.computes(torch.bfloat16):
+    if not engine.splits():
         pytest.skip('this CPU has no AMX')
     torch.manual_seed(0)
     coords = torch.nonzero(torch.rand(1, 9, 7, 11) < 0.3).int()
@@ -156,7 +156,7 @@ def test_a_layer_that_has_run_can_be_copied_and_pickled() -> None:
 @pytest.mark.usefixtures('high')
 def test_a_layer_packs_again_when_the_arithmetic_changes() -> None:
     engine = NativeEngine()
-    if not engine.computes(torch.bfloat16):
+    if not engine.splits():
         pytest.skip('this CPU has no AMX')
     torch.manual_seed(0)
     coords = torch.nonzero(torch.rand(1, 6, 6, 6) < 0.4).int()

@@ -28,31 +28,35 @@ from lidar_kd.sparse.native_library import (
 from lidar_kd.sparse.native_norm import normalise, normalise_convolve
 
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
+BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
 SPLIT = torch.uint16  # type of packed weights whose float32 values are in two bfloat16 parts
 
 
 def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
-    plain = isinstance(norm, nn.BatchNorm1d) and norm.affine and norm.training
+    # by type: a norm that looks beyond this process does its own work
+    plain = type(norm) is nn.BatchNorm1d and norm.affine and norm.training
     return plain and len(x) > 1 and x.dtype == torch.float32
 
 
 class NativeEngine(Engine):
-    """float32 everywhere; where the CPU has AMX also bfloat16 for inference, and under
-    torch.set_float32_matmul_precision('high') float32 as sums of two bfloat16 (error 4e-6).
+    """float32 everywhere; bfloat16 for inference where the CPU multiplies it (AMX, AVX512-BF16);
+    with AMX, under torch.set_float32_matmul_precision('high'), float32 as sums of two bfloat16
+    (error 4e-6).
     """
 
     name = 'native'
 
-    def __init__(self, isa: str | None = None) -> None:
+    def __init__(self, isa: str | None = None, bfloat16: Sequence[str] = BFLOAT16) -> None:
         self._c = library()
         self._local = threading.local()
         wanted = isa or os.environ.get(ISA_VARIABLE)
         self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
-        self._bfloat16 = Pointer(self._c.lk_find(b'amx'))
+        kernels = (Pointer(self._c.lk_find(name.encode())) for name in bfloat16)
+        self._bfloat16 = next(filter(None, kernels), Pointer())
         self._split = Pointer(self._c.lk_find(b'split'))
-        if not self._float32 or wanted in ('amx', 'split'):
+        if not self._float32 or wanted in (*BFLOAT16, 'split'):
             raise ConfigError(
                 f'{ISA_VARIABLE}: no float32 kernels for {wanted!r} on this machine: '
                 'unset it, or set it to avx512, avx2 or portable'
@@ -177,7 +181,7 @@ class NativeEngine(Engine):
         reuse: bool = True,
     ) -> Tensor:
         """`reuse`: only valid until the next call on this thread; training packs every step."""
-        dtype = SPLIT if dtype == torch.float32 and self._splits() else dtype
+        dtype = SPLIT if dtype == torch.float32 and self.splits() else dtype
         kernels = self._kernels(dtype)
         weight = weight.detach().float().contiguous()
         c_out, slots, c_in = weight.shape
@@ -215,7 +219,8 @@ class NativeEngine(Engine):
             raise TypeError(f'the native engine does not compute in {packed} on this CPU')
         return self._bfloat16 if packed == torch.bfloat16 else self._float32
 
-    def _splits(self) -> bool:
+    def splits(self) -> bool:
+        """Whether float32 is now computed in two parts."""
         return bool(self._split) and torch.get_float32_matmul_precision() != 'highest'
 
     def _map(self, pairs: KernelMap) -> MapView:

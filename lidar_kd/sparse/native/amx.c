@@ -8,9 +8,9 @@
  *                    products the three large ones are kept (relative error about 4e-6), as
  *                    torch.set_float32_matmul_precision('high') allows. Infinite becomes NaN.
  */
+#include "bfloat16.h"
 #include "kernels.h"
 
-#include <immintrin.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,8 +19,6 @@
 #define DEPTH 32 /* bfloat16 values in a row of a matrix tile */
 #define MOST 4   /* sums held in matrix tiles at a time */
 #define INLINE static inline __attribute__((always_inline))
-
-typedef uint16_t bf16;
 
 typedef struct {
     uint8_t palette, start, reserved[14];
@@ -119,16 +117,11 @@ static void copy_rows(const lk_conv *job, const int32_t *rows, int64_t row0, int
     }
 }
 
-static inline __m512 widened(__m256i half)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
 /* high and low parts of sixteen numbers */
 static inline void split(__m512 x, __m256i *high, __m256i *low)
 {
-    *high = (__m256i)_mm512_cvtneps_pbh(x);
-    *low = (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(x, widened(*high)));
+    *high = narrow(x);
+    *low = narrow(_mm512_sub_ps(x, widened(*high)));
 }
 
 /* Each row as high, low, high: against weights high, high, low this sums the three products. */
@@ -215,31 +208,6 @@ static void slot_of(const scratch *s, const bf16 *weight, const int32_t *in, con
     }
 }
 
-/* y = relu?(tile + bias? + residual?), sixteen columns at a time. */
-INLINE void finish(const int parts, const scratch *s, int64_t row0, int64_t rows)
-{
-    const lk_conv *job = s->job;
-    const int64_t ld = s->wide * SIDE;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < job->cout; c += SIDE) {
-            const __mmask16 some = (__mmask16)((1U << lk_min(SIDE, job->cout - c)) - 1);
-            const int64_t to = (row0 + r) * job->ldy + c, from = (row0 + r) * job->ldr + c;
-            __m512 sum = _mm512_loadu_ps(s->tile + r * ld + c);
-            if (job->bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, job->bias + c));
-            if (job->residual && parts == 1)
-                sum = _mm512_add_ps(
-                    sum, widened(_mm256_maskz_loadu_epi16(some, (const bf16 *)job->residual + from)));
-            if (job->residual && parts == 3)
-                sum = _mm512_add_ps(
-                    sum, _mm512_maskz_loadu_ps(some, (const float *)job->residual + from));
-            /* keeps a NaN: max returns its second operand when either is one */
-            if (job->relu) sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
-            if (parts == 1)
-                _mm256_mask_storeu_epi16((bf16 *)job->y + to, some, (__m256i)_mm512_cvtneps_pbh(sum));
-            else _mm512_mask_storeu_ps((float *)job->y + to, some, sum);
-        }
-}
-
 static void tile_of(const lk_map *map, const scratch *s, int64_t block0, int64_t block1)
 {
     const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), slot_size = s->depth * s->wide * SIDE;
@@ -253,8 +221,9 @@ static void tile_of(const lk_map *map, const scratch *s, int64_t block0, int64_t
                     cuts[block1], row0);
         else slot_of(s, weight, NULL, NULL, 0, rows, row0);
     }
-    if (s->parts == 1) finish(1, s, row0, rows);
-    else finish(3, s, row0, rows);
+    const int64_t ld = s->wide * SIDE, columns = s->job->cout;
+    if (s->parts == 1) finish_parts(1, s->job, s->tile, ld, row0, rows, 0, columns);
+    else finish_parts(3, s->job, s->tile, ld, row0, rows, 0, columns);
 }
 
 static int64_t whole(int64_t a, int64_t unit) { return lk_ceil(a, unit) * unit; }

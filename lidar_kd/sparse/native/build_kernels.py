@@ -27,13 +27,15 @@ AVX512_FLAGS = [
     *AVX2_FLAGS, '-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl',
     '-mprefer-vector-width=512',
 ]
-AMX_FLAGS = [*AVX512_FLAGS, '-mavx512bf16', '-mamx-tile', '-mamx-bf16']
+BF16_FLAGS = [*AVX512_FLAGS, '-mavx512bf16']
+AMX_FLAGS = [*BF16_FLAGS, '-mamx-tile', '-mamx-bf16']
 # fmt: on
 
 # One object per variant; those that a compiler is too old for are left out.
 X86_VARIANTS = {
     'avx512': ('conv.c', ['-DISA=avx512', *AVX512_FLAGS]),
     'avx2': ('conv.c', ['-DISA=avx2', *AVX2_FLAGS]),
+    'avx512bf16': ('conv.c', ['-DISA=avx512bf16', *BF16_FLAGS]),
     'amx': ('amx.c', AMX_FLAGS),
 }
 

@@ -15,6 +15,9 @@ extern const lk_engine lk_engine_avx512;
 #if HAVE_AVX2
 extern const lk_engine lk_engine_avx2;
 #endif
+#if HAVE_AVX512BF16
+extern const lk_engine lk_engine_avx512bf16;
+#endif
 #if HAVE_AMX
 extern const lk_engine lk_engine_amx, lk_engine_split;
 extern int lk_amx_permitted(void);
@@ -37,6 +40,10 @@ static int supported(const char *isa)
 #if HAVE_AVX2
     if (!strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
+#if HAVE_AVX512BF16
+    if (!strcmp(isa, "avx512bf16"))
+        return supported("avx512") && __builtin_cpu_supports("avx512bf16");
+#endif
 #if HAVE_AMX
     if (!strcmp(isa, "amx") || !strcmp(isa, "split"))
         return supported("avx512") && lk_amx_permitted();
@@ -52,6 +59,9 @@ static const lk_choice choices[] = {
     {"avx2", &lk_engine_avx2},
 #endif
     {"portable", &lk_engine_portable},
+#if HAVE_AVX512BF16
+    {"avx512bf16", &lk_engine_avx512bf16},
+#endif
 #if HAVE_AMX
     {"amx", &lk_engine_amx},
     {"split", &lk_engine_split},
