@@ -91,12 +91,11 @@ class Run:
                     self._validate()
                     saved = -math.inf
                 due = time.monotonic() - saved > self.config.save_every_s
-                stop = self._ranks.any(interruption.wanted)
-                if due or stop:
+                if self._ranks.any(due or interruption.wanted):
                     self._save(self.folder.last)
                     saved = time.monotonic()
-                if stop:
-                    raise Interrupted(self.folder.path, self.step)
+                    if self._ranks.any(interruption.wanted):
+                        raise Interrupted(self.folder.path, self.step)
 
     def _learn(self, batch: Batch) -> None:
         batch = batch.to(self._device)
@@ -166,6 +165,7 @@ class Run:
         self._stale = 0 if better else self._stale + 1
         if better:
             self.best_miou, self.best_step = miou, self.step
+            self._save(self.folder.best)
         if not self._ranks.is_first:
             return
         iou = [None if math.isnan(value) else round(float(value), 5) for value in confusion.iou()]
@@ -177,7 +177,6 @@ class Run:
             f'mIoU {miou:.1%} (classes that occur)  hard classes {hard:.1%}{mark}'
         )
         if better:
-            self._save(self.folder.best)
             save_bundle(self.folder.bundle, self._network(), self._spec(confusion))
 
     def _score(self) -> Confusion:
@@ -211,6 +210,7 @@ class Run:
         return patience is not None and self._stale >= patience
 
     def _save(self, path: Any) -> None:
+        """Every rank takes part; the first one writes."""
         rng = self._ranks.gather(torch.get_rng_state())
         if not self._ranks.is_first:
             return

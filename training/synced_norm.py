@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import distributed, nn, Tensor
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm(nn.BatchNorm1d):
@@ -16,10 +17,10 @@ class SyncedBatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         values = x.float()
         rows = values.new_full((1,), len(values))
-        total, rows = (all_reduce(part) for part in (values.sum(0), rows))
+        total, rows = add_up(values.sum(0)), add_up(rows)
         mean = total / rows
         centred = values - mean
-        variance = all_reduce(centred.square().sum(0)) / rows
+        variance = add_up(centred.square().sum(0)) / rows
         self._count(mean.detach(), variance.detach() * rows / (rows - 1))
         y = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
         return y.to(x.dtype)
@@ -31,6 +32,26 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         assert self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+def add_up(mine: Tensor) -> Tensor:
+    """The sum over the ranks; what one rank adds counts in the losses of all."""
+    total: Tensor = _Sum.apply(mine)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        total = mine.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Tensor:
+        gradient = outer[0].clone()
+        distributed.all_reduce(gradient)
+        return gradient
 
 
 def synchronise_norms(model: nn.Module) -> None:
