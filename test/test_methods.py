@@ -19,6 +19,7 @@ from training.methods import build_methods, METHODS
 from training.methods.draws import draw_balanced, draw_rows, draw_uniform
 from training.methods.inputs import check_teacher, Context, Inputs, Side, Widths
 from training.methods.m2skd import M2skdSettings, split_objects
+from training.methods.opinions import point_opinions
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import (
@@ -230,6 +231,34 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
     assert list(methods.parameters()) == []
 
 
+@pytest.mark.parametrize('unlabelled', [True, False])
+def test_voxels_speak_for_their_points_when_no_network_has_a_point_head(unlabelled: bool) -> None:
+    student, teacher = Answers(STUDENT, 2, 0, learns=True), Answers(TEACHER, 2, 1)
+    inputs = make_inputs(student, teacher)
+    voxels = student.all['voxel_logits'], teacher.all['voxel_logits']
+    gathered = [logits.index_select(0, inputs.point_voxel) for logits in voxels]
+    ours = replace(inputs.student, point_logits=lambda: gathered[0])
+    theirs = replace(inputs.teacher, point_logits=lambda: gathered[1])
+    one_by_one = replace(inputs, student=ours, teacher=theirs)
+    by_voxel = replace(
+        inputs, student=replace(ours, by_voxel=True), teacher=replace(theirs, by_voxel=True)
+    )
+    settings = SrkdSettings(unlabelled=unlabelled, cross=0, point_affinity=0, voxel_affinity=0)
+    methods = build('srkd', 'm2skd', srkd=settings)
+    found = []
+    for seen in (one_by_one, by_voxel):
+        terms = terms_of(methods, seen)
+        losses = terms['srkd.output'], terms['m2skd.logit']
+        (gradient,) = torch.autograd.grad(losses[0] + losses[1], voxels[0], retain_graph=True)
+        found.append((*losses, gradient))
+    for point_wise, voxel_wise in zip(*found):
+        torch.testing.assert_close(voxel_wise, point_wise)
+    assert point_opinions(by_voxel).student is voxels[0]
+    disputed = point_opinions(one_by_one).disputed()
+    assert torch.equal(point_opinions(by_voxel).disputed(), disputed)
+    assert 0 < disputed.sum() < len(disputed)
+
+
 def test_the_logit_term_sees_hard_classes_and_disputes_only() -> None:
     said, other = Answers(STUDENT, 2, 0), Answers(STUDENT, 2, 0)
     labels = torch.full((2 * POINTS,), 8, dtype=torch.uint8)
@@ -245,14 +274,24 @@ def test_the_logit_term_sees_hard_classes_and_disputes_only() -> None:
     torch.testing.assert_close(alone, 3.3**2 * kl)
 
 
-def test_objects_are_split_by_scan_class_and_number() -> None:
+def test_objects_are_split_by_their_names() -> None:
     rows = np.array([4, 9, 2, 7, 5, 1, 8])
-    a, b, c = [0, PERSON, 1], [0, BICYCLIST, 1], [1, PERSON, 1]
+    a, b, c = 70, 30, 50
     names = np.array([a, b, a, c, a, a, b])
     # c is one point; of a's four the first three stay
     objects = [members.tolist() for members in split_objects(rows, names, 3)]
     assert sorted(objects) == [[4, 2, 5], [9, 8]]
     assert split_objects(rows[:0], names[:0], 3) == []
+
+
+def test_objects_beyond_the_limit_are_left_out_at_random() -> None:
+    inputs = make_inputs(Answers(STUDENT, 2, 0), Answers(TEACHER, 2, 1))
+    terms = [
+        terms_of(build('m2skd', m2skd=M2skdSettings(objects=most)), inputs)['m2skd.affinity']
+        for most in (1, 8, 99)  # two scans, two hard classes, two objects of each
+    ]
+    assert terms[0] > 0
+    assert terms[0] != terms[1] == terms[2]
 
 
 def test_the_affinity_of_objects_ignores_what_is_not_hard() -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import distributed, Tensor
 from torch.nn.functional import cosine_similarity
 
-from lidar_kd.labels import IGNORE
 from training.methods.affinity import cosine_l1, cosine_mse, distance_mse
 from training.methods.relations import cross_relation
 from training.methods.terms import (
@@ -22,8 +21,6 @@ from training.methods.terms import (
     channel_divergence,
     divergence,
     feature_distance,
-    hard_or_disputed,
-    labelled,
 )
 
 N, SETS = 12, 3
@@ -120,32 +117,22 @@ def test_a_divergence_worked_out_by_hand() -> None:
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
     by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert divergence(student, teacher, tau=2.0).item() == pytest.approx(by_hand)
-    # a second row in which both agree halves the mean; a mask takes it out again
+    # a second row in which both agree halves the mean; a weight takes it out again
     both = torch.cat([student, student]), torch.cat([teacher, student])
     assert divergence(*both, tau=2.0).item() == pytest.approx(by_hand / 2)
     mask = torch.tensor([True, False])
-    assert divergence(*both, tau=2.0, mask=mask).item() == pytest.approx(by_hand)
+    assert divergence(*both, tau=2.0, weight=mask).item() == pytest.approx(by_hand)
 
 
 def test_a_mask_without_rows_gives_a_zero_that_can_be_trained_on() -> None:
     student = made_up(4, 3).requires_grad_()
     loss = divergence(
-        student, made_up(4, 3, seed=1), tau=1.0, mask=torch.zeros(4, dtype=torch.bool)
+        student, made_up(4, 3, seed=1), tau=1.0, weight=torch.zeros(4, dtype=torch.bool)
     )
     loss.backward()
     assert loss == 0
     assert student.grad is not None
     assert student.grad.abs().max() == 0
-
-
-def test_hard_classes_and_disputes_are_picked() -> None:
-    # rows: easy and agreed, hard, disputed, without a label but agreed
-    student = torch.eye(3)[[0, 1, 0, 2]]
-    teacher = torch.eye(3)[[0, 1, 2, 2]]
-    labels = torch.tensor([0, 1, 0, IGNORE], dtype=torch.uint8)
-    rows = hard_or_disputed(student, teacher, labels, torch.tensor([1], dtype=torch.uint8))
-    assert rows.tolist() == [False, True, True, False]
-    assert labelled(labels).tolist() == [True, True, True, False]
 
 
 def test_a_channel_is_compared_over_the_points_of_a_scan() -> None:

@@ -46,6 +46,7 @@ def own_side(output: Output) -> Side:
     return Side(
         point_logits=lambda: output.point_logits,
         voxel_logits=lambda: output.voxel_logits,
+        by_voxel=output.own_point_logits is None,
         point_features=_points_of(output),
         voxel_features=lambda rows: output.voxel_features.index_select(0, rows),
         early_features=_early_of(output),

@@ -16,8 +16,9 @@ from lidar_kd.errors import ConfigError
 from training.methods.affinity import cosine_l1, mean_over_sets
 from training.methods.draws import draw_rows, Indices
 from training.methods.inputs import Context, Inputs, Widths
+from training.methods.opinions import point_opinions
 from training.methods.supervoxels import pad_members
-from training.methods.terms import Adapter, divergence, feature_distance, hard_or_disputed
+from training.methods.terms import Adapter, divergence, feature_distance
 from training.methods.weights import Auto, Weight
 
 _LEAST_POINTS = 2  # of an object: one point has no affinity
@@ -37,6 +38,7 @@ class M2skdSettings(BaseModel):
     logit: Weight = Auto(auto=0.5)  # [ours]
     logit_tau: PositiveFloat = 3.3  # [pub]
     affinity: Weight = Auto()  # [ours]
+    objects: PositiveInt = 64  # drawn of a batch at most [ours]
     object_points: PositiveInt = Field(default=256, ge=_LEAST_POINTS)  # of an object at most [pub]
 
 
@@ -71,9 +73,11 @@ class M2skd(nn.Module):
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, self._compare_features(inputs, rng)
         if s.logit:
-            ours, theirs = inputs.student.point_logits(), inputs.teacher.point_logits()
-            rows = hard_or_disputed(ours, theirs, inputs.labels, self.hard_ids)
-            terms['m2skd.logit'] = divergence(ours, theirs, tau=s.logit_tau, mask=rows)
+            said = point_opinions(inputs)
+            weight = said.weigh(torch.isin(inputs.labels, self.hard_ids) | said.disputed())
+            terms['m2skd.logit'] = divergence(
+                said.student, said.teacher, tau=s.logit_tau, weight=weight
+            )
         if s.affinity:
             objects = pad_members(self._draw_objects(inputs, rng), inputs.labels.device)
             mine = objects.gather(inputs.student.point_features)
@@ -101,13 +105,18 @@ class M2skd(nn.Module):
         numbers = inputs.instances.cpu().numpy()
         owner = np.repeat(np.arange(inputs.scans), np.diff(inputs.starts))
         rows = rng.permutation(np.flatnonzero(hard & (numbers > 0)))
-        names = np.stack([owner[rows], inputs.label_array[rows], numbers[rows]], 1)
-        return split_objects(rows, names, self.settings.object_points)
+        kind = owner[rows] * 256 + inputs.label_array[rows]
+        names = kind << 32 | numbers[rows] & 0xFFFFFFFF
+        objects = split_objects(rows, names, self.settings.object_points)
+        if len(objects) <= self.settings.objects:
+            return objects
+        chosen = rng.choice(len(objects), self.settings.objects, replace=False)
+        return [objects[index] for index in chosen]
 
 
 def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
-    """The first `most` rows of each object, named by a row of `names`; not those of one point."""
-    _, which = np.unique(names, axis=0, return_inverse=True)
+    """The first `most` rows of each object, which `names` tells apart; not those of one point."""
+    _, which = np.unique(names, return_inverse=True)
     order = np.argsort(which, kind='stable')
     objects = np.split(rows[order], np.flatnonzero(np.diff(which[order])) + 1)
     return [members[:most] for members in objects if len(members) >= _LEAST_POINTS]

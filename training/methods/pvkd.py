@@ -13,6 +13,7 @@ from torch import nn, Tensor
 
 from training.methods.affinity import cosine_mse, mean_over_sets
 from training.methods.inputs import Context, Inputs, Widths
+from training.methods.opinions import point_opinions
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
 from training.methods.terms import divergence, labelled
 from training.methods.weights import Auto, Weight
@@ -57,15 +58,17 @@ class Pvkd(nn.Module):
         return terms
 
     def _compare_outputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        student, teacher, terms = inputs.student, inputs.teacher, dict[str, Tensor]()
-        kinds = (
-            ('pvkd.point_output', inputs.labels, student.point_logits, teacher.point_logits),
-            ('pvkd.voxel_output', inputs.voxel_labels, student.voxel_logits, teacher.voxel_logits),
-        )
-        for name, labels, ours, theirs in kinds:
-            if name in self.weights:
-                mask = None if self.settings.unlabelled else labelled(labels)
-                terms[name] = divergence(ours(), theirs(), tau=self.settings.output_tau, mask=mask)
+        s, terms = self.settings, dict[str, Tensor]()
+        if s.point_output:
+            said = point_opinions(inputs)
+            weight = said.weigh(None if s.unlabelled else labelled(inputs.labels))
+            terms['pvkd.point_output'] = divergence(
+                said.student, said.teacher, tau=s.output_tau, weight=weight
+            )
+        if s.voxel_output:
+            ours, theirs = inputs.student.voxel_logits(), inputs.teacher.voxel_logits()
+            known = None if s.unlabelled else labelled(inputs.voxel_labels)
+            terms['pvkd.voxel_output'] = divergence(ours, theirs, tau=s.output_tau, weight=known)
         return terms
 
     def _compare_boxes(self, inputs: Inputs, boxes: Boxes) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import nn, Tensor
 from training.methods.affinity import distance_mse, mean_over_sets
 from training.methods.draws import draw_balanced, draw_rows, draw_uniform
 from training.methods.inputs import Context, Inputs, Widths
+from training.methods.opinions import point_opinions
 from training.methods.relations import cross_relation, LEAST_TAU
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
 from training.methods.terms import Adapter, channel_divergence, divergence, labelled
@@ -66,11 +67,10 @@ class Srkd(nn.Module):
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, dict[str, Tensor]()
         if s.output:
+            said = point_opinions(inputs)
+            weight = said.weigh(None if s.unlabelled else labelled(inputs.labels))
             terms['srkd.output'] = divergence(
-                inputs.student.point_logits(),
-                inputs.teacher.point_logits(),
-                tau=s.output_tau,
-                mask=None if s.unlabelled else labelled(inputs.labels),
+                said.student, said.teacher, tau=s.output_tau, weight=weight
             )
         if s.cross or s.channel:
             terms |= self._compare_drawn(inputs, rng)

@@ -9,11 +9,14 @@ rows at all, and is computed in float32 whatever autocast says.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn, Tensor
 
 from lidar_kd.labels import IGNORE
+
+_ROWS = 1 << 14  # of logits at a time: they stay in the cache
 
 
 def float32(tensor: Tensor) -> AbstractContextManager[object]:
@@ -22,25 +25,49 @@ def float32(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def divergence(
-    student: Tensor, teacher: Tensor, *, tau: float, mask: Tensor | None = None
+    student: Tensor, teacher: Tensor, *, tau: float, weight: Tensor | None = None
 ) -> Tensor:
-    """KL(T||S) tau^2 of the posteriors of logits (N, C), mean over the rows of a mask (N,)."""
+    """KL(T||S) tau^2 of the posteriors of logits (N, C), mean over the rows by a weight (N,)."""
     with float32(student):
-        if mask is not None:
-            rows = torch.nonzero(mask).squeeze(1)
-            student, teacher = student.index_select(0, rows), teacher.index_select(0, rows)
-        with torch.no_grad():
-            log_teacher = (teacher.float() / tau).log_softmax(1)
-            posterior = log_teacher.exp()
-        log_student = (student.float() / tau).log_softmax(1)
-        each = (posterior * (log_teacher - log_student)).sum(1)
-        return tau**2 * each.sum() / max(1, len(each))
+        if weight is not None:
+            rows = torch.nonzero(weight).squeeze(1)
+            if len(rows) < len(weight):
+                student, teacher = student.index_select(0, rows), teacher.index_select(0, rows)
+                weight = weight.index_select(0, rows)
+            weight = weight.float()
+        whole = max(1.0, float(len(student) if weight is None else weight.sum()))
+        total: Tensor = _Divergence.apply(student.float(), teacher.float(), tau, weight)
+        return total * (tau**2 / whole)
 
 
-def hard_or_disputed(student: Tensor, teacher: Tensor, labels: Tensor, hard_ids: Tensor) -> Tensor:
-    """(N,) rows of a hard class, and those where the two networks choose different classes."""
-    hard = torch.isin(labels, hard_ids)
-    return hard | (student.detach().argmax(1) != teacher.argmax(1))
+class _Divergence(torch.autograd.Function):
+    """The sum over the rows with its gradient (p_S - p_T) / tau, a few rows in memory at a time.
+
+    Written as a formula it takes three times as long: most of that is fresh memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, tau: float, weight: Tensor | None
+    ) -> Tensor:
+        gradient, total = torch.empty_like(student), student.new_zeros(())
+        for first in range(0, len(student), _ROWS):
+            rows = slice(first, first + _ROWS)
+            log_s, log_t = ((logits[rows] / tau).log_softmax(1) for logits in (student, teacher))
+            p_t = log_t.exp()
+            each = log_t.sub_(log_s).mul_(p_t).sum(1)
+            slope = torch.sub(log_s.exp_(), p_t, out=gradient[rows]).div_(tau)
+            if weight is not None:
+                each.mul_(weight[rows])
+                slope.mul_(weight[rows, None])
+            total += each.sum()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return outer[0] * gradient, None, None, None
 
 
 def labelled(labels: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both networks say of every point, once per voxel where its points are told the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.methods.inputs import Inputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opinions:
+    """R rows that speak for M points: student and teacher (R, C) logits, row (M,) of each point.
+
+    row is None where every point has a row of its own.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    row: Tensor | None
+
+    def at_points(self, of_rows: Tensor) -> Tensor:
+        """(R,) -> (M,)"""
+        return of_rows if self.row is None else of_rows.index_select(0, self.row)
+
+    def weigh(self, chosen: Tensor | None) -> Tensor | None:
+        """(R,) how many of the chosen points (M,) each row speaks for; None: one each."""
+        if self.row is None:
+            return chosen
+        row = self.row if chosen is None else self.row[chosen]
+        return torch.bincount(row, minlength=len(self.student))
+
+    def disputed(self) -> Tensor:
+        """(M,) where the two networks choose different classes."""
+        return self.at_points(self.student.detach().argmax(1) != self.teacher.argmax(1))
+
+
+def point_opinions(inputs: Inputs) -> Opinions:
+    """A quarter of the rows, or fewer, if neither network has a head for points."""
+    student, teacher = inputs.student, inputs.teacher
+    if student.by_voxel and teacher.by_voxel:
+        return Opinions(
+            student=student.voxel_logits(),
+            teacher=teacher.voxel_logits(),
+            row=inputs.point_voxel,
+        )
+    return Opinions(student=student.point_logits(), teacher=teacher.point_logits(), row=None)
