@@ -39,7 +39,7 @@ class RunFolder:
     def claim(self, config: Config) -> None:
         """Writes the configuration, or makes sure that the one there is the same."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.config.is_file():
+        if self.config.is_file() and self.last.is_file():  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
             changes = describe_changes(config, there)
             if changes:
