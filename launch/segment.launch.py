@@ -4,6 +4,7 @@
 `points` is the only argument one needs; `--show-args` lists the others.
 """
 
+import os
 from pathlib import Path
 
 from launch.actions import (
@@ -33,10 +34,11 @@ ARGUMENTS = {
     'autostart': ('true', 'Configure and activate; false leaves that to a lifecycle manager.'),
 }
 
+IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
 PROFILE = str(CONFIG / 'fastdds_large_clouds.xml')
 ENVIRONMENT = {
-    'FASTDDS_DEFAULT_PROFILES_FILE': PROFILE,
-    'FASTRTPS_DEFAULT_PROFILES_FILE': PROFILE,  # before Kilted
+    # Fast DDS 3, of Kilted and newer, renamed it and warns of the old name
+    f'FAST{"RTPS" if IS_OLD else "DDS"}_DEFAULT_PROFILES_FILE': PROFILE,
     'OMP_WAIT_POLICY': 'passive',  # threads that wait must not spin
 }
 

@@ -14,6 +14,7 @@ from lidar_kd.console import Console
 from lidar_kd.errors import LidarKdError
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
+from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.segment import run_segment
@@ -24,6 +25,7 @@ BENCHMARKS = {
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
+    'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),

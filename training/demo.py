@@ -1,146 +1,217 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A first look, on any machine: `make demo`.
+"""The robot's way, live, on any machine: `make demo`.
 
-Makes a few synthetic streets, trains a small network on them for two minutes, writes it as a
-bundle, and segments a scan of a street it has never seen with the Segmenter that robots run.
+A drive through a made-up town (kept in runs/demo) is replayed as a driver would publish it, the
+node labels it with the shipped student, and this process listens: three processes over real DDS.
+It ends with a table, pictures, and what to try next.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 import sys
 import time
+from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
 
-from lidar_kd.bundle import BundleSpec, ModelSpec, save_bundle
+from lidar_kd.birdview import draw_panel, Panel
+from lidar_kd.bundle import find_shipped_bundle, read_spec
+from lidar_kd.cloud import decode
 from lidar_kd.console import Console
-from lidar_kd.errors import LidarKdError
-from lidar_kd.labels import IGNORE, SEMANTICKITTI
-from lidar_kd.models import build_model
+from lidar_kd.errors import ConfigError, LidarKdError
+from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.picture import draw_comparison, save_picture
-from lidar_kd.segmenter import Segmentation, Segmenter
-from lidar_kd.voxels import CartesianGrid, voxelize
-from training.synthetic import make_street, scan_street
+from training.data.streets.make import make_streets
+from training.data.streets.sequence import Settings
+from training.metrics import Confusion, horizontal_range
+from training.ros_processes import (
+    check_alive,
+    end_on_sigterm,
+    prepare_environment,
+    require_ros,
+    running,
+)
 
-NETWORK = 'minkunet_quarter'
-GRID = CartesianGrid(voxel_m=0.2)
-STREETS = 12
-UNSEEN_STREET = 1000
-PEAK_RATE = 5e-3
-Scan = tuple[np.ndarray, np.ndarray]  # points (N, 4), train ids (N,)
+if TYPE_CHECKING:
+    from training.listener import Listener, Received
+
+SEED = 2026  # streets that no shipped student was trained on
+STRIP = 5  # views side by side
+RANGE_M = 40.0
+EXIT_INTERRUPTED = 130
+Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # points (N, 4), truth (N,), labels (N,)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--steps', type=int, default=700, help='training steps (default 700)')
-    parser.add_argument('--out', type=Path, default=Path('runs/demo'), help='output folder')
+    add = parser.add_argument
+    add('--bundle', type=Path, help='the network (default: the shipped student)')
+    add('--scans', type=int, default=100, help='length of the drive at 10 Hz (default 100)')
+    add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
+    add('--out', type=Path, default=Path('runs/demo'), help='output folder (default runs/demo)')
     return parser.parse_args()
 
 
-def turned(scan: Scan, rng: np.random.Generator) -> Scan:
-    """The scan about the vertical axis by any angle: the only augmentation here."""
-    points, labels = scan
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    turned_points = points.copy()
-    turned_points[:, :2] = points[:, :2] @ turn.T
-    return turned_points, labels
+def simulate(out: Path, scans: int, console: Console) -> Path:
+    """The folder of the drive; made once."""
+    settings = Settings(seed=SEED, index=0, scans=scans, quarter='city', enrich=3.0)
+    root = out / f'streets-{scans}'
+    with console.progress(scans, 'simulating the drive') as step:
+        made = make_streets(root, settings, sequences=1, workers=2, progress=step)
+        for _ in range(scans - made):
+            step()
+    return root / 'sequences' / '00'
 
 
-def train(scans: list[Scan], steps: int, advance: Callable[[], None]) -> torch.nn.Module:
-    """Cross-entropy with rare classes weighted up, AdamW with one cycle; one scan a step."""
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision('high')
-    counts = np.bincount(np.concatenate([labels for _, labels in scans]), minlength=256)
-    shares = counts[: SEMANTICKITTI.num_classes] / counts.sum()
-    weights = torch.from_numpy(1 / np.sqrt(shares + 1e-2)).float()
-    rng = np.random.default_rng(0)
-    model = build_model(NETWORK, classes=SEMANTICKITTI.num_classes).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
-    for step in range(steps):
-        points, labels = turned(scans[step % len(scans)], rng)
-        voxels = voxelize(torch.from_numpy(points), GRID)
-        target = torch.full((len(voxels.level),), IGNORE)
-        target[voxels.point_voxel] = torch.from_numpy(labels).long()[voxels.rows]
-        logits = model(voxels).voxel_logits  # by voxel, so that what is far away counts too
-        loss = cross_entropy(logits, target, weights, ignore_index=IGNORE)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        advance()
-    return model.eval()
+def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Console) -> Listener:
+    """Node, replay and listener until the last scan is answered."""
+    from training.listener import listening
+
+    out, scans = arguments.out, arguments.scans
+    with ExitStack() as stack:
+        listener, listen = stack.enter_context(listening('labeled', lambda received: received))
+        parameters = {
+            'model': bundle.resolve(),
+            'device': arguments.device,
+            'reliability': 'reliable',  # auto would take a moment to find it out
+        }
+        node_log, replay_log = out / 'node.log', out / 'replay.log'
+        node = stack.enter_context(
+            running('segment_node', parameters, {'~/points': '/points'}, node_log)
+        )
+        while not listener.is_ready:
+            listen(0.2)
+            check_alive(node, node_log)
+            if listener.problem.startswith('not configured'):
+                raise ConfigError(listener.problem)
+        replayed = {'path': folder.resolve(), 'truth': True, 'loop': False, 'listeners': 1}
+        replay = stack.enter_context(running('replay_node', replayed, {}, replay_log))
+        with console.progress(scans, 'driving') as step:
+            for _ in _wait(listener, listen, replay.poll):
+                step()
+        check_alive(replay, replay_log)
+        listen(1.5)  # the last answers, and diagnostics that count them
+        return listener
 
 
-def mean_iou(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Over the classes that occur in the truth."""
-    scores = []
-    for label in np.unique(truth[truth != IGNORE]):
-        hit = ((truth == label) & (prediction == label)).sum()
-        scores.append(hit / ((truth == label) | (prediction == label)).sum())
-    return float(np.mean(scores))
+def _wait(
+    listener: Listener, listen: Callable[[float], None], ended: Callable[[], int | None]
+) -> Iterator[None]:
+    """Yields once per labelled scan until the replay has ended."""
+    seen = 0
+    while ended() is None:
+        listen(0.2)
+        while seen < len(listener.kept):
+            seen += 1
+            yield
 
 
-def report(console: Console, truth: np.ndarray, result: Segmentation) -> None:
-    correct = float((truth == result.labels).mean())
+def read(received: Received) -> Labelled:
+    cloud = decode(received.cloud)
+    return cloud.points, cloud.rows['truth'], cloud.rows['label']
+
+
+def score(answers: list[Received], table: ClassTable) -> Confusion:
+    confusion = Confusion(table.num_classes)
+    for received in answers:
+        points, truth, labels = read(received)
+        confusion.add(truth, labels, horizontal_range(points))
+    return confusion
+
+
+def report(console: Console, listener: Listener, sent: int, confusion: Confusion) -> None:
+    status, answers = listener.status, listener.kept
+    p50, p95 = np.percentile([each.latency_ms for each in answers], (50, 95))
+    dropped = {
+        key.removeprefix('dropped: '): value
+        for key, value in status.items()
+        if key.startswith('dropped: ') and value != '0'
+    }
     rows: list[list[object]] = [
-        ['points', len(truth)],
-        ['points labelled right', f'{correct:.1%}'],
-        ['mIoU (classes that occur)', f'{mean_iou(truth, result.labels):.1%}'],
+        ['scans sent', sent],
+        ['received by the node', status.get('received', '?')],
+        ['labelled', status.get('labelled', '?')],
+        ['dropped', ', '.join(f'{n} {why}' for why, n in dropped.items()) or '0'],
+        ['labelled scans that came back here', len(answers)],
+        ['latency, header stamp to arrival, p50', f'{p50:.1f} ms'],
+        ['latency, header stamp to arrival, p95', f'{p95:.1f} ms'],
+        *_list_stages(listener),
+        ['points labelled right', f'{100 * confusion.accuracy():.1f} %'],
+        ['against the truth', str(confusion.occurring())],
     ]
-    rows += [[f'{stage} ms', f'{ms:.1f}'] for stage, ms in result.timing.items()]
-    rows.append(['points to labels ms', f'{sum(result.timing.values()):.1f}'])
-    console.table('a street it has never seen', ['', 'value'], rows)
+    facts = ', '.join(status[key] for key in ('device', 'engine', 'precision') if key in status)
+    console.table(f'the drive ({facts})', ['', 'value'], rows)
 
 
-def run(console: Console, steps: int, out: Path) -> None:
-    start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    with console.progress(STREETS, 'making streets') as advance:
-        scans = []
-        for seed in range(STREETS):
-            scans.append(scan_street(make_street(seed), seed))
-            advance()
-    with console.progress(steps, 'training', unit='steps') as advance:
-        model = train(scans, steps, advance)
-    spec = BundleSpec(
-        model=ModelSpec(name=NETWORK),
-        grid=GRID,
-        labels=SEMANTICKITTI,
-        provenance={'data': f'{STREETS} synthetic streets', 'steps': str(steps)},
-    )
-    bundle = out / 'demo.safetensors'
-    save_bundle(bundle, model, spec)
-    points, truth = scan_street(make_street(UNSEEN_STREET), UNSEEN_STREET)
-    np.save(out / 'street.npy', points)
-    segmenter = Segmenter(bundle)
-    segmenter.warm_up()
-    result = segmenter.segment(points)
-    report(console, truth, result)
-    picture = draw_comparison(points, truth, result.labels, SEMANTICKITTI, title='make demo')
-    save_picture(out / 'demo.png', picture)
-    console.line(f'engine {segmenter.engine.name}, {segmenter.dtype}, {segmenter.device}')
-    console.line(f'picture {out / "demo.png"}   bundle {bundle}')
-    console.line(f'done in {time.perf_counter() - start:.0f} s. Next, your own scans:')
+def _list_stages(listener: Listener) -> list[list[object]]:
+    means = {name: float(np.mean(times)) for name, times in listener.times_ms.items() if times}
+    total = means.get('total_ms', 0.0)
+    return [
+        [f'  of it {stage}, mean', f'{means[key]:.1f} ms, {100 * means[key] / total:.0f} %']
+        for stage in ('preprocess', 'inference', 'postprocess')
+        if (key := f'{stage}_ms') in means
+    ]
+
+
+def draw(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
+    """A strip of views over the drive, and the last scan beside its truth."""
+    chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
+    views = []
+    for received in chosen:
+        points, _, labels = read(received)
+        layers = (labels != IGNORE).astype(np.uint8)
+        panel = Panel(title='', colours=table.colour(labels), layers=layers)
+        views.append(draw_panel(points, panel, RANGE_M, 480))
+    points, truth, labels = read(answers[len(answers) // 2])
+    title = 'make demo: the middle of the drive'
+    full = draw_comparison(points, truth, labels, table, title=title, range_m=RANGE_M)
+    paths = [out / 'strip.png', out / 'scan.png']
+    for path, picture in zip(paths, (np.concatenate(views, 1), full)):
+        save_picture(path, picture)
+    return paths
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    start_s = time.perf_counter()
+    require_ros()
+    prepare_environment()
+    bundle = arguments.bundle or find_shipped_bundle()
+    table = read_spec(bundle).labels
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    folder = simulate(arguments.out, arguments.scans, console)
+    listener = drive(folder, bundle, arguments, console)
+    if not listener.kept:
+        raise ConfigError(
+            f'no labelled scan came back ({listener.problem or "the node is silent"}); '
+            f'see {arguments.out / "node.log"} and {arguments.out / "replay.log"}.'
+        )
+    report(console, listener, arguments.scans, score(listener.kept, table))
+    for path in draw(listener.kept, table, arguments.out):
+        console.line(f'picture {path}')
+    console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
+    console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true')
     console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {bundle} --picture')
+    console.line('  docs/ros.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
 
 
 def main() -> int:
     arguments, console = parse(), Console()
+    end_on_sigterm()
     try:
-        run(console, arguments.steps, arguments.out)
+        run(arguments, console)
     except (LidarKdError, OSError) as error:
         return console.fail(error)
+    except KeyboardInterrupt:
+        console.warn('interrupted; the node and the replay have ended')
+        return EXIT_INTERRUPTED
     return 0
 
 

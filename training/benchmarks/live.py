@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node live: scans of about 120,000 points at 10 Hz in one process, the node in a second, this
+one listens.
+
+python training/bench.py live --scans 600
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+import tempfile
+
+import numpy as np
+
+from lidar_kd.bundle import find_shipped_bundle
+from lidar_kd.console import Console
+from lidar_kd.errors import ConfigError
+from training.data.streets.make import make_streets
+from training.data.streets.sequence import Settings
+from training.ros_processes import (
+    check_alive,
+    prepare_environment,
+    require_ros,
+    resident_mb,
+    running,
+)
+
+DISTINCT = 40  # scans that are repeated
+SETTLED = 100  # scans after which memory should no longer grow
+CACHE = Path('runs/cache/live')
+
+
+def run_live(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+    """`repeats` is not used: one long run is what is asked for."""
+    require_ros()
+    prepare_environment()
+    bundle = find_shipped_bundle()
+    drive = _simulate(console)
+    with tempfile.TemporaryDirectory() as folder:
+        links = Path(folder, 'scans')
+        links.mkdir()
+        for number in range(scans):
+            (links / f'{number:06d}.bin').symlink_to(drive[number % len(drive)])
+        return _run(console, links, scans, bundle)
+
+
+def describe_machine() -> str:
+    """The processor, and what of it the CPU kernel can use."""
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    name = next((line.partition(':')[2].strip() for line in lines if 'model name' in line), '?')
+    flags = next((line.split() for line in lines if line.startswith('flags')), [])
+    units = {'AMX': 'amx_tile', 'AVX-512': 'avx512f', 'AVX-512 BF16': 'avx512_bf16'}
+    held = [unit for unit, flag in units.items() if flag in flags]
+    cores = sum(line.startswith('processor') for line in lines)
+    return f'{name}, {cores} cores, {", ".join(held) or "neither AMX nor AVX-512"}'
+
+
+def _simulate(console: Console) -> list[Path]:
+    settings = Settings(seed=2026, index=0, scans=DISTINCT, quarter='city')
+    with console.progress(DISTINCT, 'simulating') as step:
+        make_streets(CACHE, settings, sequences=1, progress=step)
+    return sorted(path.resolve() for path in CACHE.glob('sequences/00/velodyne/*.bin'))
+
+
+def _run(console: Console, scans: Path, count: int, bundle: Path) -> dict[str, float]:
+    from training.listener import listening
+
+    rss_mb: list[float] = []
+    with ExitStack() as stack:
+        listener, listen = stack.enter_context(listening('segmented', lambda one: one.latency_ms))
+        logs = scans.with_name('node.log'), scans.with_name('replay.log')
+        parameters = {'model': bundle.resolve(), 'reliability': 'reliable'}
+        remaps = {'~/points': '/points'}
+        node = stack.enter_context(running('segment_node', parameters, remaps, logs[0]))
+        while not listener.is_ready:
+            listen(0.2)
+            check_alive(node, logs[0])
+            if listener.problem.startswith('not configured'):
+                raise ConfigError(listener.problem)
+        replayed = {'path': scans, 'loop': False, 'listeners': 1}
+        replay = stack.enter_context(running('replay_node', replayed, {}, logs[1]))
+        with console.progress(count, 'live') as step:
+            while replay.poll() is None:
+                before = len(listener.kept)
+                listen(0.5)
+                for _ in range(len(listener.kept) - before):
+                    step()
+                if len(listener.kept) > SETTLED:
+                    rss_mb.append(resident_mb(node))
+        check_alive(replay, logs[1])
+        listen(1.5)
+        metrics = _measure(listener.kept, listener.times_ms['pipeline_latency_ms'], count, rss_mb)
+        _report(console, metrics, listener.status)
+        return metrics
+
+
+def _measure(
+    arrivals_ms: list[float], latencies_ms: list[float], sent: int, rss_mb: list[float]
+) -> dict[str, float]:
+    """p50 and p95 are from the header's stamp to publication, by the node's own clock."""
+    if not latencies_ms:
+        raise ConfigError('the node labelled no scan; run make demo and see its log.')
+    p50, p95 = np.percentile(latencies_ms, (50, 95))
+    arrived_p50, arrived_p95 = np.percentile(arrivals_ms, (50, 95))
+    return {
+        'labelled_share': len(arrivals_ms) / sent,
+        'p50_ms': float(p50),
+        'p95_ms': float(p95),
+        'arrival_p50_ms': float(arrived_p50),
+        'arrival_p95_ms': float(arrived_p95),
+        'rss_growth_mb': rss_mb[-1] - rss_mb[0] if rss_mb else float('nan'),
+    }
+
+
+def _report(console: Console, metrics: dict[str, float], status: dict[str, str]) -> None:
+    rows = [['machine', describe_machine()]]
+    rows += [[key, status[key]] for key in ('bundle', 'engine', 'precision') if key in status]
+    rows += [[name, f'{value:.3f}'] for name, value in metrics.items()]
+    rows += [[key, value] for key, value in status.items() if key.startswith('dropped')]
+    console.table('live at 10 Hz', ['', 'value'], rows)
