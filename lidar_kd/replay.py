@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes recorded scans as if a sensor did: `ros2 run lidar_kd replay_node --ros-args -p path:=X`.
+"""Publishes recorded scans as if a sensor did.
 
-Without a ROS distribution: python -m lidar_kd.replay --ros-args -p path:=X. Every cloud is stamped
-with the time of its publication; replay_source knows where the clouds come from.
+ros2 run lidar_kd replay_node --ros-args -p path:=SCANS; without a ROS distribution
+python -m lidar_kd.replay --ros-args -p path:=SCANS. Every cloud is stamped with the time of its
+publication; replay_source knows where the clouds come from.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Settings:
 
     path: str = _parameter(
         '',
-        "A sequence in SemanticKITTI's layout, a scan, a folder of scans (.bin .pcd .ply .npy), or "
+        "A sequence in SemanticKITTI's layout, a scan, a folder of scans (.bin .pcd .ply .npy) or "
         'a rosbag.',
     )
     layout: str = _parameter(
@@ -123,15 +124,17 @@ class ReplayNode(Node):
         )
         self._publisher.publish(make_cloud(header, payload))
         self.published += 1
-        self._number = (self._number + 1) % len(self._source)
-        if self._number == 0 and not self.settings.loop:
+        self._number += 1
+        if self._number == len(self._source):
+            self._number = self.settings.start
+            self.done = not self.settings.loop
+        if self.done:
             self._timer.cancel()
-            self.done = True
-            return
-        self._prepare()
+        else:
+            self._prepare()
 
     def _prepare(self) -> None:
-        """The next cloud is ready when its time comes; one that cannot be read is left out."""
+        """The next cloud is ready when its time comes; for one that cannot be read, the last."""
         try:
             self._next = self._source.read(self._number)
         except LidarKdError as error:
