@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 import os
 from pathlib import Path
 import re
+import runpy
 import time
 from typing import Any
 
@@ -163,7 +166,7 @@ def test_a_scan_that_disappears_does_not_stop_the_replay(sequence: Path) -> None
 
 def test_every_parameter_is_described(sequence: Path) -> None:
     with replaying(sequence) as (node, _, _):
-        for name in Settings.__dataclass_fields__:
+        for name in (each.name for each in fields(Settings)):
             descriptor = node.describe_parameter(name)
             assert len(descriptor.description) > 10
             assert descriptor.read_only
@@ -190,3 +193,25 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_2(
     assert len(errors) == 1
     assert errors[0].startswith('error: ')
     assert re.search(sentence, errors[0])
+
+
+def read_literal(path: Path, name: str) -> Any:
+    """A constant of a file that cannot be imported here."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f'{path} has no {name}')
+
+
+def test_the_launch_file_has_the_parameters_of_the_node_with_their_defaults() -> None:
+    path = Path(__file__).resolve().parents[1] / 'launch' / 'replay.launch.py'
+    described = {name: default for name, (default, _) in read_literal(path, 'PARAMETERS').items()}
+    assert described == {each.name: each.default for each in fields(Settings)}
+
+
+def test_the_launch_file_describes_its_arguments() -> None:
+    pytest.importorskip('launch_ros', reason='launch is not on PyPI: source a distribution')
+    path = Path(__file__).resolve().parents[1] / 'launch' / 'replay.launch.py'
+    arguments = runpy.run_path(str(path))['generate_launch_description']().get_launch_arguments()
+    assert {'path', 'points', 'namespace'} <= {each.name for each in arguments}
+    assert all(each.description for each in arguments)
