@@ -127,19 +127,21 @@ def test_a_loop_returns_to_the_first_scan_that_was_asked_for(sequence: Path) -> 
 
 
 def test_stamps_are_the_times_of_publication_and_the_rate_does_not_drift(sequence: Path) -> None:
-    with replaying(sequence, rate_hz=50.0) as (node, listener, executor):
+    with replaying(sequence, rate_hz=20.0) as (node, listener, executor):
         read = node._source.read
 
         def read_slowly(index: int) -> Any:
-            time.sleep(0.008)  # would make 20 ms 28 ms if the node counted from the last cloud
+            time.sleep(0.03)  # would make 50 ms 80 ms if the node counted from the last cloud
             return read(index)
 
         node._source.read = read_slowly  # type: ignore[method-assign]
         listener.subscribe()
-        spin_until(executor, lambda: len(listener.clouds) >= 51)
-    stamps_ns = listener.stamps_ns
-    # fifty periods of 20 ms; a busy machine may delay the last cloud a little
-    assert 1e-9 * (stamps_ns[50] - stamps_ns[0]) == pytest.approx(1.0, abs=0.1)
+        spin_until(executor, lambda: len(listener.clouds) >= 30)
+    stamps_ns = np.array(listener.stamps_ns)
+    # Where in the period of 50 ms each cloud came: always at the same place, however late one may
+    # be on a busy machine; a drift of 30 ms per cloud would spread them over all of it.
+    turns = np.exp(2j * np.pi * (stamps_ns - stamps_ns[0]) / 50e6)
+    assert abs(turns.mean()) > 0.7  # 1 when exact; spread evenly it is 0
     ages_s = 1e-9 * (np.array(listener.heard_ns) - stamps_ns)
     assert (ages_s > 0).all()
     assert np.median(ages_s) < 0.05
