@@ -26,7 +26,7 @@ from training.ranks import Ranks
 from training.run_folder import RunFolder
 from training.sources import open_sources
 from training.start import build_parts
-from training.teachers import load_teacher
+from training.teachers import FrozenTeacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIB = 'Tr: 0 -1 0 0 0 0 -1 -1 1 0 0 0\n'
@@ -123,16 +123,26 @@ def save_teacher(
     return path
 
 
-def prepare(config: Config, out: Path, ranks: Ranks | None = None) -> Parts:
+def prepare(
+    config: Config,
+    out: Path,
+    ranks: Ranks | None = None,
+    teacher: FrozenTeacher | None = None,
+) -> Parts:
+    """The teacher is the one that the configuration names, unless it is passed in."""
     console = Console(quiet=True)
     sources = open_sources(config.data, console)
-    teacher = None
-    if config.teacher is not None and config.teacher.bundle is not None:
-        device = torch.device('cpu')
-        teacher = load_teacher(config.teacher.bundle, config, sources.train.table.name, device)
     folder = RunFolder(out)
     folder.claim(config)
+    teacher = teacher or find_teacher(config)
     return build_parts(config, sources, folder, console, ranks or Ranks(), teacher)
+
+
+def find_teacher(config: Config) -> FrozenTeacher | None:
+    if config.teacher is None or config.teacher.bundle is None:
+        return None
+    cpu = torch.device('cpu')
+    return load_teacher(config.teacher.bundle, config, SEMANTICKITTI.name, cpu)
 
 
 def fit(config: Config, out: Path) -> Run:

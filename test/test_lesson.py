@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a teacher does to a student's lesson, and what the lesson must not do to the teacher."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from small_run import (
+    check_same,
+    find_teacher,
+    fit,
+    make_config,
+    make_street,
+    prepare,
+    save_teacher,
+    settings_on,
+)
+import torch
+
+from lidar_kd.bundle import load_bundle, read_spec
+from lidar_kd.console import Console
+from lidar_kd.errors import ConfigError
+from lidar_kd.labels import IGNORE, NUSCENES
+from lidar_kd.voxels import CartesianGrid, CylinderGrid
+from training.config import Config
+from training.data.batch import Batch
+from training.engine import Parts, Run
+from training.lesson import Terms
+from training.teachers import FrozenTeacher
+
+METHODS = ('srkd', 'pvkd', 'm2skd')
+PTV3 = {
+    'encoder_depths': [1, 1, 1],
+    'encoder_channels': [16, 32, 32],
+    'encoder_heads': [1, 2, 2],
+    'decoder_depths': [1, 1],
+    'decoder_channels': [16, 32],
+    'decoder_heads': [1, 2],
+}
+CYLINDER = CylinderGrid(shape=(48, 36, 16), radius_m=(0, 25))
+TEACHERS: dict[str, dict[str, Any]] = {
+    'SPVCNN on other voxels': {'name': 'spvcnn', 'settings': {'width': 0.25}},
+    'Cylinder3D': {'name': 'cylinder3d_quarter', 'settings': {}, 'grid': CYLINDER},
+    'PTv3': {'name': 'ptv3', 'settings': PTV3, 'grid': CartesianGrid(voxel_m=0.5)},
+    'the same network': {'name': 'minkunet', 'grid': CartesianGrid(voxel_m=0.5)},
+}
+
+
+@pytest.fixture(scope='module')
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_street(tmp_path_factory.mktemp('street'))
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def distillation(street: Path, folder: Path, *methods: str, **changes: Any) -> Config:
+    bundle = folder / 'teacher.safetensors'
+    if not bundle.exists():
+        save_teacher(bundle)
+    changes = {'teacher': {'bundle': str(bundle)}, 'method': list(methods), **changes}
+    return make_config(folder, settings_on(street, **changes))
+
+
+def teach(parts: Parts, batch: Batch | None = None) -> Terms:
+    batch = next(iter(parts.loader)) if batch is None else batch
+    terms: Terms = parts.lesson.train()(batch, np.random.default_rng(0))
+    return terms
+
+
+def weights_of(teacher: FrozenTeacher) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(teacher.network.state_dict())
+
+
+def test_a_distillation_leaves_the_teacher_as_it_was(street: Path, tmp_path: Path) -> None:
+    config = distillation(street, tmp_path, *METHODS, optim__steps=3)
+    teacher = find_teacher(config)
+    assert teacher is not None
+    before = weights_of(teacher)
+    run = Run(prepare(config, tmp_path / 'run', teacher=teacher), Console(quiet=True))
+    student = copy.deepcopy(run.lesson.student.state_dict())
+    run.fit()
+    check_same(before, weights_of(teacher))
+    assert not teacher.network.training
+    assert not torch.equal(student['head.weight'], run.lesson.student.state_dict()['head.weight'])
+
+
+def test_the_bundle_of_a_distilled_student_holds_what_it_would_hold_alone(
+    street: Path, tmp_path: Path
+) -> None:
+    run = fit(distillation(street, tmp_path, *METHODS, optim__steps=3), tmp_path / 'distilled')
+    adapters = sum(p.numel() for p in run.lesson.methods.parameters())
+    assert adapters > 0
+    fit(make_config(tmp_path, settings_on(street, optim__steps=3)), tmp_path / 'alone')
+    distilled, alone = (tmp_path / name / 'best.safetensors' for name in ('distilled', 'alone'))
+    shapes = [{k: v.shape for k, v in load_file(path).items()} for path in (distilled, alone)]
+    assert shapes[0] == shapes[1]
+    assert read_spec(distilled).provenance['method'] == 'srkd + pvkd + m2skd'
+    assert 'method' not in read_spec(alone).provenance
+    # the adapters were trained with the student
+    fresh = prepare(distillation(street, tmp_path, *METHODS, optim__steps=3), tmp_path / 'fresh')
+    trained, new = (
+        lesson.methods.state_dict()['m2skd.late.map.weight']
+        for lesson in (run.lesson, fresh.lesson)
+    )
+    assert not torch.equal(trained, new)
+
+
+def test_methods_add_up(street: Path, tmp_path: Path) -> None:
+    parts = prepare(distillation(street, tmp_path, *METHODS), tmp_path / 'run')
+    terms = teach(parts)
+    owners = {name.partition('.')[0] for name in terms.weighted}
+    assert owners == {'voxel_ce', 'voxel_lovasz', *METHODS}
+    total = sum(float(value) for value in terms.weighted.values())
+    assert float(terms.loss.detach()) == pytest.approx(total, rel=1e-6)
+    alone = teach(prepare(distillation(street, tmp_path, 'pvkd'), tmp_path / 'alone'))
+    assert {name.partition('.')[0] for name in alone.raw} == {'voxel_ce', 'voxel_lovasz', 'pvkd'}
+
+
+@pytest.mark.parametrize('which', TEACHERS)
+def test_a_teacher_of_any_family_and_grid_teaches_the_student_alone(
+    which: str, street: Path, tmp_path: Path
+) -> None:
+    save_teacher(tmp_path / 'teacher.safetensors', **TEACHERS[which])
+    config = distillation(street, tmp_path, *METHODS, loss={'voxel_ce': 0.1, 'voxel_lovasz': 0})
+    teacher = find_teacher(config)
+    assert teacher is not None
+    parts = prepare(config, tmp_path / 'run', teacher=teacher)
+    terms = teach(parts)
+    terms.loss.backward()
+    assert all(torch.isfinite(value) for value in terms.raw.values()), terms.raw
+    assert {name for name, value in terms.raw.items() if float(value) > 0} >= {
+        *('srkd.output', 'srkd.cross', 'pvkd.point_output', 'pvkd.voxel_output'),
+        *('m2skd.late_feature', 'm2skd.early_feature', 'm2skd.logit'),
+    }
+    for parameter in parts.lesson.student.parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+    assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
+
+
+def without_labels(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, labels=torch.full_like(batch.labels, IGNORE))
+
+
+def test_scans_without_labels_teach_through_the_teacher_alone(
+    street: Path, tmp_path: Path
+) -> None:
+    parts = prepare(distillation(street, tmp_path, 'srkd', 'pvkd'), tmp_path / 'run')
+    terms = teach(parts)
+    assert float(terms.raw['voxel_ce']) > 0  # and the automatic weights were measured
+    terms = teach(parts, without_labels(next(iter(parts.loader))))
+    assert float(terms.raw['voxel_ce']) == float(terms.raw['voxel_lovasz']) == 0
+    for name in ('srkd.output', 'srkd.cross', 'pvkd.point_output'):
+        assert float(terms.weighted[name]) > 0
+    terms.loss.backward()
+    head = dict(parts.lesson.student.named_parameters())['head.weight'].grad
+    assert head is not None
+    assert torch.isfinite(head).all()
+    assert head.abs().max() > 0
+
+
+def test_more_scans_without_labels_take_part_in_a_distillation(
+    street: Path, tmp_path: Path
+) -> None:
+    place = street / 'sequences' / '08' / 'velodyne'
+    more = [{'kind': 'folder', 'root': str(place)}]
+    config = distillation(street, tmp_path, *METHODS, data__unlabelled=more, optim__steps=3)
+    parts = prepare(config, tmp_path / 'run')
+    assert len(parts.loader) == 3  # (4 + 2) / 2
+    batches = list(parts.loader)
+    names = sorted(name for batch in batches for name in batch.names)
+    assert names == [*(f'00/{number:06}' for number in range(4)), '000000', '000001']
+    bare = [batch.labels[batch.owner == i] for batch in batches
+            for i, name in enumerate(batch.names) if '/' not in name]  # fmt: skip
+    assert all(bool((labels == IGNORE).all()) for labels in bare)
+    Run(parts, Console(quiet=True)).fit()
+
+
+def test_without_a_teacher_there_are_no_unlabelled_scans(street: Path, tmp_path: Path) -> None:
+    place = street / 'sequences' / '08' / 'velodyne'
+    more = [{'kind': 'folder', 'root': str(place)}]
+    config = make_config(tmp_path, settings_on(street, data__unlabelled=more))
+    assert len(prepare(config, tmp_path / 'run').loader) == 2
+
+
+def test_a_teacher_of_another_label_table_is_refused(street: Path, tmp_path: Path) -> None:
+    save_teacher(tmp_path / 'teacher.safetensors', table=NUSCENES)
+    with pytest.raises(ConfigError, match="in the classes of 'nuscenes.*choose a"):
+        find_teacher(distillation(street, tmp_path, 'srkd'))
+
+
+def test_a_teacher_of_another_intensity_scale_is_refused(street: Path, tmp_path: Path) -> None:
+    save_teacher(tmp_path / 'teacher.safetensors', scale=0.5)
+    with pytest.raises(ConfigError, match=r'with intensity times 0.5, data.intensity_scale is 1;'):
+        find_teacher(distillation(street, tmp_path, 'srkd'))
+
+
+def test_a_teacher_that_answers_nan_is_named_before_it_teaches(
+    street: Path, tmp_path: Path
+) -> None:
+    config = distillation(street, tmp_path, 'srkd')
+    teacher = find_teacher(config)
+    assert teacher is not None
+    parts = prepare(config, tmp_path / 'run', teacher=teacher)
+    teacher.network.get_parameter('head.bias').data.fill_(float('nan'))
+    with pytest.raises(ValueError, match='the teacher answers with numbers that are not finite'):
+        teach(parts)
+
+
+def test_the_loaded_bundle_answers_like_the_student(street: Path, tmp_path: Path) -> None:
+    config = distillation(street, tmp_path, 'srkd', optim__steps=3, optim__ema=0.5)
+    run = fit(config, tmp_path / 'run')
+    bundle = load_bundle(tmp_path / 'run' / 'best.safetensors')
+    average = run._average
+    assert average is not None
+    kept = dict(bundle.model.named_parameters())
+    assert all(torch.equal(p, kept[k]) for k, p in average.model.named_parameters())
+    student = dict(run.lesson.student.named_parameters())
+    assert not torch.equal(student['head.weight'], kept['head.weight'])

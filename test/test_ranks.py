@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes, each with half of the batch, do what one does with the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from small_run import fit, make_config, make_street, prepare, ROOT, save_teacher, settings_on
+import torch
+from torch import distributed, nn, Tensor
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.config import Config
+from training.metrics import Confusion
+from training.ranks import join_ranks, Ranks
+from training.run_folder import load_checkpoint, RunFolder
+from training.synced_norm import synchronise_norms
+
+WORLD = 2
+TOLERANCE = 1e-5  # of the largest gradient
+ALL_POINTS = 10_000  # more than a scan has: the draw takes all of them, whatever the rank
+
+pytestmark = pytest.mark.skipif(
+    not (distributed.is_available() and distributed.is_gloo_available()),
+    reason='this torch has no gloo',
+)
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return int(free.getsockname()[1])
+
+
+def _enter(rank: int, port: int, job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(WORLD)}
+    torch.set_num_threads(1)
+    with join_ranks() as ranks:
+        job(ranks, *arguments)
+
+
+def on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
+    spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+
+    def result_of(self, world: int) -> Path:
+        return self.folder / f'{self.name}{world}.pt'
+
+
+def learn_once(ranks: Ranks, cases: list[Case]) -> None:
+    """Gradients, terms and running statistics of the first batch; the first rank writes them."""
+    for case in cases:
+        torch.manual_seed(0)
+        settings = case.settings | {
+            'optim': case.settings['optim'] | {'batch_size': 2 // ranks.world}
+        }
+        config = Config(**settings)
+        parts = prepare(config, case.folder / f'{case.name}-{ranks.world}', ranks)
+        lesson = parts.lesson.train()
+        teach: nn.Module = lesson
+        if ranks.world > 1:
+            teach = DistributedDataParallel(lesson, find_unused_parameters=True)
+        terms = teach(next(iter(parts.loader)), np.random.default_rng(0))
+        terms.loss.backward()
+        values = {k: torch.stack(ranks.gather(v)).mean() for k, v in terms.weighted.items()}
+        if ranks.is_first:
+            gradients = {k: p.grad for k, p in lesson.named_parameters() if p.grad is not None}
+            buffers = {k: b for k, b in lesson.student.named_buffers() if 'running' in k}
+            result = {'gradients': gradients, 'terms': values, 'running': buffers}
+            torch.save(result, case.result_of(ranks.world))
+
+
+@pytest.fixture(scope='module')
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Both ways for all cases, for it is the start of a process that takes time."""
+    folder = tmp_path_factory.mktemp('ranks')
+    street = make_street(folder / 'street')
+    points = {'point_ce': 1.0, 'point_lovasz': 1.0}
+    srkd = {'output': 1.0, 'cross': 1.0, 'channel': 1.0, 'points': ALL_POINTS}
+    srkd |= {'point_affinity': 0, 'voxel_affinity': 0}
+    distilled = {
+        'teacher': {'bundle': str(save_teacher(folder / 'teacher.safetensors'))},
+        'method': ['srkd'],
+        'methods': {'srkd': srkd},
+    }
+    found = [
+        Case('supervised', folder, settings_on(street, loss=points)),
+        Case('apart', folder, settings_on(street, optim__sync_norms=False)),
+        Case('srkd', folder, settings_on(street, **distilled)),
+    ]
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # for the caches
+        learn_once(Ranks(), found)
+        on_two_ranks(learn_once, found)
+    torch.set_num_threads(before)
+    return {case.name: case for case in found}
+
+
+def compare(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one process says with two scans, and what two say with one each."""
+    one, two = (torch.load(case.result_of(world), weights_only=True) for world in (1, WORLD))
+    return one, two
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Over all tensors, as a share of the largest number."""
+    assert list(one) == list(other)
+    largest = max(float(tensor.abs().max()) for tensor in one.values())
+    return max(float((one[k] - other[k]).abs().max()) for k in one) / largest
+
+
+def test_two_ranks_have_the_supervised_gradients_of_one_process_with_both_scans(
+    cases: dict[str, Case],
+) -> None:
+    whole, shared = compare(cases['supervised'])
+    for kind in ('gradients', 'terms', 'running'):
+        assert largest_difference(whole[kind], shared[kind]) < TOLERANCE
+
+
+def test_without_synchronised_norms_the_gradients_differ(cases: dict[str, Case]) -> None:
+    whole, shared = compare(cases['apart'])
+    assert largest_difference(whole['gradients'], shared['gradients']) > 10 * TOLERANCE
+
+
+def test_two_ranks_have_the_gradients_of_srkds_relations_across_all_scans(
+    cases: dict[str, Case],
+) -> None:
+    whole, shared = compare(cases['srkd'])
+    assert set(whole['terms']) >= {'srkd.output', 'srkd.cross', 'srkd.channel'}
+    for kind in ('gradients', 'terms', 'running'):
+        assert largest_difference(whole[kind], shared[kind]) < TOLERANCE
+
+
+def _normalise(ranks: Ranks, folder: Path) -> None:
+    """Rows of both ranks: 0 2 | 4 10, mean 4, variance (16 + 4 + 0 + 36) / 4 = 14."""
+    norm = nn.Sequential(nn.BatchNorm1d(1, eps=0, momentum=0.5))
+    synchronise_norms(norm)
+    rows = torch.tensor([[0.0], [2]] if ranks.is_first else [[4.0], [10]])
+    y = norm(rows)
+    expected = (rows - 4) / 14**0.5
+    state = norm.state_dict()
+    assert torch.allclose(y, expected)
+    assert state['0.running_mean'].item() == 2  # half of the way from 0 to 4
+    assert abs(state['0.running_var'].item() - (1 + 14 * 4 / 3) / 2) < 1e-5
+    norm.eval()
+    assert torch.allclose(norm(rows), (rows - 2) / (1 + 14 * 4 / 3) ** 0.5 * 2**0.5)
+    order = ranks.gather(torch.tensor([ranks.rank]))
+    assert [part.item() for part in order] == [0, 1]
+    assert ranks.any(ranks.rank == 1)
+    assert not ranks.any(False)
+    with ranks.first_one_first():
+        place = folder / 'made'
+        assert place.exists() != ranks.is_first
+        place.touch()
+    confusion = Confusion(2)
+    confusion.add(np.array([ranks.rank], np.uint8), np.array([1], np.uint8), np.zeros(1))
+    confusion.sum_over_ranks('cpu')
+    assert confusion.iou().tolist() == [0, 0.5]  # class 1: one hit, one false alarm
+
+
+def test_ranks_share_means_variances_orders_wishes_and_scores(tmp_path: Path) -> None:
+    on_two_ranks(_normalise, tmp_path)
+
+
+def torchrun(folder: Path, out: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={WORLD}']
+    command += [f'--master_port={find_free_port()}', str(ROOT / 'training' / 'train.py')]
+    command += ['--cfg', 'small.yaml', '--out', out]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_run_under_torchrun_scores_saves_and_ends_like_one_of_a_single_process(
+    tmp_path: Path,
+) -> None:
+    """SGD, for Adam blows up the rounding of gradients that are nearly 0."""
+    street = make_street(tmp_path / 'street')
+    common: dict[str, Any] = {'optim__name': 'sgd', 'save_every_s': 0.0}
+    alone = make_config(tmp_path, settings_on(street, optim__batch_size=2, **common))
+    fit(alone, tmp_path / 'alone')
+    make_config(tmp_path, settings_on(street, optim__batch_size=1, **common))
+    done = torchrun(tmp_path, 'shared')
+    assert done.returncode == 0, done.stderr
+    one, two = RunFolder(tmp_path / 'alone'), RunFolder(tmp_path / 'shared')
+    assert [row['step'] for row in one.history()] == [row['step'] for row in two.history()]
+    assert two.is_finished
+    state = load_checkpoint(two.last)
+    assert len(state['rng']) == WORLD
+    model = load_checkpoint(one.last)['model']
+    weights = {k: v for k, v in model.items() if v.is_floating_point()}
+    assert largest_difference(weights, {k: state['model'][k] for k in weights}) < 1e-3
