@@ -143,12 +143,14 @@ def test_a_channel_is_compared_over_the_points_of_a_scan() -> None:
     assert channel_divergence(student, teacher, tau=1.0).item() == pytest.approx(by_hand / 2)
 
 
-def test_the_feature_term_is_a_mean_square() -> None:
+def test_the_feature_term_is_a_share_of_the_teachers_squares() -> None:
     student, teacher = (
         torch.tensor([[1.0, 2.0], [0.0, 0.0]]),
         torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
     )
-    assert feature_distance(student, teacher) == (4 + 1) / 4
+    assert feature_distance(student, teacher) == (4 + 1) / 2
+    assert feature_distance(torch.zeros(2, 2), 100 * teacher) == 1
+    assert feature_distance(student[:0], teacher[:0]) == 0
 
 
 def test_an_adapter_changes_width_only_where_it_must() -> None:

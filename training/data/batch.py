@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
@@ -21,9 +20,7 @@ from lidar_kd.sparse import Level
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 from training.data.scan import Scan
 
-Rows = NDArray[np.int64]
 AnyGrid = CartesianGrid | CylinderGrid
-Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Rows]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,41 +148,6 @@ def voxel_labels(batch: Batch, classes: int) -> Tensor:
     cells = len(batch.voxels.level) * classes
     counts = torch.bincount(cell, minlength=cells).view(-1, classes)
     return counts.argmax(1).masked_fill(counts.sum(1) == 0, IGNORE).to(torch.uint8)
-
-
-def draw_balanced(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
-    """Rows of `count` points (all if there are fewer), as many of each class as there can be.
-
-    The rarest class has its turn first; what it lacks is shared among the more frequent ones.
-    Unlabelled points fill up what the labelled ones cannot.
-    """
-    numbers = np.bincount(labels, minlength=256)
-    present = np.flatnonzero(numbers[:IGNORE])
-    classes = present[np.argsort(numbers[present], kind='stable')]
-    taken: list[Rows] = []
-    for turn, train_id in enumerate(classes):
-        rows = np.flatnonzero(labels == train_id)
-        share = (count - sum(len(rows) for rows in taken)) // (len(classes) - turn)
-        taken.append(rng.permutation(rows)[:share])
-    unlabelled = np.flatnonzero(labels == IGNORE)
-    taken.append(rng.permutation(unlabelled)[: count - sum(len(rows) for rows in taken)])
-    return np.sort(np.concatenate(taken))
-
-
-def draw_uniform(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> Rows:
-    """Rows of `count` points (all if there are fewer), whatever they are."""
-    return np.sort(rng.permutation(len(labels))[:count])
-
-
-def draw_points(
-    batch: Batch, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
-) -> list[Tensor]:
-    """The cross-sample batch: for each scan the rows, among the batch's, of `count` points."""
-    labels = batch.labels.cpu().numpy()
-    return [
-        torch.from_numpy(draw(labels[start:stop], count, rng) + start).to(batch.labels.device)
-        for start, stop in zip(batch.starts, batch.starts[1:])
-    ]
 
 
 def _take_apart(batch: Batch) -> tuple[Any, ...]:

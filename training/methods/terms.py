@@ -16,6 +16,7 @@ from torch import nn, Tensor
 
 from lidar_kd.labels import IGNORE
 
+_SMALLEST = 1e-8  # sum of squares
 _ROWS = 1 << 14  # of logits at a time: they stay in the cache
 
 
@@ -76,10 +77,14 @@ def labelled(labels: Tensor) -> Tensor:
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of features (N, D)."""
+    """Squared difference of features (N, D) as a share of the teacher's squares.
+
+    So an adapter that gives nothing has 1, however large the teacher's features are.
+    """
     with float32(student):
-        difference = student.float() - teacher.detach().float()
-        return difference.square().sum() / max(1, difference.numel())
+        target = teacher.detach().float()
+        squares = (student.float() - target).square().sum()
+        return squares / target.square().sum().clamp(min=_SMALLEST)
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
