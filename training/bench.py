@@ -17,6 +17,7 @@ from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
+from training.benchmarks.node import run_node
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
+    'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
