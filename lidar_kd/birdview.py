@@ -53,14 +53,14 @@ def _splat(
     rows_columns = side_px / 2 - xy[order] * scale
     distance = np.linalg.norm(xy[order], axis=1) / range_m
     sizes = np.clip(np.round(side_px / 400 * (0.4 + distance)), 1, 4).astype(int)
-    point, offset = _list_pixels(sizes)
+    point, offset = list_pixels(sizes)
     pixels = np.floor(rows_columns[point] + offset).astype(int)
     inside = ((pixels >= 0) & (pixels < side_px)).all(1)
     # where an index occurs twice numpy keeps the last value: the painter's order
     picture[tuple(pixels[inside].T)] = panel.colours[order][point[inside]]
 
 
-def _list_pixels(sizes: NDArray[np.int_]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+def list_pixels(sizes: NDArray[np.int_]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Per pixel of all squares: which point, and its offset from the point's position."""
     areas = sizes**2
     point = np.repeat(np.arange(len(sizes)), areas)

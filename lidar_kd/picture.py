@@ -57,18 +57,28 @@ def draw_comparison(
     """truth | prediction | errors, with the truth's class shares; unlabelled truth is no error."""
     labelled = truth != IGNORE
     wrong = labelled & (prediction != truth)
-    colours = np.where(wrong[:, None], np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
-    colours[~labelled] = RING
     share = float(wrong.sum() / max(int(labelled.sum()), 1))
     layers = labelled.astype(np.uint8) + wrong
     panels = [
         _colour_labels('truth', truth, table),
         _colour_labels('prediction', prediction, table),
-        Panel(title=f'errors: {share:.1%} of the labelled points', colours=colours, layers=layers),
+        Panel(
+            title=f'errors: {share:.1%} of the labelled points',
+            colours=colour_errors(truth, prediction),
+            layers=layers,
+        ),
     ]
     legend = _list_classes([truth, prediction], table)
     page = _Page(title=title, height_px=height_px, panels=panels, legend=legend)
     return page.draw(points, range_m or _choose_range_m(points))
+
+
+def colour_errors(truth: Labels, prediction: Labels) -> NDArray[np.uint8]:
+    """(N, 3): what is wrong stands out of what is right; unlabelled truth is neither."""
+    colours = np.full((len(truth), 3), _RIGHT, np.uint8)
+    colours[prediction != truth] = _WRONG
+    colours[truth == IGNORE] = RING
+    return colours
 
 
 def save_picture(path: Path, picture: Picture) -> None:
