@@ -366,3 +366,23 @@ def test_the_same_points_of_every_scan_are_drawn_for_both_networks() -> None:
         first, second = draw_rows(inputs, 16, rng(), draw)
         assert len(set(first.tolist())) == len(set(second.tolist())) == 16
         assert first.max() < POINTS <= second.min()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA card')
+def test_a_card_finds_the_same_terms() -> None:
+    found = []
+    for device in ('cpu', 'cuda'):
+        student, teacher = Answers(STUDENT, 2, 0), Answers(TEACHER, 2, 1)
+        for answers in (student, teacher):
+            answers.all = {k: v.to(device).requires_grad_() for k, v in answers.all.items()}
+        inputs = make_inputs(student, teacher)
+        tensors: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(inputs).items() if isinstance(v, Tensor)
+        }
+        inputs = replace(inputs, **tensors)
+        terms = terms_of(build('srkd', 'pvkd', 'm2skd').to(device), inputs)
+        terms |= Supervised(SupervisedSettings(), torch.ones(CLASSES)).to(device)(inputs)
+        total(terms).backward()
+        found.append({name: term.item() for name, term in terms.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
