@@ -19,7 +19,7 @@ class Drive:
 
     def __init__(self, traffic: Traffic, sensor: Sensor, rng: np.random.Generator) -> None:
         self._traffic, self._sensor = traffic, sensor
-        self._mount = rng.normal(0, math.radians(0.25), 2)  # no sensor sits quite level
+        self._mount = rng.normal(0, math.radians(0.5), 2)  # no sensor sits quite level
         self._periods_s = rng.uniform(0.9, 2.5, 2)
         self._phases = rng.uniform(0, 2 * math.pi, 2)
 

@@ -28,9 +28,9 @@ class Material:
 MATERIALS: dict[str, Material] = {
     'asphalt': Material(0.36, 0.14, 0.0, 0.002, 0.07, 0.006),
     'marking': Material(0.52, 0.25, 0.0, 0.0, 0.03, 0.002),
-    'paving': Material(0.41, 0.12, 0.0, 0.001, 0.04, 0.006),
+    'paving': Material(0.43, 0.12, 0.0, 0.001, 0.04, 0.006),
     'gravel': Material(0.38, 0.2, 0.0, 0.002, 0.05, 0.015),
-    'grass': Material(0.45, 0.17, 0.0, 0.004, 0.02, 0.035),
+    'grass': Material(0.48, 0.17, 0.0, 0.004, 0.02, 0.035),
     'plaster': Material(0.47, 0.22, 0.1, 0.004, 0.04, 0.006),
     'brick': Material(0.38, 0.25, 0.15, 0.006, 0.05, 0.008),
     'glass': Material(0.30, 0.8, 0.9, 0.55, 0.4, 0.02),
@@ -39,8 +39,8 @@ MATERIALS: dict[str, Material] = {
     'metal': Material(0.46, 0.3, 0.25, 0.03, 0.1, 0.004),
     'steel': Material(0.30, 0.5, 0.3, 0.03, 0.28, 0.004),
     'bark': Material(0.38, 0.3, 0.1, 0.01, 0.09, 0.015),
-    'leaf': Material(0.40, 0.33, 0.1, 0.03, 0.07, 0.03),
-    'paint': Material(0.34, 0.8, 0.7, 0.08, 0.40, 0.006),
+    'leaf': Material(0.42, 0.33, 0.1, 0.03, 0.07, 0.03),
+    'paint': Material(0.38, 0.8, 0.5, 0.08, 0.45, 0.006),
     'panel': Material(0.54, 0.3, 0.3, 0.03, 0.10, 0.005),  # the box of a truck
     'tyre': Material(0.30, 0.6, 0.2, 0.10, 0.25, 0.005),
     'cloth': Material(0.52, 0.3, 0.05, 0.02, 0.03, 0.012),

@@ -123,7 +123,7 @@ def _place_barrier(plot: Plot) -> None:
     line = plot.strip('front')[0] + (0.25 if barrier != 'rail' else -0.6)
     line = max(line, plot.road.half_m + (0.3 if barrier == 'rail' else 1.2))
     noise_wall = plot.road.quarter.name == 'highway' and barrier == 'boards'
-    height = rng.uniform(2.5, 4.0) if noise_wall else rng.uniform(0.8, 1.9)
+    height = rng.uniform(2.5, 4.0) if noise_wall else rng.uniform(0.8, 2.3)
     s = low
     while s < high - 4:
         end = high if barrier == 'rail' else min(high, s + rng.uniform(8, 30))
@@ -221,7 +221,7 @@ def _place_furniture(plot: Plot) -> None:
 def _draw_parked(plot: Plot) -> Mesh:
     build = [vehicles.build_car, vehicles.build_van, vehicles.build_truck]
     build += [vehicles.build_trailer, vehicles.build_bus]
-    weights = np.array([0.84, 0.1, 0.03, 0.025, 0.005]) * [1, 1, *[plot.enrich] * 3]
+    weights = np.array([0.82, 0.1, 0.03, 0.04, 0.01]) * [1, 1, *[plot.enrich] * 3]
     return build[int(plot.rng.choice(5, p=weights / weights.sum()))](plot.rng)
 
 
