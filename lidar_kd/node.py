@@ -43,9 +43,6 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 class SegmentNode(LifecycleNode):
     def __init__(self, name: str = 'lidar_kd', **options: Any) -> None:
-        super().__init__(name, **options)
-        self.settings = declare_parameters(self)
-        self.add_on_set_parameters_callback(self._check_changes)
         self._pipeline: Pipeline | None = None
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
@@ -54,12 +51,13 @@ class SegmentNode(LifecycleNode):
         self._failure = ''  # why configuring failed
         self._statistics = Statistics(time.monotonic())
         self._answered_s = 0.0
-        self._loggers = {'node': self.get_logger()}
+        self._warned_s: dict[str, float] = {}
+        super().__init__(name, **options)
+        self.settings = declare_parameters(self)
+        self.add_on_set_parameters_callback(self._check_changes)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._timers_kept = [
-            self.create_timer(ADAPT_S, self._adapt),
-            self.create_timer(DIAGNOSE_S, self._diagnose),
-        ]
+        self.create_timer(ADAPT_S, self._adapt)
+        self.create_timer(DIAGNOSE_S, self._diagnose)
 
     # transitions
 
@@ -225,13 +223,12 @@ class SegmentNode(LifecycleNode):
         self._statistics.drop(reason, time.monotonic())
         self._warn(reason, f'scan dropped: {why}')
 
-    def _warn(self, topic: str, sentence: str) -> None:
-        """At most once in 5 s per topic; rclpy throttles by logger and line."""
-        logger = self._loggers.get(topic)
-        if logger is None:
-            child = self.get_logger().get_child(topic.replace(' ', '_'))
-            logger = self._loggers.setdefault(topic, child)
-        logger.warning(sentence, throttle_duration_sec=LOG_EVERY_S)
+    def _warn(self, cause: str, sentence: str) -> None:
+        """At most once in 5 s per cause."""
+        now_s = time.monotonic()
+        if now_s - self._warned_s.get(cause, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._warned_s[cause] = now_s
+            self.get_logger().warning(sentence)
 
     # health
 
@@ -264,8 +261,9 @@ class SegmentNode(LifecycleNode):
         values.update(list_values(summary))
         limits = self.settings
         if 1e3 * summary.unheard_s > limits.max_silence_ms:
-            sentence = source.explain_silence(summary.unheard_s)
-            self._warn('silence', sentence)
+            cause = source.explain_silence()
+            sentence = f'no scan on {source.topic} for {summary.unheard_s:.0f} s; {cause}'
+            self._warn(cause, sentence)
             return ERROR, sentence
         return judge(
             summary,

@@ -58,11 +58,14 @@ class Input:
             self._policy = policy
             self._subscription = self._subscribe()
 
-    def explain_silence(self, seconds: float) -> str:
-        """One sentence: what was heard of, and what to do."""
-        topic = self._subscription.topic_name
+    @property
+    def topic(self) -> str:
+        return str(self._subscription.topic_name)
+
+    def explain_silence(self) -> str:
+        """What was heard of instead of scans, and what to do."""
         publishers = self._publishers()
-        opening = f'no scan on {topic} for {seconds:.0f} s; {len(publishers)} publishers'
+        opening = f'{len(publishers)} publishers'
         if not publishers:
             return f'{opening}: start the driver, or remap: points:=TOPIC'
         offered = {each.qos_profile.reliability for each in publishers}
@@ -77,7 +80,7 @@ class Input:
         self._node.destroy_subscription(self._subscription)
 
     def _publishers(self) -> list[Any]:
-        found: list[Any] = self._node.get_publishers_info_by_topic(self._subscription.topic_name)
+        found: list[Any] = self._node.get_publishers_info_by_topic(self.topic)
         return found
 
     def _subscribe(self) -> Any:

@@ -60,7 +60,7 @@ def test_a_life_twice_around_leaves_nothing_behind(node: SegmentNode, partner: P
 def test_cleanup_frees_the_network(node: SegmentNode, partner: Partner) -> None:
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(each, Pipeline) for each in gc.get_objects())
+        return sum(type(each) is Pipeline for each in gc.get_objects())
 
     assert partner.change('configure')
     assert alive() == 1

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node as users start it: a process of its own, with and without the Fast DDS profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
+
+from ros_partner import leave_domain, make_scan, Partner, scatter, spinning, values_of, wait_for
+
+from lidar_kd.node import main
+from training.ros_processes import find_profile_variable, ROOT, running
+
+SCANS = 20
+QUICK = {'warm_up_points': 0}
+PROFILE = ROOT / 'config' / 'fastdds_large_clouds.xml'
+
+
+def test_it_starts_by_itself_answers_and_ends_on_interrupt(
+    small_bundle: str, partner: Partner, tmp_path: Path
+) -> None:
+    parameters = {'model': small_bundle, **QUICK}
+    log = tmp_path / 'node.log'
+    with running('segment_node', parameters, {}, log) as process:
+        wait_for(partner.has_listener, 'the subscription', 30)
+        assert partner.ask(make_scan(scatter(500))).width == 500
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0, log.read_text()
+    assert 'Traceback' not in log.read_text()
+
+
+def test_what_cannot_be_configured_leaves_it_alive(partner: Partner, tmp_path: Path) -> None:
+    parameters = {'model': tmp_path / 'missing.safetensors', **QUICK}
+    log = tmp_path / 'node.log'
+    with running('segment_node', parameters, {}, log) as process:
+        wait_for(lambda: 'no such bundle; check the path' in log.read_text(), 'the sentence', 30)
+        assert partner.state() == 'unconfigured'
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'says'),
+    [('max_age_s:=1', 'max_age_s'), ('precision:=int8', 'use one of'), ('threads:=-1', 'threads')],
+)
+def test_a_parameter_that_cannot_be_ends_it_with_a_sentence(
+    wrong: str, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    leave_domain()
+    assert main(['--ros-args', '-p', wrong]) == 64
+    said = capfd.readouterr().err
+    assert says in said
+    assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize('profile', [True, False], ids=['with-profile', 'without'])
+def test_big_best_effort_clouds_need_the_profile_and_the_node_says_so(
+    profile: bool, small_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = np.frombuffer(scatter(180_000).tobytes(), '<f4')  # 2.9 MB a scan
+    points.tofile(tmp_path / 'scan.bin')
+    folder = tmp_path / 'scans'
+    folder.mkdir()
+    for number in range(SCANS):
+        (folder / f'{number}.bin').symlink_to(tmp_path / 'scan.bin')
+    leave_domain()
+    if profile:
+        monkeypatch.setenv(find_profile_variable(), str(PROFILE))
+    node = {'model': small_bundle, 'max_silence_ms': 500.0, **QUICK}
+    replay = {'path': folder, 'loop': False, 'reliability': 'best_effort', 'listeners': 1}
+    with (
+        running('segment_node', node, {'~/points': '/points'}, tmp_path / 'node.log'),
+        running('replay_node', replay, {}, tmp_path / 'replay.log') as source,
+        spinning(Partner) as partner,
+    ):
+        assert source.wait(40) == 0, (tmp_path / 'replay.log').read_text()
+        status = partner.diagnose()
+    received = int(values_of(status)['received'])
+    if profile:
+        assert received == SCANS
+    else:
+        assert received < SCANS
+        assert 'fastdds_large_clouds.xml' in (tmp_path / 'node.log').read_text()
