@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 import pytest
 import torch
-from torch import Tensor
+from torch import distributed, Tensor
 from torch.nn.functional import cross_entropy
 
 from lidar_kd.labels import IGNORE
@@ -98,6 +100,37 @@ def test_a_term_is_measured_where_it_has_a_gradient_or_not_at_all() -> None:
     weights.measure(terms, last.sum() * 0, [last, early])  # no label: nothing to compare with
     assert [ratio for _, _, ratio, _ in weights.table()][0] == 0.25
     (supervised + sum(terms.values())).backward()  # the graph is still there
+
+
+def test_a_term_that_hardly_has_a_gradient_is_not_blown_up() -> None:
+    place = torch.zeros(1, requires_grad=True)
+    weights = Weights({'a': Auto()})
+    weights.measure({'a': (place * 1e-9).sum()}, place.sum(), [place])
+    assert weights.factors() == {'a': 1000}
+
+
+def measure_on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+    )
+    place = torch.zeros(1, requires_grad=True)
+    weights = Weights({'a': Auto(), 'b': 1.0})
+    # term a: 0.5 here, nothing there; term b: 1 and 3
+    terms = {'a': place.sum() * 0.5 * (1 - rank), 'b': place.sum() * (1.0 + 2 * rank)}
+    weights.measure(terms, place.sum(), [place])
+    assert [ratio for _, _, ratio, _ in weights.table()] == [0.5, 2.0]
+    distributed.destroy_process_group()
+
+
+def test_all_ranks_use_the_same_weights(tmp_path: Path) -> None:
+    context = multiprocessing.get_context('fork')  # spawn would import torch twice: 6 s
+    ranks = [context.Process(target=measure_on_rank, args=(r, str(tmp_path))) for r in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=60)
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def test_weights_go_on_where_they_stopped() -> None:

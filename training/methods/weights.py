@@ -17,7 +17,7 @@ from torch import distributed, Tensor
 
 WARM_UP = 200  # steps in which gradients are measured
 EVERY = 10  # steps between two measurements
-_LARGEST = 1e4  # automatic weight: a term that hardly has a gradient is not blown up
+_LARGEST = 1e3  # automatic weight: what hardly has a gradient is not blown up; as published ones
 
 
 class Auto(BaseModel):
