@@ -103,11 +103,13 @@ class Run:
         rng = np.random.default_rng([self.config.seed, _DRAW, self.step, self._ranks.rank])
         with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
             terms: Terms = self._teach(batch, rng)
-        self._check_finite(terms, batch)
+        self._check_finite('loss', terms.loss, terms, batch)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(terms.loss).backward()
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
+        if not self._scaler.is_enabled():  # which leaves out such steps itself
+            self._check_finite('gradient', norm, terms, batch)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step()
@@ -121,15 +123,15 @@ class Run:
         limit = self.config.optim.clip_norm or math.inf
         return nn.utils.clip_grad_norm_(self.lesson.parameters(), limit)
 
-    def _check_finite(self, terms: Terms, batch: Batch) -> None:
-        if math.isfinite(float(terms.loss.detach())):
+    def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
+        if math.isfinite(float(value.detach())):
             return
         values = ', '.join(f'{name} {float(value):.3g}' for name, value in terms.raw.items())
         last = ', '.join(f'{name} {value:.3g}' for name, value in self._window.last.items())
         raise DataError(
-            f'step {self.step}: the loss is not finite ({values}) on {" ".join(batch.names)}; '
+            f'step {self.step}: the {what} is not finite ({values}) on {" ".join(batch.names)}; '
             f'the last finite terms were {last or "none"}; lower optim.lr or use precision '
-            'float32, then run the same command again: it goes on from the last checkpoint.'
+            'float32 and add --fresh, or the same command goes on from the last checkpoint.'
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -232,6 +234,7 @@ class Run:
 
     def _resume(self) -> None:
         if not self.folder.last.is_file():
+            self._forget_rows()
             return
         state = load_checkpoint(self.folder.last)
         self._parts.loader.load_state(state['loader'])
@@ -246,9 +249,13 @@ class Run:
         torch.set_rng_state(state['rng'][self._ranks.rank])
         self._window.load_state(state['window'])
         self.best_miou, self.best_step, self._stale = state['best']
+        self._forget_rows()
+        self.console.line(f'going on from step {self.step} of {self.total}')
+
+    def _forget_rows(self) -> None:
+        """Those that an earlier try wrote and this one will write again."""
         if self._ranks.is_first:
             self.folder.forget_after(self.step)
-        self.console.line(f'going on from step {self.step} of {self.total}')
 
     def _progress(self) -> Any:
         """A bar on a terminal; elsewhere the log lines tell."""

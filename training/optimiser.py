@@ -22,7 +22,9 @@ def make_optimizer(model: nn.Module, settings: Optim) -> Optimizer:
     """Norms and biases do not decay; attention blocks have a rate of their own."""
     groups = _groups(model, settings)
     if settings.name == 'sgd':
-        return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=True)
+        return SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
+        )
     return AdamW(groups, lr=settings.lr)
 
 

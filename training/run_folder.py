@@ -78,8 +78,15 @@ class RunFolder:
 
 
 def save_checkpoint(path: Path, state: State) -> None:
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+    try:
+        with write_atomically(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer does not say why it stopped
+        reason = error.strerror if isinstance(error, OSError) else 'is the disk full?'
+        raise DataError(
+            f'{path}: cannot be written ({reason}); free some space, then run the same command '
+            'again: it goes on from the last one that was written.'
+        ) from None
 
 
 def load_checkpoint(path: Path) -> State:
