@@ -180,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node = ReplayNode()
         while rclpy.ok() and not node.done:
             rclpy.spin_once(node)
-        node.finish()
+        if node.done:
+            node.finish()
     except (LidarKdError, ParameterException, OSError) as error:
         return Console().fail(error)
     except (KeyboardInterrupt, ExternalShutdownException):

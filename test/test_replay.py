@@ -11,6 +11,9 @@ import os
 from pathlib import Path
 import re
 import runpy
+import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -195,6 +198,18 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_2(
     assert len(errors) == 1
     assert errors[0].startswith('error: ')
     assert re.search(sentence, errors[0])
+
+
+@pytest.mark.parametrize('end', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_replay_without_a_word(sequence: Path, end: signal.Signals) -> None:
+    command = [sys.executable, '-m', 'lidar_kd.replay', '--ros-args', '-p', f'path:={sequence}']
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert 'publishing 4 scans' in process.stderr.readline()
+    process.send_signal(end)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, '')
 
 
 def read_literal(path: Path, name: str) -> Any:
