@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+import signal
 import time
 from typing import NamedTuple
 
@@ -93,6 +94,11 @@ class _Turns:
             yield [Turn(epoch, int(index)) for index in mine]
 
 
+def _leave_interrupts_alone(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the run saves itself and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Loader:
     """Iterating gives the rest of the current epoch; the next iteration is the next epoch.
 
@@ -126,6 +132,7 @@ class Loader:
             collate_fn=partial(make_batch, grid=grid, teacher_grid=teacher_grid),
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_interrupts_alone,
             # DataLoader draws a seed of its own per epoch: not from the run's generator
             generator=torch.Generator(),
         )
