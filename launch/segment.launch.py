@@ -21,6 +21,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 CONFIG = Path(__file__).resolve().parents[1] / 'config'  # in the checkout and in share/lidar_kd
 NAME = 'lidar_kd'
+SHOWN = ('labeled', 'obstacles')  # in the RViz file
 ARGUMENTS = {
     'points': ('/points', 'Topic with the PointCloud2 scans.'),
     'model': ('', 'Bundle (.safetensors); empty: what params_file says, else the shipped one.'),
@@ -59,7 +60,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             namespace=values['namespace'],
             parameters=[values['params_file'], {**given, **flags}],
             remappings=[('~/points', values['points'])],
-            arguments=['--ros-args', '--log-level', f'{NAME}:={values["log_level"]}'],
+            arguments=['--ros-args', '--log-level', values['log_level']],
             output='screen',
             emulate_tty=True,
         )
@@ -80,7 +81,7 @@ def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             package='rviz2',
             executable='rviz2',
             arguments=['-d', str(CONFIG / 'lidar_kd.rviz')],
-            remappings=[(f'/{NAME}/labeled', f'{prefix}/labeled')],
+            remappings=[(f'/{NAME}/{topic}', f'{prefix}/{topic}') for topic in SHOWN],
             parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
         )
     ]
