@@ -84,7 +84,9 @@ class Context:
 
 def check_teacher(inputs: Inputs) -> None:
     """One look at what every term builds on; NaN features give NaN logits."""
-    if bool(torch.isfinite(inputs.teacher.point_logits()).all()):
+    teacher = inputs.teacher
+    logits = teacher.voxel_logits() if teacher.by_voxel else teacher.point_logits()
+    if bool(torch.isfinite(logits).all()):
         return
     where = ' '.join(inputs.names) or 'a batch'
     raise DataError(

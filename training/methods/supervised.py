@@ -7,7 +7,8 @@ mean over ranks of the same size is the loss of the whole batch. A scan without 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
@@ -42,31 +43,37 @@ class Supervised(nn.Module):
         self.register_buffer('class_weights', class_weights.float(), persistent=False)
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        s = self.settings
-        terms: dict[str, Tensor] = {}
-        if s.voxel_ce or s.voxel_lovasz:
-            starts = _starts_of(inputs.voxel_scan, inputs.scans)
-            logits = inputs.student.voxel_logits()
-            weights = {'voxel_ce': s.voxel_ce, 'voxel_lovasz': s.voxel_lovasz}
-            terms |= self._losses(logits, inputs.voxel_labels, starts, weights)
-        if s.point_ce or s.point_lovasz:
-            logits = inputs.student.point_logits()
-            weights = {'point_ce': s.point_ce, 'point_lovasz': s.point_lovasz}
-            terms |= self._losses(logits, inputs.labels, inputs.starts, weights)
-        return terms
+        s, said = self.settings, inputs.student
+        scans = _starts_of(inputs.voxel_scan, inputs.scans)
+        voxels = _Rows(said.voxel_logits, inputs.voxel_labels, scans)
+        points = _Rows(said.point_logits, inputs.labels, inputs.starts)
+        losses = {
+            'voxel_ce': (s.voxel_ce, self._cross_entropy, voxels),
+            'voxel_lovasz': (s.voxel_lovasz, _lovasz, voxels),
+            'point_ce': (s.point_ce, self._cross_entropy, points),
+            'point_lovasz': (s.point_lovasz, _lovasz, points),
+        }
+        with torch.autocast(inputs.labels.device.type, enabled=False):
+            return {
+                name: weight * loss(rows)
+                for name, (weight, loss, rows) in losses.items()
+                if weight
+            }
 
-    def _losses(
-        self, logits: Tensor, labels: Tensor, starts: Sequence[int], weights: dict[str, float]
-    ) -> dict[str, Tensor]:
-        (ce, ce_weight), (lovasz, lovasz_weight) = weights.items()
-        terms = {}
-        with torch.autocast(logits.device.type, enabled=False):
-            if ce_weight:
-                loss = mean_cross_entropy(logits, labels, starts, self.class_weights)
-                terms[ce] = ce_weight * loss
-            if lovasz_weight:
-                terms[lovasz] = lovasz_weight * mean_lovasz(logits, labels, starts)
-        return terms
+    def _cross_entropy(self, rows: _Rows) -> Tensor:
+        return mean_cross_entropy(rows.logits(), rows.labels, rows.starts, self.class_weights)
+
+
+class _Rows(NamedTuple):
+    """What is supervised: points or voxels, scan by scan."""
+
+    logits: Callable[[], Tensor]
+    labels: Tensor
+    starts: Sequence[int]
+
+
+def _lovasz(rows: _Rows) -> Tensor:
+    return mean_lovasz(rows.logits(), rows.labels, rows.starts)
 
 
 def mean_cross_entropy(

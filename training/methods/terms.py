@@ -44,7 +44,7 @@ def divergence(
 class _Divergence(torch.autograd.Function):
     """The sum over the rows with its gradient (p_S - p_T) / tau, a few rows in memory at a time.
 
-    Written as a formula it takes three times as long: most of that is fresh memory.
+    Written as a formula it takes half as long again, and most of that is fresh memory.
     """
 
     @staticmethod
