@@ -107,6 +107,8 @@ def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{where}{': ' * bool(where)}unknown key '{key}'. {hint}"
     if error['type'] == 'missing':
         return f'{place}: missing; add it.'
+    if error['type'] == 'union_tag_not_found':
+        return f'{place}: {error["ctx"]["discriminator"]} is missing; add it.'
     message = error['msg'].removeprefix('Value error, ')
     return f'{place}{": " * bool(place)}{message[:1].lower()}{message[1:]} (got {_short(error)}).'
 
