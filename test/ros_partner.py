@@ -38,8 +38,7 @@ from lidar_kd.models import build_model
 from lidar_kd.node import SegmentNode
 from lidar_kd.voxels import CartesianGrid
 
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ['ROS_LOCALHOST_ONLY'] = '1'  # the same before Iron
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Humble talks to the network
 NAME = 'lidar_kd'
 DOMAINS = 100  # above 101, ports meet those of outgoing connections
 TRANSITIONS = {

@@ -38,8 +38,7 @@ def prepare_environment() -> None:
         find_profile_variable(): profile,
         'OMP_WAIT_POLICY': 'passive',  # threads that wait must not take the cores of the others
         'ROS_DOMAIN_ID': str(random.randint(1, 100)),  # away from the robot on the same network
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'ROS_LOCALHOST_ONLY': '1',  # the same before Iron
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',  # from Iron on
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
