@@ -66,8 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def export(options: argparse.Namespace, console: Console) -> Path:
     checkpoint = find_checkpoint(options.run, options.checkpoint)
-    points = read_scan(options.scan) if options.scan else scan_street(make_street(0), 0)[0]
     bundle = restore(checkpoint, options.weights)
+    points = read_scan(options.scan) if options.scan else scan_street(make_street(0), 0)[0]
     out: Path = options.out or checkpoint.with_suffix('.safetensors')
     prepare_folder(out.parent)
     dtype = torch.float16 if options.half else torch.float32

@@ -40,8 +40,8 @@ class Camera:
     @property
     def extrinsic(self) -> NDArray[np.float64]:
         """(4, 4) from the sensor's axes to the camera's: x right, y down, z ahead."""
-        eye = np.array(self.eye)
-        ahead = np.array(self.target) - eye
+        eye = np.array(self.eye, np.float64)
+        ahead = np.array(self.target, np.float64) - eye
         ahead /= np.linalg.norm(ahead)
         right = np.cross(ahead, [0, 0, 1])
         right /= np.linalg.norm(right)

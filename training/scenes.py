@@ -89,11 +89,11 @@ class Scenes:
 
 
 def colour_intensity(intensity: NDArray[np.float32]) -> Colours:
-    """Dark to bright between the 1st and the 99th percentile."""
+    """From dark to bright between the 1st and the 99th percentile; most returns are weak."""
     finite = np.nan_to_num(intensity)
     low, high = np.percentile(finite, [1, 99]) if len(finite) else (0.0, 1.0)
     share = np.clip((finite - low) / max(high - low, 1e-9), 0, 1)
-    colours: Colours = colormaps['viridis'](share, bytes=True)[:, :3]
+    colours: Colours = colormaps['viridis'](0.2 + 0.8 * np.sqrt(share), bytes=True)[:, :3]
     return colours
 
 
