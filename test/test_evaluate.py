@@ -69,7 +69,12 @@ class Fused:
 
 def test_points_of_the_past_are_seen_and_not_counted() -> None:
     seen = []
-    confusion = score(lambda points: (seen.append(len(points)), all_road(points))[1], Fused())
+
+    def look(points: np.ndarray) -> np.ndarray:
+        seen.append(len(points))
+        return all_road(points)
+
+    confusion = score(look, Fused())
     assert (seen, confusion.points.sum(), confusion.iou()[ROAD]) == ([2], 1, 1)
 
 
@@ -102,7 +107,7 @@ def test_augmented_labels_are_the_best_mean_probability(bundle: Path, scans: Sca
     assert np.allclose(single[seen].sum(1), 1, atol=1e-5)
     result = segmenter.segment(points)
     assert np.allclose(single[seen].max(1), result.probability[seen], atol=1e-5)
-    mean = sum(segmenter.probabilities(view) for view in make_views(points))
+    mean = np.mean([segmenter.probabilities(view) for view in make_views(points)], 0)
     labels = segment_augmented(segmenter, points)
     assert (labels[seen] == mean[seen].argmax(1)).all()
     assert labels[5] == IGNORE

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -101,7 +102,7 @@ def test_an_empty_truth_makes_a_report_too(tmp_path: Path) -> None:
 
 def test_curves_are_drawn_where_there_is_a_history(result: Result, tmp_path: Path) -> None:
     assert 'curves.png' not in {path.name for path in write_report(tmp_path, result)}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {'step': 10, 'loss': 2.0, 'ce': 1.5, 'lr': 1e-3},
         {'step': 20, 'loss': math.inf, 'ce': 1.0, 'pvkd.late': 0.1},
         {'step': 20, 'miou': 0.3, 'hard_miou': None, 'iou': [0.3]},

@@ -40,7 +40,7 @@ def test_a_point_is_where_a_pinhole_camera_puts_it() -> None:
 
 
 def test_near_points_hide_far_ones_and_those_behind_the_camera_are_not_drawn() -> None:
-    near, far, behind = [-5, 0, 0, 0], [5, 0, 0, 0], [-30, 0, 0, 0]
+    near, far, behind = [-5.0, 0, 0, 0], [5.0, 0, 0, 0], [-30.0, 0, 0, 0]
     for order in ((0, 1, 2), (2, 1, 0)):
         places, colours = [near, far, behind], [RED, BLUE, BLUE]
         picture = draw([places[i] for i in order], [colours[i] for i in order])
