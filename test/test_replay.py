@@ -38,7 +38,7 @@ from lidar_kd.replay import main, ReplayNode, Settings
 def _own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is heard of other tests that run on this machine."""
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    monkeypatch.setenv('ROS_LOCALHOST_ONLY', '1')  # the same before Iron
+    monkeypatch.delenv('ROS_LOCALHOST_ONLY', raising=False)  # Jazzy warns that it is old
     monkeypatch.setenv('ROS_DOMAIN_ID', str(1 + (os.getpid() * 13 + 51) % 100))
 
 
