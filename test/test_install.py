@@ -79,6 +79,8 @@ def assert_in_ament_index(prefix: Path, checkout: Path) -> None:
     for path in shipped:
         installed = share / 'lidar_kd' / path
         assert installed.read_bytes() == (checkout / path).read_bytes()
+    for script in (checkout / 'scripts').iterdir():  # `ros2 run` finds executables here only
+        assert os.access(prefix / 'lib' / 'lidar_kd' / script.name, os.X_OK), script.name
 
 
 def assert_loads(library: Path) -> None:
@@ -167,7 +169,6 @@ def test_colcon_builds_a_package_that_the_ament_index_finds(
     said = run(colcon, tmp_path, changes)
     prefix = tmp_path / 'install' / 'lidar_kd'
     assert_in_ament_index(prefix, checkout)
-    # `ros2 run` finds executables here only.
     assert os.access(prefix / 'lib' / 'lidar_kd' / 'lidar-kd-segment', os.X_OK)
     if changes:
         assert said.count(COST) == 1
