@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.cloud_intensity import choose_intensity, IntensityRange, scale_values
-from lidar_kd.cloud_layout import (
-    Field,
-    FLOAT32,
-    Layout,
-    MalformedCloud,
-    read_layout,
-    UINT8,
-)
+from lidar_kd.cloud_layout import Field, FLOAT32, Layout, MalformedCloud, read_layout, UINT8
 from lidar_kd.labels import ClassTable
 
 __all__ = [
