@@ -6,12 +6,11 @@
 
 from pathlib import Path
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-
-from launch import LaunchDescription
 
 PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'fastdds_large_clouds.xml'
 PROFILE_VARIABLES = (
