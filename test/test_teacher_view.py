@@ -56,9 +56,9 @@ def test_the_past_of_a_fused_scan_is_the_teachers_alone() -> None:
     assert batch.teacher.rows.tolist() == [0, 1, 4]
 
 
-def test_without_a_teacher_the_past_is_left_out() -> None:
+def test_without_a_teacher_the_past_is_learnt_from() -> None:
     batch = make_batch([scan([0.1, 5.1], past=[False, True])], COARSE)
-    assert at(batch.points[:, 0]) == [0.1]
+    assert at(batch.points[:, 0]) == [0.1, 5.1]
 
 
 def test_points_that_the_teacher_cannot_see_are_in_no_view() -> None:

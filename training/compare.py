@@ -23,11 +23,12 @@ from training.comparison import ALONE, Comparison, show, write
 from training.comparison_plot import draw
 from training.comparison_runs import answer_all, measure_costs, read_run, score_run
 from training.config import Config, load_config
+from training.data.scan import ScanSet
 from training.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.ranks import join_ranks, Ranks
 from training.run_folder import RunFolder
 from training.runs import find_teacher, perform, RUNS
-from training.sources import open_sources
+from training.sources import fuse, open_sources
 
 Runs = dict[str, list[RunFolder]]
 
@@ -86,7 +87,7 @@ def report(
     """Scores every bundle again on the same scans; tables, a plot, files."""
     scans = open_sources(config.data, console).validation
     student = runs[ALONE][0].bundle
-    theirs = answer_all(teacher, scans) if teacher else []
+    theirs = answer_all(teacher, _seen_by_teacher(config, runs, console)) if teacher else []
     costs = measure_costs([student, *([teacher] if teacher else [])], scans, console)
     comparison = Comparison(
         title=config.name,
@@ -101,6 +102,12 @@ def report(
     write(folder, comparison)
     draw(folder / 'comparison.png', comparison)
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
+
+
+def _seen_by_teacher(config: Config, runs: Runs, console: Console) -> ScanSet:
+    """A teacher of M2SKD knows the past of every scan."""
+    scans = open_sources(config.data, console).validation
+    return fuse(scans, config.data, console) if any('m2skd' in arm for arm in runs) else scans
 
 
 def write_figures(path: Path, folder: Path) -> None:

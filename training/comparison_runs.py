@@ -54,8 +54,13 @@ def score_run(scans: ScanSet, answers: Sequence[Labels], **facts: Any) -> Outcom
 
 
 def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
-    segmenter = Segmenter(bundle)
-    return [segmenter.segment(scans[index].points).labels for index in range(len(scans))]
+    """Labels of each scan's own points; what fusion added is seen and not answered for."""
+    segmenter, answers = Segmenter(bundle), []
+    for index in range(len(scans)):
+        scan = scans[index]
+        labels = segmenter.segment(scan.points).labels
+        answers.append(labels if scan.past is None else labels[~scan.past])
+    return answers
 
 
 def measure_costs(bundles: Sequence[Path], scans: ScanSet, console: Console) -> list[Cost]:

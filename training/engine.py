@@ -23,6 +23,7 @@ from lidar_kd.console import Console
 from lidar_kd.errors import DataError
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.sparse import select_engine
+from training.board import Board, NoBoard, open_board
 from training.config import Config
 from training.data.batch import Batch
 from training.data.loader import Loader
@@ -74,10 +75,13 @@ class Run:
         self.step = 0
         self.best_miou, self.best_step, self._stale = -1.0, 0, 0
         self._window = Window()
+        self._board: Board = NoBoard()
 
     def fit(self) -> None:
         """Trains from where the folder's checkpoint left off to the end."""
         self._resume()
+        if self._ranks.is_first:
+            self._board = open_board(self.folder.path / 'tensorboard')
         reset_peak(self._device)
         saved = time.monotonic()
         batches = self._batches()
@@ -120,8 +124,10 @@ class Run:
         self._window.add({'loss': terms.loss, **terms.weighted, 'gradient': norm})
 
     def _clip(self) -> Tensor:
+        """The student's gradient and that of the adapters each have the limit to themselves."""
         limit = self.config.optim.clip_norm or math.inf
-        return nn.utils.clip_grad_norm_(self.lesson.parameters(), limit)
+        nn.utils.clip_grad_norm_(self.lesson.methods.parameters(), limit)
+        return nn.utils.clip_grad_norm_(self.lesson.student.parameters(), limit)
 
     def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
         if math.isfinite(float(value.detach())):
@@ -146,9 +152,22 @@ class Run:
         row |= {'peak_gb': peak_gb(self._device)}
         if not self._ranks.is_first:
             return
-        self.folder.append(row)
+        self._record(row)
         if not self.console.is_terminal:
             self.console.line(self._describe(row))
+        if self.lesson.weights.settled_within(self.config.log_every):
+            self._show_weights()
+
+    def _show_weights(self) -> None:
+        """What the published weights cannot tell: how much each term pulls."""
+        table = self.lesson.weights.table()
+        columns = ['term', 'factor', 'gradient / supervision', 'weighted']
+        rows = [[name, *(f'{value:.3g}' for value in values)] for name, *values in table]
+        self.console.table('gradients at the shared features, by the warm-up', columns, rows)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self.folder.append(row)
+        self._board.add(row)
 
     def _describe(self, row: dict[str, Any]) -> str:
         rate = row['steps_per_s']
@@ -172,7 +191,7 @@ class Run:
             return
         iou = [None if math.isnan(value) else round(float(value), 5) for value in confusion.iou()]
         row = {'step': self.step, 'miou': miou, 'hard_miou': hard, 'iou': iou}
-        self.folder.append(row)
+        self._record(row)
         mark = '  best so far' if better else ''
         self.console.line(
             f'epoch {self.step / len(self._parts.loader):.1f}  step {self.step}/{self.total}  '

@@ -79,7 +79,9 @@ def build_parts(
         lesson=_build_lesson(config, student, teacher, sources, counts),
         spec=describe(config, sources, teacher),
         loader=loader,
-        validation=sources.validation,
+        validation=fuse(sources.validation, config.data, console)
+        if config.data.fusion
+        else sources.validation,
         folder=folder,
         device=device,
         ranks=ranks,

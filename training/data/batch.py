@@ -79,15 +79,13 @@ class Batch:
 def make_batch(
     scans: Sequence[Scan], grid: AnyGrid, *, teacher_grid: AnyGrid | None = None
 ) -> Batch:
-    """The student's points without the past of fused scans, and what a teacher's grid makes of
-    all of them. Points that one of the two grids cannot hold are left out of the batch.
+    """With a teacher the past of fused scans is for its eyes alone; without one it is learnt from.
+    Points that one of the two grids cannot hold are left out of the batch.
     """
     fused = any(scan.past is not None for scan in scans)
     view = None
     if teacher_grid is not None and (fused or teacher_grid != grid):
         view, scans = _see_as_teacher(scans, teacher_grid)
-    elif fused:
-        scans = [_present(scan)[0] for scan in scans]
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))

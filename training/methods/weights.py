@@ -54,6 +54,10 @@ class Weights:
         """Whether this step is one to measure at: every few steps of the warm-up."""
         return bool(self._weights) and self._step < self._warm_up and self._step % self._every == 0
 
+    def settled_within(self, steps: int) -> bool:
+        """Whether the warm-up has ended in the last so many steps."""
+        return bool(self._weights) and 0 <= self._step - self._warm_up < steps
+
     def measure(
         self, terms: Mapping[str, Tensor], supervised: Tensor, shared: Sequence[Tensor]
     ) -> None:
