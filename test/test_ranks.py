@@ -92,6 +92,36 @@ def learn_once(ranks: Ranks, cases: list[Case]) -> None:
             torch.save(result, case.result_of(ranks.world))
 
 
+def talk(ranks: Ranks, folder: Path) -> None:
+    """Each rank notes what it hears of the others."""
+    norm = nn.Sequential(nn.BatchNorm1d(1, eps=0, momentum=0.5))
+    synchronise_norms(norm)
+    rows = torch.tensor([[0.0], [2]] if ranks.is_first else [[4.0], [10]])
+    note: dict[str, Any] = {'train': norm(rows).detach()}
+    state = norm.state_dict()
+    note |= {'mean': state['0.running_mean'], 'variance': state['0.running_var']}
+    note['eval'] = norm.eval()(rows).detach()
+    note['gathered'] = [int(part.item()) for part in ranks.gather(torch.tensor([ranks.rank]))]
+    note['anyone'] = [ranks.any(ranks.rank == 1), ranks.any(False)]
+    with ranks.first_one_first():
+        note['found'] = (folder / 'made').exists()
+        (folder / 'made').touch()
+    confusion = Confusion(2)
+    confusion.add(np.array([ranks.rank], np.uint8), np.array([1], np.uint8), np.zeros(1))
+    confusion.sum_over_ranks('cpu')
+    note['iou'] = confusion.iou().tolist()
+    torch.save(note, folder / f'note{ranks.rank}.pt')
+
+
+def learn_and_talk(ranks: Ranks, cases: list[Case], folder: Path) -> None:
+    learn_once(ranks, cases)
+    talk(ranks, folder)
+
+
+def notes_of(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f'note{rank}.pt', weights_only=True) for rank in range(WORLD)]
+
+
 @pytest.fixture(scope='module')
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Both ways for all cases, for it is the start of a process that takes time."""
@@ -114,7 +144,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # for the caches
         learn_once(Ranks(), found)
-        on_two_ranks(learn_once, found)
+        on_two_ranks(learn_and_talk, found, folder)
     torch.set_num_threads(before)
     return {case.name: case for case in found}
 
@@ -154,35 +184,26 @@ def test_two_ranks_have_the_gradients_of_srkds_relations_across_all_scans(
         assert largest_difference(whole[kind], shared[kind]) < TOLERANCE
 
 
-def _normalise(ranks: Ranks, folder: Path) -> None:
-    """Rows of both ranks: 0 2 | 4 10, mean 4, variance (16 + 4 + 0 + 36) / 4 = 14."""
-    norm = nn.Sequential(nn.BatchNorm1d(1, eps=0, momentum=0.5))
-    synchronise_norms(norm)
-    rows = torch.tensor([[0.0], [2]] if ranks.is_first else [[4.0], [10]])
-    y = norm(rows)
-    expected = (rows - 4) / 14**0.5
-    state = norm.state_dict()
-    assert torch.allclose(y, expected)
-    assert state['0.running_mean'].item() == 2  # half of the way from 0 to 4
-    assert abs(state['0.running_var'].item() - (1 + 14 * 4 / 3) / 2) < 1e-5
-    norm.eval()
-    assert torch.allclose(norm(rows), (rows - 2) / (1 + 14 * 4 / 3) ** 0.5 * 2**0.5)
-    order = ranks.gather(torch.tensor([ranks.rank]))
-    assert [part.item() for part in order] == [0, 1]
-    assert ranks.any(ranks.rank == 1)
-    assert not ranks.any(False)
-    with ranks.first_one_first():
-        place = folder / 'made'
-        assert place.exists() != ranks.is_first
-        place.touch()
-    confusion = Confusion(2)
-    confusion.add(np.array([ranks.rank], np.uint8), np.array([1], np.uint8), np.zeros(1))
-    confusion.sum_over_ranks('cpu')
-    assert confusion.iou().tolist() == [0, 0.5]  # class 1: one hit, one false alarm
+def test_norms_see_the_rows_of_both_ranks(cases: dict[str, Case]) -> None:
+    """Rows 0 2 | 4 10: mean 4, variance (16 + 4 + 0 + 36) / 4 = 14, unbiased 56 / 3."""
+    first, second = notes_of(cases['supervised'].folder)
+    rows = torch.tensor([[0.0], [2], [4], [10]])
+    assert torch.allclose(torch.cat([first['train'], second['train']]), (rows - 4) / 14**0.5)
+    for note in (first, second):
+        assert note['mean'].item() == 2  # half of the way from 0 to 4
+        assert note['variance'].item() == pytest.approx((1 + 56 / 3) / 2)
+    evaluated = torch.cat([first['eval'], second['eval']])
+    assert torch.allclose(evaluated, (rows - 2) / ((1 + 56 / 3) / 2) ** 0.5)
 
 
-def test_ranks_share_means_variances_orders_wishes_and_scores(tmp_path: Path) -> None:
-    on_two_ranks(_normalise, tmp_path)
+def test_ranks_share_orders_wishes_and_scores(cases: dict[str, Case]) -> None:
+    first, second = notes_of(cases['supervised'].folder)
+    for note in (first, second):
+        assert note['gathered'] == [0, 1]
+        assert note['anyone'] == [True, False]
+        # class 0: one point, missed; class 1: one hit, one false alarm
+        assert note['iou'] == [0, 0.5]
+    assert (first['found'], second['found']) == (False, True)  # the second comes after the first
 
 
 def torchrun(folder: Path, out: str) -> subprocess.CompletedProcess[str]:

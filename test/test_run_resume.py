@@ -28,7 +28,7 @@ from training.interrupt import EXIT_INTERRUPTED
 from training.run_folder import load_checkpoint, RunFolder
 from training.runs import main, train
 
-STEPS, KILLED_AT = 12, 5  # the last checkpoint before it is that of step 3
+KILLED_AT = 5  # the last checkpoint before it is that of step 3
 
 
 @pytest.fixture(scope='module')
@@ -44,16 +44,14 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int)
 
 def supervised(street: Path, tmp_path: Path) -> Settings:
     augmentation = {'paste': 3, 'polarmix': 0.5, 'jitter_m': 0.01, 'drop': 0.1}
-    return settings_on(
-        street, optim__steps=STEPS, optim__ema=0.9, data__workers=1, data__augment=augmentation
-    )
+    return settings_on(street, optim__ema=0.9, data__workers=1, data__augment=augmentation)
 
 
 def distilled(street: Path, tmp_path: Path) -> Settings:
     """Automatic weights, measured at steps 0 and 10; adapters; fused scans; another grid."""
     teacher = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors'))}
     return settings_on(
-        street, optim__steps=STEPS, teacher=teacher, method=['srkd', 'm2skd'], data__workers=1
+        street, optim__steps=12, teacher=teacher, method=['srkd', 'm2skd'], data__workers=1
     )
 
 
@@ -81,11 +79,11 @@ def test_a_run_that_got_kill_9_ends_with_the_bits_of_one_that_did_not(
     fit(config, whole.path)
     check_same_run(whole, killed)
     steps = [row['step'] for row in killed.history() if 'loss' in row]
-    assert steps == list(range(1, STEPS + 1))
-    before = load_checkpoint(killed.last)['lesson']
+    assert steps == list(range(1, settings['optim']['steps'] + 1))
     if job == 'distill':
-        assert {len(ratios) for ratios in before['weights']['ratios'].values()} == {2}
-        assert 'm2skd.late.map.weight' in before['methods']
+        beside = load_checkpoint(killed.last)['lesson']
+        assert {len(ratios) for ratios in beside['weights']['ratios'].values()} == {2}
+        assert 'm2skd.late.map.weight' in beside['methods']
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
