@@ -126,7 +126,9 @@ class Run:
     def _clip(self) -> Tensor:
         """The student's gradient and that of the adapters each have the limit to themselves."""
         limit = self.config.optim.clip_norm or math.inf
-        nn.utils.clip_grad_norm_(self.lesson.methods.parameters(), limit)
+        adapters = list(self.lesson.methods.parameters())
+        if adapters:  # torch warns of an empty list
+            nn.utils.clip_grad_norm_(adapters, limit)
         return nn.utils.clip_grad_norm_(self.lesson.student.parameters(), limit)
 
     def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
