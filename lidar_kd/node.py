@@ -139,8 +139,8 @@ class SegmentNode(LifecycleNode):
 
     def _receive(self, message: PointCloud2) -> None:
         """On the executor's thread: a malformed cloud must not push a good one out."""
-        assert self._pipeline is not None
-        assert self._worker is not None
+        if self._pipeline is None or self._worker is None:
+            return  # taken just before the subscription was destroyed
         self._statistics.receive(time.monotonic())
         try:
             self._pipeline.check(message)
@@ -208,7 +208,6 @@ class SegmentNode(LifecycleNode):
         answer = Answer(
             latency_ms=latency_ms,
             total_ms=total_ms,
-            stages_ms={**stages, 'postprocess': postprocess_ms},
             points=labelled.points,
             unlabelled=labelled.unlabelled,
             entropy=labelled.entropy,

@@ -22,7 +22,6 @@ class Answer:
 
     latency_ms: float  # from the header's stamp to publication
     total_ms: float  # from taking the scan to publication
-    stages_ms: Mapping[str, float]
     points: int
     unlabelled: int
     entropy: float  # mean over the labelled points, NaN without any

@@ -41,11 +41,11 @@ from lidar_kd.voxels import CartesianGrid
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Humble talks to the network
 NAME = 'lidar_kd'
 DOMAINS = 100  # above 101, ports meet those of outgoing connections
-TRANSITIONS = {
-    'configure': Transition.TRANSITION_CONFIGURE,
-    'cleanup': Transition.TRANSITION_CLEANUP,
-    'activate': Transition.TRANSITION_ACTIVATE,
-    'deactivate': Transition.TRANSITION_DEACTIVATE,
+TRANSITIONS = {  # and the states they lead to
+    'configure': (Transition.TRANSITION_CONFIGURE, 'inactive'),
+    'cleanup': (Transition.TRANSITION_CLEANUP, 'unconfigured'),
+    'activate': (Transition.TRANSITION_ACTIVATE, 'active'),
+    'deactivate': (Transition.TRANSITION_DEACTIVATE, 'inactive'),
 }
 XYZI = np.dtype([('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('intensity', '<f4')])
 
@@ -184,8 +184,10 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
         raise AssertionError(f'no answer from {service}')
 
     def change(self, transition: str) -> bool:
-        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
-        return bool(self.call('change_state', ChangeState, request, 30.0).success)
+        number, goal = TRANSITIONS[transition]
+        request = ChangeState.Request(transition=Transition(id=number))
+        # asked once more after a lost answer, the node refuses what it has done already
+        return self.call('change_state', ChangeState, request).success or self.state() == goal
 
     def state(self) -> str:
         answer = self.call('get_state', GetState, GetState.Request())

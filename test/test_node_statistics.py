@@ -17,7 +17,7 @@ LIMITS: dict[str, Any] = {'max_processing_time_ms': 100.0, 'max_silence_ms': 100
 
 def answer(latency_ms: float = 30.0, total_ms: float = 20.0, **rest: Any) -> Answer:
     told: dict[str, Any] = {'points': 100, 'unlabelled': 0, 'entropy': 0.5, **rest}
-    return Answer(latency_ms=latency_ms, total_ms=total_ms, stages_ms={}, **told)
+    return Answer(latency_ms=latency_ms, total_ms=total_ms, **told)
 
 
 def test_rates_count_the_last_ten_seconds_and_totals_count_all() -> None:
