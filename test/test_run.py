@@ -25,7 +25,7 @@ from training.engine import Run
 from training.interrupt import Interruption
 from training.metrics import Confusion
 from training.run_folder import load_checkpoint, RunFolder, save_checkpoint
-from training.runs import main, train
+from training.runs import distill, main, train
 
 Capture = pytest.CaptureFixture[str]
 
@@ -307,6 +307,21 @@ def test_splits_that_make_no_sense_are_refused_before_anything_is_trained(
 ) -> None:
     assert command(**changes) == EXIT_BAD_INPUT
     assert expected in sentence_of(capsys)
+
+
+def test_train_refuses_methods_and_distill_wants_some(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Else a student would silently be trained alone, in the folder of the distilled one."""
+    teacher = {'bundle': 'teacher.safetensors'}
+    path = write_config(tmp_path / 'small.yaml', settings_on(street, teacher=teacher))
+    monkeypatch.setattr('sys.argv', ['train.py', '--cfg', str(path), '--set', 'method=[srkd]'])
+    assert main('', train, path) == EXIT_BAD_INPUT
+    assert 'srkd needs a teacher to train with; start training/distill.py' in sentence_of(capsys)
+    monkeypatch.setattr('sys.argv', ['distill.py', '--cfg', str(path)])
+    assert main('', distill, path) == EXIT_BAD_INPUT
+    assert 'nothing to distill' in sentence_of(capsys)
+    assert not (tmp_path / 'runs').exists()
 
 
 def test_a_broken_checkpoint_is_one_sentence(street: Path, tmp_path: Path) -> None:

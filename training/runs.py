@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lidar_kd.console import Console
-from lidar_kd.errors import DataError, LidarKdError
+from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
 from training.config import Config, load_config
 from training.data.batch import make_batch
@@ -67,11 +67,21 @@ def parse(description: str, default: Path) -> argparse.Namespace:
 
 def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
     """A supervised run from its configuration to its report."""
+    if config.method:
+        raise ConfigError(
+            f'method: {" + ".join(config.method)} needs a teacher to train with; start '
+            "training/distill.py, or train the student alone with --set 'method=[]'."
+        )
     perform(config, folder, console, ranks, None)
 
 
 def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
     """The same with a teacher, which is trained first if its configuration says so."""
+    if not config.method:
+        raise ConfigError(
+            'method: none, so there is nothing to distill; name some, as in '
+            "--set 'method=[srkd]', or start training/train.py."
+        )
     perform(config, folder, console, ranks, find_teacher(config, console, ranks))
 
 
