@@ -176,7 +176,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device, engine: Engine) -> torch.dtype:
-    """auto: float16 on CUDA, bfloat16 on a CPU with AMX, else float32."""
+    """auto: float16 on CUDA, bfloat16 on a CPU with AMX or AVX512-BF16, else float32."""
     if precision not in ('auto', *TYPES):
         raise ConfigError(f'precision {precision!r} is unknown: use auto, {", ".join(TYPES)}')
     if precision == 'auto':
