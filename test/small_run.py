@@ -22,11 +22,11 @@ from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.config import Config, load_config
 from training.engine import Parts, Run
-from training.ranks import Ranks
-from training.run_folder import RunFolder
-from training.sources import open_sources
-from training.start import build_parts
-from training.teachers import FrozenTeacher, load_teacher
+from training.run.build import build_parts
+from training.run.folder import RunFolder
+from training.run.ranks import Ranks
+from training.run.sources import open_sources
+from training.run.teachers import FrozenTeacher, load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIB = 'Tr: 0 -1 0 0 0 0 -1 -1 1 0 0 0\n'
@@ -155,7 +155,7 @@ _DIES = """
 import os, signal, sys
 sys.path[0] = {root!r}
 from training.engine import Run
-from training.runs import {job}, main
+from training.run.perform import {job}, main
 from pathlib import Path
 learn = Run._learn
 def learn_or_die(self, batch):

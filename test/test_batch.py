@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def scans(tmp_path: Path) -> TrainingScans:
     return TrainingScans(open_folder(tmp_path), settings, seed=3)
 
 
-def make_loader(scans: TrainingScans, workers: int = 0, **rest: int) -> Loader:
+def make_loader(scans: TrainingScans, workers: int = 0, **rest: Any) -> Loader:
     return Loader(scans, METRE, batch_size=3, workers=workers, **rest)
 
 

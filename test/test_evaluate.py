@@ -16,11 +16,11 @@ from tiny import POINTS, write_bundle, write_kitti
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE, NUSCENES, SEMANTICKITTI
 from lidar_kd.segmenter import Segmenter
-from training.augmented import make_views, segment_augmented
 from training.data.scan import Scan, ScanSet
 from training.evaluate import main
-from training.predictions import layout_of, StoredPredictions
-from training.scoring import check_tables, score, score_answers
+from training.scores.augmented import make_views, segment_augmented
+from training.scores.predictions import layout_of, StoredPredictions
+from training.scores.scoring import check_tables, score, score_answers
 
 CAR, ROAD = SEMANTICKITTI.names.index('car'), SEMANTICKITTI.names.index('road')
 

@@ -21,7 +21,7 @@ from lidar_kd.errors import BundleError
 from lidar_kd.sparse import fold_norms
 from lidar_kd.voxels import voxels_from_cells
 from training.import_weights import load, main, read_checkpoint
-from training.published import FAMILIES
+from training.importing.pointcept import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / 'shared' / 'golden'

@@ -29,8 +29,8 @@ from lidar_kd.models import build_model
 from lidar_kd.models.serialization import encode, ORDERS, Serialized
 from lidar_kd.voxels import voxels_from_cells
 from training.import_weights import load, main, read_checkpoint
-from training.published import FAMILIES
-from training.renaming import Checkpoint
+from training.importing.pointcept import FAMILIES
+from training.importing.renaming import Checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2] / 'shared' / 'golden' / 'ptv3_tiny.safetensors'
 FAMILY = FAMILIES['ptv3']

@@ -19,8 +19,8 @@ from lidar_kd.models.minkunet import scaled_widths
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.voxels import voxelize
 from training.import_weights import grid_of, load, main, read_checkpoint
-from training.published import FAMILIES
-from training.published_spvnas import width_ratio
+from training.importing.pointcept import FAMILIES
+from training.importing.spvnas import width_ratio
 
 RATIO = 0.13  # of the widths 32, 32, 64, 128, 256, 256, 128, 96, 96, rounded down
 WIDTHS = [4, 4, 8, 16, 33, 33, 16, 12, 12]

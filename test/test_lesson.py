@@ -31,8 +31,8 @@ from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.config import Config
 from training.data.batch import Batch
 from training.engine import Parts, Run
-from training.lesson import Terms
-from training.teachers import FrozenTeacher
+from training.run.lesson import Terms
+from training.run.teachers import FrozenTeacher
 
 METHODS = ('srkd', 'pvkd', 'm2skd')
 PTV3 = {

@@ -11,7 +11,7 @@ from torch.optim import Optimizer, SGD
 from lidar_kd.models import build_model
 from lidar_kd.models.transformer import Block
 from training.config import Optim
-from training.optimiser import Average, make_optimizer, make_schedule
+from training.run.optimiser import Average, make_optimizer, make_schedule
 
 SMALL_PTV3 = {
     'encoder_depths': (1, 1),

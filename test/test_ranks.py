@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.config import Config
 from training.metrics import Confusion
-from training.ranks import join_ranks, Ranks
-from training.run_folder import load_checkpoint, RunFolder
-from training.synced_norm import synchronise_norms
+from training.run.folder import load_checkpoint, RunFolder
+from training.run.ranks import join_ranks, Ranks
+from training.run.synced_norm import synchronise_norms
 
 WORLD = 2
 TOLERANCE = 1e-5  # of the largest gradient

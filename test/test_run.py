@@ -22,10 +22,10 @@ from lidar_kd.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.files import write_atomically
 from training.engine import Run
-from training.interrupt import Interruption
 from training.metrics import Confusion
-from training.run_folder import load_checkpoint, RunFolder, save_checkpoint
-from training.runs import distill, main, train
+from training.run.folder import load_checkpoint, RunFolder, save_checkpoint
+from training.run.interrupt import Interruption
+from training.run.perform import distill, main, train
 
 Capture = pytest.CaptureFixture[str]
 
@@ -250,7 +250,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 from pathlib import Path
 import torch
 from lidar_kd.errors import DataError
-from training.run_folder import save_checkpoint
+from training.run.folder import save_checkpoint
 try:
     save_checkpoint(Path('last.pt'), {{'model': torch.zeros(100_000)}})
 except DataError as error:

@@ -24,9 +24,9 @@ from small_run import (
 import torch
 
 from training.engine import Run
-from training.interrupt import EXIT_INTERRUPTED
-from training.run_folder import load_checkpoint, RunFolder
-from training.runs import main, train
+from training.run.folder import load_checkpoint, RunFolder
+from training.run.interrupt import EXIT_INTERRUPTED
+from training.run.perform import main, train
 
 KILLED_AT = 5  # the last checkpoint before it is that of step 3
 

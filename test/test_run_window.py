@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from training.window import Window
+from training.run.window import Window
 
 
 class Clock:

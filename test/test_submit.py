@@ -18,8 +18,8 @@ from tiny import POINTS, write_bundle, write_kitti
 from lidar_kd.labels import IGNORE, NUSCENES, SEMANTICKITTI
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Frame, ScanSet
-from training.predictions import layout_of
-from training.submission import fill_unanswered, find_problems, pack
+from training.scores.predictions import layout_of
+from training.scores.submission import fill_unanswered, find_problems, pack
 from training.submit import main
 
 FIRST = 'sequences/11/predictions/000000.label'

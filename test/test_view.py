@@ -14,10 +14,10 @@ from tiny import write_bundle, write_kitti
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import SEMANTICKITTI
 from training import view
-from training.perspective import annotate, Camera, draw_perspective
-from training.scenes import colour_intensity, Scenes
 from training.view import guess_kind, main
-from training.window3d import Browser
+from training.views.perspective import annotate, Camera, draw_perspective
+from training.views.scenes import colour_intensity, Scenes
+from training.views.window3d import Browser
 
 RED, BLUE = (250, 0, 0), (0, 0, 250)
 CAMERA = Camera(eye=(-10, 0, 0), target=(0, 0, 0), view_deg=90, width=200, height=100)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 import pytest
 
 from lidar_kd.errors import ConfigError
-from training.yaml_file import check, parse_yaml, read_settings
+from training.run.yaml_file import check, parse_yaml, read_settings
 
 
 class Optim(BaseModel):

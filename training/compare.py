@@ -19,16 +19,16 @@ sys.path[0] = str(ROOT)
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
-from training.comparison import ALONE, Comparison, show, write
-from training.comparison_plot import draw
-from training.comparison_runs import answer_all, measure_costs, read_run, score_run
+from training.comparing.figures import ALONE, Comparison, show, write
+from training.comparing.plot import draw
+from training.comparing.runs import answer_all, measure_costs, read_run, score_run
 from training.config import Config, load_config
 from training.data.scan import ScanSet
-from training.interrupt import EXIT_INTERRUPTED, Interrupted
-from training.ranks import join_ranks, Ranks
-from training.run_folder import RunFolder
-from training.runs import find_teacher, perform, RUNS
-from training.sources import fuse, open_sources
+from training.run.folder import RunFolder
+from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.perform import find_teacher, perform, RUNS
+from training.run.ranks import join_ranks, Ranks
+from training.run.sources import fuse, open_sources
 
 Runs = dict[str, list[RunFolder]]
 

@@ -33,7 +33,7 @@ from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import SupervisedSettings
-from training.yaml_file import check, read_settings
+from training.run.yaml_file import check, read_settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences

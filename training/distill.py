@@ -17,7 +17,7 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from training.runs import distill, main
+from training.run.perform import distill, main
 
 if __name__ == '__main__':
     sys.exit(main(__doc__ or '', distill, ROOT / 'config' / 'srkd.yaml'))

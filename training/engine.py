@@ -23,20 +23,20 @@ from lidar_kd.console import Console
 from lidar_kd.errors import DataError
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.sparse import select_engine
-from training.board import Board, NoBoard, open_board
 from training.config import Config
 from training.data.batch import Batch
 from training.data.loader import Loader
 from training.data.scan import ScanSet
-from training.interrupt import Interrupted, Interruption
-from training.lesson import Lesson, Terms
-from training.memory import peak_gb, reset_peak
 from training.metrics import Confusion
-from training.optimiser import Average, make_optimizer, make_schedule
-from training.ranks import Ranks
-from training.run_folder import load_checkpoint, RunFolder, save_checkpoint, State
-from training.scoring import score
-from training.window import Window
+from training.run.board import Board, NoBoard, open_board
+from training.run.folder import load_checkpoint, RunFolder, save_checkpoint, State
+from training.run.interrupt import Interrupted, Interruption
+from training.run.lesson import Lesson, Terms
+from training.run.memory import peak_gb, reset_peak
+from training.run.optimiser import Average, make_optimizer, make_schedule
+from training.run.ranks import Ranks
+from training.run.window import Window
+from training.scores.scoring import score
 
 _DRAW = 3  # a use of the seed; the loader has 1 and 2
 

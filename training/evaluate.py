@@ -29,13 +29,9 @@ from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Precision, Segmenter
-from training.augmented import NAME as AUGMENTED
-from training.augmented import segment_augmented
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS
 from training.data.scan import Points, ScanSet
-from training.predictions import StoredPredictions
-from training.ranks import join_ranks, Ranks
 from training.report import (
     choose_spread,
     figures,
@@ -44,7 +40,11 @@ from training.report import (
     write_answer_pictures,
     write_report,
 )
-from training.scoring import Answer, check_tables, Labels, score_answers, Stopwatch
+from training.run.ranks import join_ranks, Ranks
+from training.scores.augmented import NAME as AUGMENTED
+from training.scores.augmented import segment_augmented
+from training.scores.predictions import StoredPredictions
+from training.scores.scoring import Answer, check_tables, Labels, score_answers, Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from lidar_kd.errors import BundleError, LidarKdError  # noqa: E402
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table  # noqa: E402
 from lidar_kd.models import build_model  # noqa: E402
 from lidar_kd.voxels import CartesianGrid  # noqa: E402
-from training.published import FAMILIES  # noqa: E402
-from training.renaming import Checkpoint, Family, StateDict  # noqa: E402
+from training.importing.pointcept import FAMILIES  # noqa: E402
+from training.importing.renaming import Checkpoint, Family, StateDict  # noqa: E402
 
 NOT_STORED = 'num_batches_tracked'  # counts training steps
 SHOWN = 4  # names in an error

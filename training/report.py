@@ -19,7 +19,7 @@ from lidar_kd.labels import ClassTable
 from lidar_kd.picture import draw_comparison, save_picture
 from training.draw import draw_confusion, draw_curves
 from training.metrics import Confusion, Score
-from training.scoring import Answer, Scans, Segment
+from training.scores.scoring import Answer, Scans, Segment
 
 NOTHING = '-'  # shown where there is no number
 

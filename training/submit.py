@@ -23,13 +23,13 @@ from lidar_kd.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter
-from training.augmented import NAME as AUGMENTED
-from training.augmented import segment_augmented
 from training.data.kinds import open_dataset
 from training.data.scan import ScanSet
-from training.predictions import layout_of, LAYOUTS
-from training.scoring import check_tables
-from training.submission import count_points, fill_unanswered, find_problems, pack
+from training.scores.augmented import NAME as AUGMENTED
+from training.scores.augmented import segment_augmented
+from training.scores.predictions import layout_of, LAYOUTS
+from training.scores.scoring import check_tables
+from training.scores.submission import count_points, fill_unanswered, find_problems, pack
 
 SHOWN = 20  # problems
 EXIT_INTERRUPTED = 130

@@ -16,7 +16,7 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from training.runs import main, train
+from training.run.perform import main, train
 
 if __name__ == '__main__':
     sys.exit(main(__doc__ or '', train, ROOT / 'config' / 'baseline.yaml'))

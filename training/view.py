@@ -28,11 +28,11 @@ from lidar_kd.segmenter import Segmenter
 from training.data.folder import open_folder
 from training.data.kinds import KINDS, open_dataset
 from training.data.scan import ScanSet
-from training.perspective import annotate, Camera, draw_perspective
-from training.predictions import StoredPredictions
-from training.scenes import COLOURINGS, Scenes
-from training.scoring import Answer, check_tables
-from training.window3d import show_window
+from training.scores.predictions import StoredPredictions
+from training.scores.scoring import Answer, check_tables
+from training.views.perspective import annotate, Camera, draw_perspective
+from training.views.scenes import COLOURINGS, Scenes
+from training.views.window3d import show_window
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,14 +29,14 @@ from training.benchmarks.clock import Clock
 from training.benchmarks.scans import distinct_scans
 from training.data.batch import Batch, make_batch, voxel_labels
 from training.data.scan import Scan
-from training.lesson import Lesson
 from training.methods import build_methods, METHODS
 from training.methods.inputs import Context, Inputs, Widths
 from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import Supervised, SupervisedSettings
-from training.sides import make_inputs
+from training.run.lesson import Lesson
+from training.run.sides import make_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT, TEACHER, GRID = 'minkunet_quarter', 'minkunet_half', CartesianGrid(voxel_m=0.2)

@@ -14,8 +14,8 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.labels import IGNORE
 from lidar_kd.picture import colour_errors
 from training.data.scan import Points, Scan, ScanSet
-from training.perspective import Colours, Legend
-from training.scoring import Answer, Labels
+from training.scores.scoring import Answer, Labels
+from training.views.perspective import Colours, Legend
 
 COLOURINGS = ('prediction', 'labels', 'errors', 'intensity')
 

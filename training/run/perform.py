@@ -13,15 +13,15 @@ from lidar_kd.segmenter import choose_device, Segmenter
 from training.config import Config, load_config
 from training.data.batch import make_batch
 from training.engine import Parts, Run
-from training.interrupt import EXIT_INTERRUPTED, Interrupted
-from training.macs import gmacs
-from training.ranks import join_ranks, Ranks
 from training.report import Result, show, write_pictures, write_report
-from training.run_folder import RunFolder
-from training.scoring import score, Stopwatch
-from training.sources import Sources
-from training.start import build_parts, open_sources_once
-from training.teachers import FrozenTeacher, load_teacher
+from training.run.build import build_parts, open_sources_once
+from training.run.folder import RunFolder
+from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.macs import gmacs
+from training.run.ranks import join_ranks, Ranks
+from training.run.sources import Sources
+from training.run.teachers import FrozenTeacher, load_teacher
+from training.scores.scoring import score, Stopwatch
 
 RUNS = Path('runs')
 Job = Callable[[Config, RunFolder, Console, Ranks], None]

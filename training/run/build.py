@@ -25,16 +25,16 @@ from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
 from training.data.weights import CACHE, class_weights, count_classes, fingerprint
 from training.engine import Parts
-from training.lesson import Lesson
 from training.methods import build_methods
 from training.methods.inputs import Context, Widths
 from training.methods.supervised import Supervised
-from training.ranks import Ranks
-from training.run_folder import RunFolder
-from training.sources import fuse, open_sources, Several, Sources
-from training.synced_norm import synchronise_norms
-from training.teacher_cache import CachedTeacher
-from training.teachers import FrozenTeacher
+from training.run.folder import RunFolder
+from training.run.lesson import Lesson
+from training.run.ranks import Ranks
+from training.run.sources import fuse, open_sources, Several, Sources
+from training.run.synced_norm import synchronise_norms
+from training.run.teacher_cache import CachedTeacher
+from training.run.teachers import FrozenTeacher
 
 Counts = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lidar_kd.errors import BundleError
 from lidar_kd.models.minkunet import scaled_widths, WIDTHS
-from training.renaming import LAYER, renamed, rows_of, Rules, StateDict
+from training.importing.renaming import LAYER, renamed, rows_of, Rules, StateDict
 
 UNITS = {
     'net.0': 'first.conv',

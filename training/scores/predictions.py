@@ -18,7 +18,7 @@ from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.files import write_atomically, writing
 from lidar_kd.labels import ClassTable, IGNORE
 from training.data.scan import Frame, Scan, ScanSet
-from training.scoring import Labels
+from training.scores.scoring import Labels
 
 Bytes = NDArray[np.uint32] | NDArray[np.uint8]
 

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
-from training.published_spvnas import (
+from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
+from training.importing.spvnas import (
     minkunet_settings,
     NOTE,
     spvcnn_settings,
     spvnas_names,
     torchsparse_weight,
 )
-from training.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 
 # --- SpUNet as Pointcept names it: levels count from the finest on both ways ---
 

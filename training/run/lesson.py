@@ -15,7 +15,7 @@ from training.data.batch import Batch, voxel_labels
 from training.methods.inputs import check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
-from training.sides import make_inputs
+from training.run.sides import make_inputs
 
 
 class Terms(NamedTuple):

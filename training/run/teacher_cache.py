@@ -19,7 +19,7 @@ from lidar_kd.files import write_atomically
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import Level
 from lidar_kd.voxels import Voxels
-from training.teachers import FrozenTeacher
+from training.run.teachers import FrozenTeacher
 
 Answers = dict[str, Tensor]  # of one scan
 _ROWS = ('voxel_logits', 'voxel_features', 'own_point_logits', 'own_point_features',

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 from lidar_kd.picture import save_picture
-from training.comparison import ALONE, Comparison
+from training.comparing.figures import ALONE, Comparison
 
 INK = '#22262e'
 COLOURS = ('#8a919e', '#d0342c', '#1f4e9c', '#2f9e6b', '#b8860b', '#7b3fa0')

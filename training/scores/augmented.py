@@ -11,7 +11,7 @@ import numpy as np
 from lidar_kd.labels import IGNORE
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Points
-from training.scoring import Labels
+from training.scores.scoring import Labels
 
 NAME = 'test-time augmentation: 4 turns by 90 degrees, each mirrored too'
 TURNS = 4

@@ -19,8 +19,8 @@ from lidar_kd.errors import DataError
 from lidar_kd.files import write_atomically, writing
 from lidar_kd.labels import IGNORE
 from training.data.scan import Frame, Points, ScanSet
-from training.predictions import Layout, layout_of
-from training.scoring import Labels
+from training.scores.predictions import Layout, layout_of
+from training.scores.scoring import Labels
 
 SCAN_BYTES = {'semantickitti': 16, 'nuscenes': 20}  # of a point: float32 x 4, float32 x 5
 USES = {'camera': False, 'lidar': True, 'radar': False, 'map': False, 'external': False}

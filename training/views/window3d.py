@@ -10,8 +10,8 @@ import numpy as np
 import open3d
 
 from lidar_kd.birdview import BACKGROUND
-from training.perspective import Camera
-from training.scenes import Scenes
+from training.views.perspective import Camera
+from training.views.scenes import Scenes
 
 
 def show_window(

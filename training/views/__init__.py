@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What view.py shows, in a window or as a picture."""
