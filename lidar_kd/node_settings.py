@@ -113,7 +113,8 @@ class Settings:
     )
     precision: str = _parameter(
         'auto',
-        'Of the network; auto: float16 on CUDA, bfloat16 on a CPU with AMX, else float32.',
+        'Of the network; auto: float16 on CUDA, bfloat16 on a CPU with matrix units or '
+        'AVX512-BF16, else float32.',
         changes='unconfigured',
         choices=('auto', 'float32', 'bfloat16', 'float16'),
     )

@@ -226,3 +226,19 @@ def test_the_loaded_bundle_answers_like_the_student(street: Path, tmp_path: Path
     assert all(torch.equal(p, kept[k]) for k, p in average.model.named_parameters())
     student = dict(run.lesson.student.named_parameters())
     assert not torch.equal(student['head.weight'], kept['head.weight'])
+
+
+def test_a_student_can_teach_itself_from_the_fused_scan(street: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, settings_on(street, teacher={'shared': True}, method=['m2skd']))
+    parts = prepare(config, tmp_path / 'run')
+    terms = teach(parts)
+    assert {'fused_voxel_ce', 'fused_voxel_lovasz', 'm2skd.logit'} <= terms.raw.keys()
+    assert float(terms.raw['m2skd.logit']) > 0  # the fused scan is seen otherwise
+    assert float(terms.raw['fused_voxel_ce']) != float(terms.raw['voxel_ce'])
+
+
+def test_only_the_method_that_fuses_scans_can_do_without_another_teacher(
+    street: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r'teacher.shared: only M2SKD'):
+        make_config(tmp_path, settings_on(street, teacher={'shared': True}, method=['srkd']))

@@ -14,7 +14,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or
 from ros_partner import leave_domain, make_scan, Partner, scatter, spinning, values_of, wait_for
 
 from lidar_kd.node import main
-from training.ros_processes import find_profile_variable, ROOT, running
+from training.live.processes import find_profile_variable, ROOT, running
 
 SCANS = 20
 QUICK = {'warm_up_points': 0}

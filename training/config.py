@@ -137,16 +137,20 @@ class Validate(Section):
 
 
 class Teacher(Section):
-    """A frozen network: a bundle, or one that another configuration trains on the spot."""
+    """A frozen network: a bundle, or one that another configuration trains on the spot.
+
+    shared: M2SKD's joint variant: the student itself teaches, looking at the fused scan.
+    """
 
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
+    shared: bool = False
     cache: bool = False  # keep its outputs on disk; only without augmentation
 
     @model_validator(mode='after')
     def _one(self) -> Teacher:
-        if (self.bundle is None) == (self.config is None):
-            raise ValueError('name either a bundle or a config that trains one')
+        if [self.bundle is not None, self.config is not None, self.shared].count(True) != 1:
+            raise ValueError('name a bundle, or a config that trains one, or set shared: true')
         return self
 
 
@@ -175,6 +179,10 @@ class Config(Section):
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
 
     @property
+    def is_its_own_teacher(self) -> bool:
+        return self.teacher is not None and self.teacher.shared
+
+    @property
     def teacher_is_cached(self) -> bool:
         return self.teacher is not None and self.teacher.cache
 
@@ -184,6 +192,8 @@ class Config(Section):
             _one_of('method', name, METHODS)
         if self.method and self.teacher is None:
             raise ValueError('teacher: missing, but a method needs one')
+        if self.is_its_own_teacher and self.method != ('m2skd',):
+            raise ValueError('teacher.shared: only M2SKD shows its teacher more: method: [m2skd]')
         return self
 
 

@@ -29,17 +29,17 @@ from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.picture import draw_comparison, save_picture
 from training.data.streets.make import make_streets
 from training.data.streets.sequence import Settings
-from training.metrics import Confusion, horizontal_range
-from training.ros_processes import (
+from training.live.processes import (
     check_alive,
     end_on_sigterm,
     prepare_environment,
     require_ros,
     running,
 )
+from training.metrics import Confusion, horizontal_range
 
 if TYPE_CHECKING:
-    from training.listener import Listener, Received
+    from training.live.listener import Listener, Received
 
 SEED = 2026  # streets that no shipped student was trained on
 STRIP = 5  # views side by side
@@ -73,7 +73,7 @@ def simulate(out: Path, scans: int, console: Console) -> Path:
 
 def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Console) -> Listener:
     """Node, replay and listener until the last scan is answered."""
-    from training.listener import listening
+    from training.live.listener import listening
 
     out, scans = arguments.out, arguments.scans
     with ExitStack() as stack:

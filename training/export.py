@@ -29,8 +29,8 @@ from lidar_kd.models import build_model
 from lidar_kd.scans import read_scan
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Points
+from training.data.synthetic import make_street, scan_street
 from training.run.folder import load_checkpoint, State
-from training.synthetic import make_street, scan_street
 
 WEIGHTS = {
     'scored': 'those that validation scored: the moving average where the run keeps one',

@@ -18,7 +18,7 @@ from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError
 from training.data.streets.make import make_streets
 from training.data.streets.sequence import Settings
-from training.ros_processes import (
+from training.live.processes import (
     check_alive,
     prepare_environment,
     require_ros,
@@ -64,7 +64,7 @@ def _simulate(console: Console) -> list[Path]:
 
 
 def _run(console: Console, scans: Path, count: int, bundle: Path) -> dict[str, float]:
-    from training.listener import listening
+    from training.live.listener import listening
 
     rss_mb: list[float] = []
     with ExitStack() as stack:

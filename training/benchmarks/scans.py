@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.scans import read_scan
-from training.synthetic import make_street, scan_street
+from training.data.synthetic import make_street, scan_street
 
 REAL = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'semantickitti' / 'sequences'
 

@@ -19,6 +19,7 @@ from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
 from training.config import Config
 from training.data.augment import NO_AUGMENTATION
+from training.data.batch import AnyGrid
 from training.data.instances import build_paste_bank
 from training.data.kinds import open_dataset
 from training.data.loader import Loader, TrainingScans
@@ -29,7 +30,7 @@ from training.methods import build_methods
 from training.methods.inputs import Context, Widths
 from training.methods.supervised import Supervised
 from training.run.folder import RunFolder
-from training.run.lesson import Lesson
+from training.run.lesson import Explains, Lesson
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
 from training.run.synced_norm import synchronise_norms
@@ -69,7 +70,7 @@ def build_parts(
         learning,
         config.model.grid,
         batch_size=config.optim.batch_size,
-        teacher_grid=teacher.spec.grid if teacher else None,
+        teacher_grid=teacher_grid(config, teacher),
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
@@ -88,6 +89,13 @@ def build_parts(
     )
 
 
+def teacher_grid(config: Config, teacher: FrozenTeacher | None) -> AnyGrid | None:
+    """Of what a teacher is to see; None without one."""
+    if config.is_its_own_teacher:
+        return config.model.grid
+    return teacher.spec.grid if teacher else None
+
+
 def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) -> BundleSpec:
     """What the student's bundle will say of itself."""
     facts = {
@@ -96,8 +104,9 @@ def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) ->
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
-    if teacher is not None and config.method:
-        facts |= {'teacher': teacher.name, 'method': ' + '.join(config.method)}
+    if config.method and (teacher or config.is_its_own_teacher):
+        name = teacher.name if teacher else 'itself, on fused scans'
+        facts |= {'teacher': name, 'method': ' + '.join(config.method)}
     return BundleSpec(
         model=ModelSpec(name=config.model.name, settings=config.model.settings),
         grid=config.model.grid,
@@ -129,16 +138,18 @@ def _build_lesson(
 ) -> Lesson:
     weights = class_weights(counts, power=config.loss.class_power)
     supervised = Supervised(config.loss, torch.from_numpy(weights))
-    if teacher is None or not config.method:
+    if not config.method or not (teacher or config.is_its_own_teacher):
         return Lesson(student, supervised)
     methods = build_methods(
         config.method,
         config.methods,
         student=widths_of(student, sources.train),
-        teacher=widths_of(teacher.network, sources.train),
+        teacher=widths_of(teacher.network if teacher else student, sources.train),
         context=Context(table=sources.train.table, class_shares=counts / max(1, counts.sum())),
     )
-    explains = _remember(config, teacher, sources) if config.teacher_is_cached else teacher
+    explains: Explains | None = teacher
+    if teacher and config.teacher_is_cached:
+        explains = _remember(config, teacher, sources)
     return Lesson(student, supervised, methods=methods, teacher=explains)
 
 
@@ -169,7 +180,8 @@ def _scans_to_learn_from(
     if data.augment.paste:
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
-    fused = data.fusion or (teacher is not None and 'm2skd' in config.method)
+    taught = teacher is not None or config.is_its_own_teacher
+    fused = data.fusion or (taught and 'm2skd' in config.method)
     own = fuse(train, data, console) if fused else train
     chosen: Scans = own
     if data.unlabelled and teacher is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from training.data.batch import Batch, voxel_labels
 from training.methods.inputs import check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
-from training.run.sides import make_inputs
+from training.run.sides import detached, make_inputs
 
 
 class Terms(NamedTuple):
@@ -37,7 +38,10 @@ class Explains(Protocol):
 
 
 class Lesson(nn.Module):
-    """The student and what is trained beside it; its parameters are what the optimiser gets."""
+    """The student and what is trained beside it; its parameters are what the optimiser gets.
+
+    Methods without a teacher: the student is its own, looking at the fused scans.
+    """
 
     def __init__(
         self,
@@ -58,12 +62,21 @@ class Lesson(nn.Module):
         output = self._ask(batch.voxels)
         inputs = self._compare(output, batch)
         with torch.autocast(batch.points.device.type, enabled=False):
-            supervision = self.supervised(inputs)
+            supervision = self._supervise(inputs)
+            inputs = replace(inputs, teacher=detached(inputs.teacher))
             terms = {k: v for m in self._listed() for k, v in m(inputs, rng).items()}
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
         return Terms(loss, _detached(supervision | terms), _detached(weighted))
+
+    def _supervise(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A student that is its own teacher learns from what it sees as a teacher, too."""
+        terms: dict[str, Tensor] = self.supervised(inputs)
+        if self._teacher is None and self.methods:
+            fused = self.supervised(replace(inputs, student=inputs.teacher))
+            terms |= {f'fused_{name}': term for name, term in fused.items()}
+        return terms
 
     def state(self) -> dict[str, Any]:
         """What a run needs beside the student to go on: adapters and measured weights."""
@@ -81,10 +94,11 @@ class Lesson(nn.Module):
     def _compare(self, output: Output, batch: Batch) -> Inputs:
         classes = output.voxel_logits.shape[1]
         labels = voxel_labels(batch, classes)
-        if self._teacher is None or not self.methods:
+        if not self.methods:
             return make_inputs(output, None, batch, labels)
         view = batch.voxels if batch.teacher is None else batch.teacher.voxels
-        inputs = make_inputs(output, self._teacher(view, batch.names), batch, labels)
+        theirs = self._teacher(view, batch.names) if self._teacher else self._ask(view)
+        inputs = make_inputs(output, theirs, batch, labels)
         check_teacher(inputs)
         return inputs
 

@@ -87,7 +87,7 @@ def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -
 
 def find_teacher(config: Config, console: Console, ranks: Ranks) -> Path | None:
     """The teacher's bundle."""
-    if config.teacher is None:
+    if config.teacher is None or config.teacher.shared:
         return None
     if config.teacher.bundle is not None:
         return config.teacher.bundle
@@ -145,12 +145,15 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
         f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
         'folder': parts.folder.path,
     }
-    if teacher is not None and config.method:
+    if config.is_its_own_teacher:
+        rows['teacher'] = 'the student itself, looking at the fused scans'
+    elif teacher is not None and config.method:
         theirs = make_batch([sources.validation[0]], teacher.spec.grid)
         rows['teacher'] = (
             f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
             f'parameters, {gmacs(teacher.network, theirs):.1f} G multiply-adds'
         )
+    if 'teacher' in rows:
         rows['methods'] = ' + '.join(config.method)
     return rows
 

@@ -7,6 +7,7 @@ and averaged over the student's voxels: posteriors, not logits, for those can be
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -74,6 +75,19 @@ def seen_by_student(output: Output, batch: Batch) -> Side:
         point_features=lambda rows: points(row.index_select(0, rows)),
         voxel_features=lambda rows: voxel_features().index_select(0, rows),
         early_features=early and (lambda rows: early(row.index_select(0, rows))),
+    )
+
+
+def detached(side: Side) -> Side:
+    """The same answers, through which no gradient flows."""
+    early = side.early_features
+    return replace(
+        side,
+        point_logits=lambda: side.point_logits().detach(),
+        voxel_logits=lambda: side.voxel_logits().detach(),
+        point_features=lambda rows: side.point_features(rows).detach(),
+        voxel_features=lambda rows: side.voxel_features(rows).detach(),
+        early_features=early and (lambda rows: early(rows).detach()),
     )
 
 
