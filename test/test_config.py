@@ -84,8 +84,11 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
         ('model: {grid: {voxel_m: 1}}', "model.grid: 'kind' is missing; add it."),
         ('{teacher: {bundle: x}, method: [srdk]}', "method: unknown 'srdk'. Choose one of srkd"),
         ('method: [srkd]', 'teacher: missing, but a method needs one'),
-        ('teacher: {}', 'name either a bundle or a config that trains one'),
-        ('teacher: {bundle: a, config: b}', 'name either a bundle or a config that trains one'),
+        ('teacher: {}', 'name a bundle, or a config that trains one, or set shared'),
+        (
+            'teacher: {bundle: a, config: b}',
+            'name a bundle, or a config that trains one, or set shared',
+        ),
         ('optim: {lr: 0}', 'optim.lr: input should be greater than 0 (got 0).'),
         ('optim: {lr: .inf}', 'optim.lr: input should be a finite number'),
         ('optim: {name: adam}', "optim.name: input should be 'adamw' or 'sgd' (got 'adam')."),

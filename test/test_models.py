@@ -263,7 +263,10 @@ def test_native_and_torch_engine_agree(model: nn.Module) -> None:
         outputs.append(output.detach())
         gradients.append(flat_gradient(model))
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
-    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+    # where a maximum over a cell's points is a tie within rounding, the gradient goes to another
+    # point: against float64 either engine is off by up to 7e-3 then, and by 1e-5 without a tie
+    off = 2e-2 if isinstance(model, Cylinder3D) else 1e-4
+    assert (gradients[0] - gradients[1]).norm() < off * gradients[0].norm()
 
 
 @pytest.mark.skipif(

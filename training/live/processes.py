@@ -16,7 +16,7 @@ import time
 
 from lidar_kd.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 10.0
 
 
