@@ -83,14 +83,20 @@ def _split(voxels: Voxels, scans: int) -> Iterator[Voxels]:
 
 def _pack(output: Output) -> Answers:
     answers = {name: getattr(output, name) for name in _ROWS}
-    packed = {k: v.half().contiguous() for k, v in answers.items() if v is not None}
+    packed = {k: _shorten(v).contiguous() for k, v in answers.items() if v is not None}
     if output.early_cell is not None:
         packed['early_cell'] = output.early_cell.int().contiguous()
     return packed
 
 
+def _shorten(values: Tensor) -> Tensor:
+    """float16 where that holds them."""
+    short = values.half()
+    return short if bool(short.isfinite().all()) else values.float()
+
+
 def _join(scans: list[Answers], voxels: Voxels) -> Output:
-    parts = {k: torch.cat([scan[k] for scan in scans]).float() for k in _ROWS if k in scans[0]}
+    parts = {k: torch.cat([scan[k].float() for scan in scans]) for k in _ROWS if k in scans[0]}
     early, cell = parts.pop('early_features', None), None
     if early is not None:
         sizes = [len(scan['early_features']) for scan in scans]
