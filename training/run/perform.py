@@ -52,7 +52,7 @@ def parse(description: str, default: Path) -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--cfg', type=Path, default=default, help=f'configuration (default {default})'
+        '--cfg', type=Path, default=default, help=f'configuration (default config/{default.name})'
     )
     parser.add_argument(
         '--set', action='append', default=[], metavar='KEY=VALUE',
@@ -182,7 +182,7 @@ def finish(parts: Parts, console: Console) -> None:
 
 
 def _say_goodbye(folder: RunFolder, miou: float, console: Console) -> None:
-    console.line(f'report and pictures in {folder.path}: report.txt, curves.png, bev_*.png')
+    console.line(f'report and pictures in {folder.path}: report.txt, curves.png, ...')
     console.line(f'best mIoU {miou:.1%} (classes that occur): {folder.bundle}')
     console.line('run it on a robot:')
     console.line(
