@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same student with and without each method: gains by seed, and a command that resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+import sys
+
+import pytest
+from small_run import make_street, save_teacher, settings_on, write_config
+
+from training import compare
+from training.comparing.figures import Comparison, Cost, Outcome
+
+STUDENT = Cost(name='student', parameters=1, gmacs=2.0, latency_ms=10.0)
+TEACHER = Cost(name='teacher', parameters=8, gmacs=16.0, latency_ms=40.0)
+
+
+def outcome(miou: float, hard: float = 0.1, step_ms: float = 100.0) -> Outcome:
+    iou = {'car': miou, 'person': None}
+    return Outcome(miou=miou, hard_miou=hard, iou=iou, step_ms=step_ms, peak_gb=1.0)
+
+
+def comparison(**changes: object) -> Comparison:
+    arms = {
+        'alone': [outcome(0.50), outcome(0.52), outcome(0.51)],
+        'srkd': [
+            outcome(0.53, step_ms=120),
+            outcome(0.53, step_ms=130),
+            outcome(0.55, step_ms=110),
+        ],
+    }
+    whole = {'title': 'x', 'arms': arms, 'student': STUDENT, **changes}
+    return Comparison(**whole)  # type: ignore[arg-type]
+
+
+def test_the_gain_is_the_mean_over_seeds_with_its_standard_error() -> None:
+    # 3, 1 and 4 points: mean 8/3, variance (1/9 + 25/9 + 16/9) / 2 = 7/3, error sqrt(7/9)
+    gain = comparison().gain('srkd')
+    assert gain.mean == pytest.approx(0.08 / 3)
+    assert gain.error == pytest.approx(0.01 * math.sqrt(7 / 9))
+
+
+def test_one_seed_has_no_standard_error() -> None:
+    one = comparison(arms={'alone': [outcome(0.5)], 'srkd': [outcome(0.6)]})
+    assert math.isnan(one.gain('srkd').error)
+    assert one.figures()['srkd_gain_se'] is None
+    assert '+10.00' in one.tables()[0][2][1]
+
+
+def test_figures_have_the_names_that_others_rely_on() -> None:
+    figures = comparison(teacher=TEACHER, teacher_outcome=outcome(0.6)).figures()
+    assert figures['baseline_miou'] == pytest.approx(51.0)
+    assert figures['srkd_miou'] == pytest.approx(161 / 3)
+    assert figures['srkd_hard_gain'] == pytest.approx(0.0)
+    assert figures['teacher_miou'] == pytest.approx(60.0)
+    assert figures['macs_share'] == pytest.approx(2 / 16)
+    assert figures['speedup'] == pytest.approx(4.0)
+    assert figures['srkd_step_ratio'] == pytest.approx(1.2)
+
+
+def test_a_class_that_is_nowhere_has_a_dash() -> None:
+    title, columns, rows = comparison(teacher=TEACHER, teacher_outcome=outcome(0.6)).tables()[1]
+    assert columns == ('class', 'alone', 'srkd', 'teacher')
+    assert rows[1] == ('person', '-', '-', '-')
+    assert rows[0] == ('car', '51.00', '53.67', '60.00')
+
+
+def test_the_command_runs_every_arm_and_finds_finished_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors'))}
+    street = make_street(tmp_path / 'street')
+    settings = settings_on(street, teacher=teacher, method=['srkd'], optim__steps=2)
+    config = write_config(tmp_path / 'small.yaml', settings)
+    words = ['compare.py', '--cfg', str(config), '--methods', 'pvkd', 'srkd+pvkd', '--seeds', '2']
+    monkeypatch.setattr(sys, 'argv', [*words, '--out', 'all', '--json', 'figures.json'])
+    assert compare.main() == 0
+    figures = json.loads(Path('figures.json').read_text())
+    assert {'baseline_miou', 'pvkd_gain', 'srkd+pvkd_gain_se', 'speedup'} <= figures.keys()
+    runs = sorted(path.name for path in Path('all').iterdir() if path.is_dir())
+    assert runs == ['alone-0', 'alone-1', 'pvkd-0', 'pvkd-1', 'srkd+pvkd-0', 'srkd+pvkd-1']
+    assert {'comparison.png', 'comparison.md', 'comparison.txt'} <= {
+        path.name for path in Path('all').iterdir()
+    }
+    capsys.readouterr()
+    assert compare.main() == 0
+    assert capsys.readouterr().out.count('this run is finished') == 6
+    assert json.loads(Path('figures.json').read_text())['pvkd_gain'] == figures['pvkd_gain']
