@@ -143,12 +143,14 @@ def running_node(**parameters: Any) -> Iterator[SegmentNode]:
 class Partner(Node):  # type: ignore[misc, unused-ignore]
     """Keeps what it hears by topic."""
 
-    def __init__(self, context: Context, *, best_effort: bool = False) -> None:
+    def __init__(
+        self, context: Context, *, points: str = f'/{NAME}/points', best_effort: bool = False
+    ) -> None:
         super().__init__('partner', context=context)
         self.heard: dict[str, list[Any]] = {}
         policy = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         self._scans = self.create_publisher(
-            PointCloud2, f'/{NAME}/points', QoSProfile(depth=5, reliability=policy)
+            PointCloud2, points, QoSProfile(depth=5, reliability=policy)
         )
         self._clients_by_name: dict[Any, Any] = {}
         self.listen('/diagnostics', DiagnosticArray)
