@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 import sys
+import time
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -36,6 +37,7 @@ RELIABILITIES = {
 }
 _LISTENERS_S = 0.05  # how often it is looked whether they came
 _FAREWELL = Duration(seconds=2)  # for the last clouds to arrive
+_FAREWELL_S = 0.5  # the same where nobody says that they did
 _LOG_EVERY_S = 5.0
 
 
@@ -99,6 +101,8 @@ class ReplayNode(Node):
         """Waits until the last clouds have arrived."""
         if self.settings.reliability == 'reliable':
             self._publisher.wait_for_all_acked(_FAREWELL)
+        else:
+            time.sleep(_FAREWELL_S)  # what lies in shared memory goes with the process
 
     def _await_listeners(self) -> None:
         missing = self.settings.listeners - self._publisher.get_subscription_count()

@@ -81,8 +81,7 @@ def test_with_the_profile_every_big_best_effort_cloud_arrives(
         spinning(Partner) as partner,
     ):
         assert source.wait(40) == 0, (tmp_path / 'replay.log').read_text()
-        # the first may be on its way before the node knows of the publisher
-        assert int(values_of(partner.diagnose())['received']) >= SCANS - 1
+        assert int(values_of(partner.diagnose())['received']) == SCANS
 
 
 def test_without_the_profile_the_node_says_why_nothing_arrives(
