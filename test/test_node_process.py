@@ -60,7 +60,11 @@ def test_a_parameter_that_cannot_be_ends_it_with_a_sentence(
 @pytest.fixture
 def big_scans(tmp_path: Path) -> Path:
     """A folder of scans of 2.9 MB."""
-    np.frombuffer(scatter(180_000).tobytes(), '<f4').tofile(tmp_path / 'scan.bin')
+    return make_scans(tmp_path, 180_000)
+
+
+def make_scans(tmp_path: Path, points: int) -> Path:
+    np.frombuffer(scatter(points).tobytes(), '<f4').tofile(tmp_path / 'scan.bin')
     folder = tmp_path / 'scans'
     folder.mkdir()
     for number in range(SCANS):
@@ -85,15 +89,28 @@ def test_with_the_profile_every_big_best_effort_cloud_arrives(
 
 
 def test_without_the_profile_the_node_says_why_nothing_arrives(
-    big_scans: Path, small_bundle: str, tmp_path: Path
+    small_bundle: str, tmp_path: Path
 ) -> None:
     leave_domain()
+    # 19 MB: of 2.9 MB a few get through where the socket buffers are large
+    big_scans = make_scans(tmp_path, 1_200_000)
     log = tmp_path / 'node.log'
     node = {'model': small_bundle, 'max_silence_ms': 500.0, **QUICK}
-    replay = {'path': big_scans, 'reliability': 'best_effort', 'listeners': 1}
+    # in a loop: what the node said of the time before the publisher came must not be its last word
+    replay = {'path': big_scans, 'reliability': 'best_effort', 'listeners': 1, 'loop': True}
     with (
         running('segment_node', node, {'~/points': '/points'}, log),
         running('replay_node', replay, {}, tmp_path / 'replay.log'),
+        spinning(Partner) as partner,
     ):
-        wait_for(lambda: 'fastdds_large_clouds.xml' in log.read_text(), 'the remedy', 40)
+        wait_for(
+            lambda: (
+                'fastdds_large_clouds.xml' in log.read_text()
+                or int(values_of(partner.diagnose())['received']) > SCANS
+            ),
+            'the remedy',
+            60,
+        )
+        if 'fastdds_large_clouds.xml' not in log.read_text():
+            pytest.skip('the stock settings of this machine let big clouds through')
     assert '1 publishers: is the sensor running?' in log.read_text()
