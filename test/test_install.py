@@ -21,7 +21,11 @@ COST = 'sparse convolution falls back to plain torch, about 2x slower'
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.
 BROKEN_COMPILER = {'CC': 'false'}
 WITHOUT_COMPILER = {'PATH': '', 'CC': ''}
-PIP = [sys.executable, '-m', 'pip', 'install', '-v', '--no-deps', '--no-build-isolation']
+# --ignore-installed: or pip takes the package that is tested out of its own environment
+PIP = [
+    *(sys.executable, '-m', 'pip', 'install', '-v'),
+    *('--no-deps', '--no-build-isolation', '--ignore-installed'),
+]
 SETUP = [sys.executable, 'setup.py', '-q']
 
 needs_compiler = pytest.mark.skipif(shutil.which('gcc') is None, reason='gcc is not installed')
