@@ -17,7 +17,7 @@ import pytest
 from small_run import fit, make_config, make_street, prepare, ROOT, save_teacher, settings_on
 import torch
 from torch import distributed, nn, Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config import Config
@@ -56,7 +56,13 @@ def _enter(rank: int, port: int, job: Callable[..., None], arguments: tuple[Any,
 
 
 def on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
-    spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+    try:
+        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+    except ProcessRaisedException as error:
+        if 'EADDRINUSE' not in str(error) and 'onnect' not in str(error):
+            raise
+        # somebody took the port between its finding and its use
+        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
 
 
 @dataclass(frozen=True)
