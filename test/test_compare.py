@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+import re
 import sys
 
 import pytest
@@ -68,18 +69,29 @@ def test_a_class_that_is_nowhere_has_a_dash() -> None:
     assert rows[0] == ('car', '51.00', '53.67', '60.00')
 
 
-def test_the_command_runs_every_arm_and_finds_finished_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two seeds of a student that takes two steps."""
     monkeypatch.chdir(tmp_path)
     teacher = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors'))}
     street = make_street(tmp_path / 'street')
     settings = settings_on(street, teacher=teacher, method=['srkd'], optim__steps=2)
     config = write_config(tmp_path / 'small.yaml', settings)
-    words = ['compare.py', '--cfg', str(config), '--methods', 'pvkd', 'srkd+pvkd', '--seeds', '2']
-    monkeypatch.setattr(sys, 'argv', [*words, '--out', 'all', '--json', 'figures.json'])
+    return ['compare.py', '--cfg', str(config), '--seeds', '2', '--json', 'figures.json']
+
+
+def figures_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    monkeypatch.setattr(sys, 'argv', words)
     assert compare.main() == 0
-    figures = json.loads(Path('figures.json').read_text())
+    figures: dict[str, float] = json.loads(Path('figures.json').read_text())
+    return figures
+
+
+def test_the_command_runs_every_arm_and_finds_finished_ones(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*command, '--methods', 'pvkd', 'srkd+pvkd', '--out', 'all']
+    figures = figures_of(words, monkeypatch)
     assert {'baseline_miou', 'pvkd_gain', 'srkd+pvkd_gain_se', 'speedup'} <= figures.keys()
     runs = sorted(path.name for path in Path('all').iterdir() if path.is_dir())
     assert runs == ['alone-0', 'alone-1', 'pvkd-0', 'pvkd-1', 'srkd+pvkd-0', 'srkd+pvkd-1']
@@ -87,6 +99,43 @@ def test_the_command_runs_every_arm_and_finds_finished_ones(
         path.name for path in Path('all').iterdir()
     }
     capsys.readouterr()
-    assert compare.main() == 0
+    again = figures_of(words, monkeypatch)
     assert capsys.readouterr().out.count('this run is finished') == 6
-    assert json.loads(Path('figures.json').read_text())['pvkd_gain'] == figures['pvkd_gain']
+    assert again['pvkd_gain'] == figures['pvkd_gain']
+
+
+def test_runs_side_by_side_give_what_they_give_one_after_the_other(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command += ['--seeds', '1']
+    alone = figures_of([*command, '--out', 'alone'], monkeypatch)
+    capsys.readouterr()
+    beside = figures_of([*command, '--out', 'beside', '--jobs', '2'], monkeypatch)
+    said = capsys.readouterr().out
+    assert said.count('started, its log: ') == 2
+    assert '2 of 2 runs in ' in said
+    for name in ('baseline_miou', 'srkd_gain', 'srkd_hard_gain'):
+        assert beside[name] == pytest.approx(alone[name], abs=1e-6)
+
+
+def test_a_run_that_fails_beside_others_ends_them_with_its_sentence(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = next(Path('street').rglob('*.label'))
+    labels.write_bytes(b'123')
+    monkeypatch.setattr(sys, 'argv', [*command, '--jobs', '2'])
+    assert compare.main() == 2
+    assert re.match(rf'error: (alone|srkd)-0: {labels.resolve()}: 3 bytes', capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(('option', 'value'), [('--jobs', '0'), ('--seeds', '-1')])
+def test_numbers_below_one_are_refused(
+    option: str,
+    value: str,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [*command, option, value])
+    assert compare.main() == 2
+    assert f'{option} {value}: at least 1' in capsys.readouterr().err

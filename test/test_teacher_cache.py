@@ -5,21 +5,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_run import make_config, make_street, prepare, save_teacher, settings_on
+from small_run import fit, make_config, make_street, prepare, save_teacher, settings_on
 import torch
 
 from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.output import Output
 from lidar_kd.voxels import CartesianGrid
+from training.data.augment import Augmentation
 from training.data.batch import Batch, make_batch
+from training.data.loader import TrainingScans, Turn
 from training.data.semantickitti import open_semantickitti
+from training.run.sides import seen_by_student
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
 
 GRID = CartesianGrid(voxel_m=0.5)
-STILL = {'rotation_deg': 0, 'flip': False, 'scale': 0}
 
 
 @pytest.fixture(scope='module')
@@ -33,9 +36,11 @@ def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> FrozenTeacher:
     return FrozenTeacher(load_bundle(path), torch.device('cpu'))
 
 
-def batch_of(street: Path, *frames: int) -> Batch:
-    scans = open_semantickitti(street, ['00'])
-    return make_batch([scans[frame] for frame in frames], GRID)
+def batch_of(street: Path, *frames: int, intensity_scale: float = 1.0) -> Batch:
+    scans = [open_semantickitti(street, ['00'])[frame] for frame in frames]
+    for scan in scans:
+        scan.points[:, 3] *= intensity_scale
+    return make_batch(scans, GRID)
 
 
 def everything(output: Output) -> list[torch.Tensor]:
@@ -52,7 +57,7 @@ def test_what_is_remembered_equals_what_is_answered_anew(
     batch = batch_of(street, 0, 2)
     cached = CachedTeacher(teacher, tmp_path / 'cache')
     fresh = everything(teacher(batch.voxels))
-    for answers in (cached(batch.voxels, batch.names), cached(batch.voxels, batch.names)):
+    for answers in (cached(batch.voxels), cached(batch.voxels)):
         for expected, found in zip(fresh, everything(answers)):
             # float16 has 11 bits
             torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-2)
@@ -64,22 +69,53 @@ def test_a_scan_is_remembered_for_every_batch_that_it_comes_in(
     cached = CachedTeacher(teacher, tmp_path / 'cache')
     for frames in ((0, 1), (1, 2)):
         batch = batch_of(street, *frames)
-        cached(batch.voxels, batch.names)
+        cached(batch.voxels)
     teacher.network = torch.nn.Identity()  # it is not asked again
     batch = batch_of(street, 2, 0, 1)
-    again = cached(batch.voxels, batch.names)
+    again = cached(batch.voxels)
     assert len(again.voxel_logits) == len(batch.voxels.level)
     assert len(list((tmp_path / 'cache').glob('*.safetensors'))) == 3
 
 
-def test_a_cache_wants_scans_that_stay_as_they_are(
+def test_the_teacher_sees_a_scan_unmoved_and_answers_for_the_points_of_the_moved_one(
+    street: Path, teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    scans = open_semantickitti(street, ['00'])
+    moving = TrainingScans(
+        scans, Augmentation(jitter_m=0.01), seed=0, keep_unmoved=True, intensity_scale=0.5
+    )
+    turned = [moving[Turn(0, index)] for index in (0, 1)]
+    batch = make_batch(turned, GRID, teacher_grid=teacher.spec.grid)
+    assert batch.teacher is not None
+    unmoved = torch.from_numpy(np.concatenate([scans[0].points, scans[1].points]))
+    unmoved[:, 3] *= 0.5
+    torch.testing.assert_close(batch.teacher.voxels.points[batch.teacher.rows], unmoved)
+    moved_m = (batch.points[:, :3] - unmoved[:, :3]).norm(dim=1)
+    assert moved_m.median() > 1
+    cached = CachedTeacher(teacher, tmp_path / 'cache')
+    side = seen_by_student(cached(batch.teacher.voxels), batch)
+    alone = batch_of(street, 0, 1, intensity_scale=0.5)
+    expected = teacher(alone.voxels).point_logits
+    torch.testing.assert_close(side.point_logits(), expected, rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize('augment', [{'paste': 1}, {'drop': 0.1}, {'polarmix': 0.5}])
+def test_a_cache_wants_scans_that_keep_their_points(
+    augment: dict[str, float], street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = str(save_teacher(tmp_path / 'teacher.safetensors'))
+    wish = {'teacher': {'bundle': bundle, 'cache': True}, 'method': ['srkd']}
+    changing = make_config(tmp_path, settings_on(street, **wish, data__augment=augment))
+    with pytest.raises(ConfigError, match='may move but not come and go; set paste, drop and'):
+        prepare(changing, tmp_path / 'changing')
+
+
+def test_a_run_asks_the_teacher_once_about_each_scan(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     bundle = str(save_teacher(tmp_path / 'teacher.safetensors'))
     wish = {'teacher': {'bundle': bundle, 'cache': True}, 'method': ['srkd']}
-    moved = make_config(tmp_path, settings_on(street, **wish))
-    with pytest.raises(ConfigError, match='teacher.cache: its answers can be kept only'):
-        prepare(moved, tmp_path / 'moved')
-    still = make_config(tmp_path, settings_on(street, **wish, data__augment=STILL))
-    prepare(still, tmp_path / 'still')
+    fit(make_config(tmp_path, settings_on(street, **wish)), tmp_path / 'run')
+    assert len(list((tmp_path / 'runs' / 'cache').rglob('*.safetensors'))) == 4  # of sequence 00

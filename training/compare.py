@@ -2,7 +2,7 @@
 """Compares methods: the same student with and without each, seed by seed, in one table.
 
   python training/compare.py --cfg config/srkd.yaml --methods srkd --seeds 3
-  python training/compare.py --cfg config/srkd.yaml --methods srkd pvkd srkd+pvkd --json out.json
+  python training/compare.py --cfg config/srkd.yaml --methods srkd pvkd srkd+pvkd --jobs 2
 
 Every run has a folder of its own; interrupted, the same line goes on with the run it was in.
 """
@@ -10,6 +10,7 @@ Every run has a folder of its own; interrupted, the same line goes on with the r
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 import sys
 
@@ -22,6 +23,7 @@ from lidar_kd.files import write_atomically
 from training.comparing.figures import ALONE, Comparison, show, write
 from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_run
+from training.comparing.side_by_side import SideBySide
 from training.config import Config, load_config
 from training.data.scan import ScanSet
 from training.run.folder import RunFolder
@@ -51,6 +53,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument('--out', type=Path, help='folder (default runs/compare-NAME)')
     parser.add_argument('--json', type=Path, help='write the figures here, too')
+    parser.add_argument(
+        '--jobs', type=int, default=1,
+        help='runs side by side, which share the cores of a CPU (default 1)',
+    )  # fmt: skip
+    parser.add_argument('--only', help=argparse.SUPPRESS)  # one of the runs: for --jobs
     return parser.parse_args()
 
 
@@ -63,22 +70,34 @@ def arm_config(config: Config, arm: str, seed: int) -> Config:
 
 def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     config = load_config(arguments.cfg, arguments.set)
-    if arguments.seeds < 1:
-        raise ConfigError(f'--seeds {arguments.seeds}: at least 1.')
+    for option in ('seeds', 'jobs'):
+        if getattr(arguments, option) < 1:
+            raise ConfigError(f'--{option} {getattr(arguments, option)}: at least 1.')
     folder = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
     seeds = range(config.seed, config.seed + arguments.seeds)
+    configs = {f'{arm}-{seed}': arm_config(config, arm, seed) for seed in seeds for arm in arms}
     teacher = find_teacher(config, console, ranks)
-    for seed in seeds:
-        for arm in arms:
-            console.line(f'{arm}, seed {seed}')
-            one = arm_config(config, arm, seed)
-            perform(one, RunFolder(folder / f'{arm}-{seed}'), console, ranks, teacher)
-    if ranks.is_first:
+    if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
+        train_side_by_side(arguments.jobs, config, list(configs), folder, console)
+    else:
+        for name in configs if arguments.only is None else [arguments.only]:
+            console.line(name)
+            perform(configs[name], RunFolder(folder / name), console, ranks, teacher)
+    if ranks.is_first and arguments.only is None:
         runs = {arm: [RunFolder(folder / f'{arm}-{seed}') for seed in seeds] for arm in arms}
         report(config, runs, teacher, folder, console)
         if arguments.json:
             write_figures(arguments.json, folder)
+
+
+def train_side_by_side(
+    jobs: int, config: Config, names: Sequence[str], folder: Path, console: Console
+) -> None:
+    open_sources(config.data, console)  # streets are simulated once
+    again = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], '--only']
+    runs = {name: (RunFolder(folder / name), [*again, name]) for name in names}
+    SideBySide(runs, jobs, console).finish()
 
 
 def report(

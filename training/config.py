@@ -132,6 +132,7 @@ class Optim(Section):
 
 class Validate(Section):
     every: PositiveFloat = 1.0  # epochs
+    keep: Literal['best', 'last'] = 'best'  # last: the choice has not seen the scores
     patience: PositiveInt | None = None  # rounds without a better mIoU before the run stops
     pictures: NonNegativeInt = 3  # of validation scans in the report
 
@@ -145,7 +146,7 @@ class Teacher(Section):
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
     shared: bool = False
-    cache: bool = False  # keep its outputs on disk; only without augmentation
+    cache: bool = False  # it sees scans before augmentation, each once: outputs kept on disk
 
     @model_validator(mode='after')
     def _one(self) -> Teacher:

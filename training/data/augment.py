@@ -43,6 +43,11 @@ class Augmentation(BaseModel):
         """Whether a scan may hold parts of another; relations between scans then mean little."""
         return max(self.polarmix, self.lasermix, self.mix3d) > 0
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether a scan's points may move, but none comes or goes."""
+        return not (self.mixes or self.paste or self.drop)
+
 
 NO_AUGMENTATION = Augmentation(rotation_deg=0, flip=False, scale=0)
 

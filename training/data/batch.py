@@ -25,7 +25,8 @@ AnyGrid = CartesianGrid | CylinderGrid
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeacherView:
-    """What the teacher sees where that differs: another grid, or scans fused with their past.
+    """What the teacher sees where that differs: another grid, scans fused with their past, or
+    scans as they were before augmentation.
 
     rows (M,): where each point of the batch is among those of the teacher's voxels.
     """
@@ -82,9 +83,9 @@ def make_batch(
     """With a teacher the past of fused scans is for its eyes alone; without one it is learnt from.
     Points that one of the two grids cannot hold are left out of the batch.
     """
-    fused = any(scan.past is not None for scan in scans)
+    differs = any(scan.past is not None or scan.unmoved is not None for scan in scans)
     view = None
-    if teacher_grid is not None and (fused or teacher_grid != grid):
+    if teacher_grid is not None and (differs or teacher_grid != grid):
         view, scans = _see_as_teacher(scans, teacher_grid)
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
@@ -108,7 +109,7 @@ def make_batch(
 
 def _see_as_teacher(scans: Sequence[Scan], grid: AnyGrid) -> tuple[TeacherView, list[Scan]]:
     """The teacher's voxels, and of each scan the own points that they hold."""
-    points, owner = _concatenate(scans)
+    points, owner = _concatenate([_before_augmentation(scan) for scan in scans])
     voxels = voxelize(points, grid, batch=owner)
     row = torch.full((len(points),), -1)
     row[voxels.rows] = torch.arange(len(voxels.rows))
@@ -122,6 +123,10 @@ def _see_as_teacher(scans: Sequence[Scan], grid: AnyGrid) -> tuple[TeacherView, 
         kept.append(own if bool(known.all()) else own.take(known.numpy()))
         seen.append(mine[rows][known])
     return TeacherView(voxels=voxels, rows=torch.cat(seen)), kept
+
+
+def _before_augmentation(scan: Scan) -> Scan:
+    return scan if scan.unmoved is None else replace(scan, points=scan.unmoved)
 
 
 def _present(scan: Scan) -> tuple[Scan, Tensor]:

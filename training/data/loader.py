@@ -8,6 +8,7 @@ neither the number of workers nor an interruption changes a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 import signal
 import time
@@ -50,24 +51,31 @@ class TrainingScans(Dataset[Scan]):
         seed: int,
         bank: Sequence[Scan] = (),
         intensity_scale: float = 1.0,  # as in the bundle's IntensitySpec
+        keep_unmoved: bool = False,  # for a teacher that sees every scan as it is
     ) -> None:
         self.scans, self.augmentation = scans, augmentation
         self.seed, self.bank, self.intensity_scale = seed, bank, intensity_scale
+        self.keep_unmoved = keep_unmoved
 
     def __len__(self) -> int:
         return len(self.scans)
 
     def __getitem__(self, turn: Turn) -> Scan:
         rng = np.random.default_rng([self.seed, _AUGMENT, turn.epoch, turn.scan])
+        scan = self.scans[turn.scan]
+        if self.keep_unmoved:
+            scan = replace(scan, unmoved=scan.points.copy())
         scan = augment(
-            self.scans[turn.scan],
+            scan,
             self.augmentation,
             rng,
             table=self.scans.table,
             draw_scan=lambda: self.scans[int(rng.integers(len(self.scans)))],
             bank=self.bank,
         )
-        scan.points[:, 3] *= self.intensity_scale
+        for points in (scan.points, scan.unmoved):
+            if points is not None:
+                points[:, 3] *= self.intensity_scale
         return scan
 
 

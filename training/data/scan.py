@@ -27,7 +27,8 @@ class Scan:
     points (N, 4) x y z in metres, intensity; labels (N,) train ids, 255 where there is none;
     instances (N,) the number of an object within its class, 0 where there is none;
     pose (4, 4) from the sensor to the world, None where unknown or no longer true;
-    past (N,) True for points that multi-scan fusion added, None without any.
+    past (N,) True for points that multi-scan fusion added, None without any;
+    unmoved (N, 4) the points as they were before augmentation, where a teacher wants those.
     """
 
     points: Points
@@ -36,6 +37,7 @@ class Scan:
     name: str = ''  # sequence/frame
     pose: NDArray[np.float64] | None = None
     past: NDArray[np.bool_] | None = None
+    unmoved: Points | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -47,6 +49,7 @@ class Scan:
             labels=self.labels[rows],
             instances=None if self.instances is None else self.instances[rows],
             past=None if self.past is None else self.past[rows],
+            unmoved=None if self.unmoved is None else self.unmoved[rows],
         )
 
     def with_points(self, points: Points) -> Scan:

@@ -18,13 +18,12 @@ from lidar_kd.models import build_model
 from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
 from training.config import Config
-from training.data.augment import NO_AUGMENTATION
 from training.data.batch import AnyGrid
 from training.data.instances import build_paste_bank
 from training.data.kinds import open_dataset
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
-from training.data.weights import CACHE, class_weights, count_classes, fingerprint
+from training.data.weights import CACHE, class_weights, count_classes
 from training.engine import Parts
 from training.methods import build_methods
 from training.methods.inputs import Context, Widths
@@ -149,18 +148,18 @@ def _build_lesson(
     )
     explains: Explains | None = teacher
     if teacher and config.teacher_is_cached:
-        explains = _remember(config, teacher, sources)
+        explains = _remember(config, teacher)
     return Lesson(student, supervised, methods=methods, teacher=explains)
 
 
-def _remember(config: Config, teacher: FrozenTeacher, sources: Sources) -> CachedTeacher:
-    if config.data.augment != NO_AUGMENTATION:
+def _remember(config: Config, teacher: FrozenTeacher) -> CachedTeacher:
+    if not config.data.augment.keeps_rows:
         raise ConfigError(
-            'teacher.cache: its answers can be kept only for scans that stay as they are; set '
-            'data.augment to {rotation_deg: 0, flip: false, scale: 0}, or teacher.cache to false.'
+            'teacher.cache: its answers are kept for the points that a scan has, which may move '
+            'but not come and go; set paste, drop and the mixes of data.augment to 0, or '
+            'teacher.cache to false.'
         )
-    fused = '-fused' * ('m2skd' in config.method)
-    return CachedTeacher(teacher, CACHE / f'{teacher.sha256}-{fingerprint(sources.train)}{fused}')
+    return CachedTeacher(teacher, CACHE / teacher.sha256)
 
 
 def widths_of(network: nn.Module, scans: ScanSet) -> Widths:
@@ -188,7 +187,12 @@ def _scans_to_learn_from(
         others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
         chosen = Several([own, *others])
     return TrainingScans(
-        chosen, data.augment, seed=config.seed, bank=bank, intensity_scale=data.intensity_scale
+        chosen,
+        data.augment,
+        seed=config.seed,
+        bank=bank,
+        intensity_scale=data.intensity_scale,
+        keep_unmoved=teacher is not None and config.teacher_is_cached,
     )
 
 

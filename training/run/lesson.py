@@ -34,7 +34,7 @@ class Method(Protocol):
 class Explains(Protocol):
     """A frozen teacher."""
 
-    def __call__(self, voxels: Voxels, names: tuple[str, ...]) -> Output: ...
+    def __call__(self, voxels: Voxels) -> Output: ...
 
 
 class Lesson(nn.Module):
@@ -97,7 +97,7 @@ class Lesson(nn.Module):
         if not self.methods:
             return make_inputs(output, None, batch, labels)
         view = batch.voxels if batch.teacher is None else batch.teacher.voxels
-        theirs = self._teacher(view, batch.names) if self._teacher else self._ask(view)
+        theirs = self._teacher(view) if self._teacher else self._ask(view)
         inputs = make_inputs(output, theirs, batch, labels)
         check_teacher(inputs)
         return inputs

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher's answers kept on disk, scan by scan, for runs that show it every scan unchanged.
+"""A teacher's answers kept on disk, scan by scan: it sees each as it is, the student augmented.
 
 In float16, so they differ from fresh ones in the fourth digit; read again they take a twentieth
-of the time of a large network.
+of the time of a large network. A file is found by the points it answers for, whatever they are
+called and whichever run asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+import hashlib
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -49,23 +51,26 @@ class CachedTeacher:
         self._teacher, self._folder = teacher, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, voxels: Voxels, names: tuple[str, ...]) -> Output:
-        scans = [self._answer(name, scan) for name, scan in zip(names, _split(voxels, len(names)))]
-        return _join(scans, voxels)
+    def __call__(self, voxels: Voxels) -> Output:
+        return _join([self._answer(scan) for scan in _split(voxels)], voxels)
 
-    def _answer(self, name: str, voxels: Voxels) -> Answers:
-        path = self._folder / f'{name.replace("/", "_")}.safetensors'
+    def _answer(self, voxels: Voxels) -> Answers:
+        path = self._folder / f'{_digest(voxels.points)}.safetensors'
         if not path.is_file():
-            answers = _pack(self._teacher(voxels, (name,)))
+            answers = _pack(self._teacher(voxels))
             with write_atomically(path) as temporary:
                 save_file(answers, temporary)
         return load_file(path, device=str(voxels.points.device))
 
 
-def _split(voxels: Voxels, scans: int) -> Iterator[Voxels]:
+def _digest(points: Tensor) -> str:
+    return hashlib.blake2b(points.cpu().contiguous().numpy().data, digest_size=16).hexdigest()
+
+
+def _split(voxels: Voxels) -> Iterator[Voxels]:
     """Each scan's voxels alone; coordinates say that it is the first of its batch."""
     owner = voxels.coords[:, 0]
-    for scan in range(scans):
+    for scan in owner.unique().tolist():
         mine, points = owner == scan, voxels.batch == scan
         coords = voxels.coords[mine].clone()
         coords[:, 0] = 0

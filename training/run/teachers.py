@@ -26,8 +26,7 @@ class FrozenTeacher:
         self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, voxels: Voxels, names: tuple[str, ...] = ()) -> Output:
-        """`names` of the scans: for one that remembers, see teacher_cache.py."""
+    def __call__(self, voxels: Voxels) -> Output:
         network = cast(Network, self.network)
         network.build_maps(voxels.level)
         return network(voxels)
