@@ -14,6 +14,8 @@ from small_run import make_street, save_teacher, settings_on, write_config
 
 from training import compare
 from training.comparing.figures import Comparison, Cost, Outcome
+from training.comparing.plan import plan
+from training.config import load_config
 
 STUDENT = Cost(name='student', parameters=1, gmacs=2.0, latency_ms=10.0)
 TEACHER = Cost(name='teacher', parameters=8, gmacs=16.0, latency_ms=40.0)
@@ -93,8 +95,9 @@ def test_the_command_runs_every_arm_and_finds_finished_ones(
     words = [*command, '--methods', 'pvkd', 'srkd+pvkd', '--out', 'all']
     figures = figures_of(words, monkeypatch)
     assert {'baseline_miou', 'pvkd_gain', 'srkd+pvkd_gain_se', 'speedup'} <= figures.keys()
-    runs = sorted(path.name for path in Path('all').iterdir() if path.is_dir())
-    assert runs == ['alone-0', 'alone-1', 'pvkd-0', 'pvkd-1', 'srkd+pvkd-0', 'srkd+pvkd-1']
+    runs = sorted(path.parent.name for path in Path('all').glob('*/report.json'))
+    assert runs == ['pvkd-0', 'pvkd-1', 'srkd+pvkd-0', 'srkd+pvkd-1']
+    assert len(list(Path().glob('alone-*/alone-[01]/report.json'))) == 2
     assert {'comparison.png', 'comparison.md', 'comparison.txt'} <= {
         path.name for path in Path('all').iterdir()
     }
@@ -108,9 +111,9 @@ def test_runs_side_by_side_give_what_they_give_one_after_the_other(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command += ['--seeds', '1']
-    alone = figures_of([*command, '--out', 'alone'], monkeypatch)
+    alone = figures_of([*command, '--out', 'one/all'], monkeypatch)
     capsys.readouterr()
-    beside = figures_of([*command, '--out', 'beside', '--jobs', '2'], monkeypatch)
+    beside = figures_of([*command, '--out', 'beside/all', '--jobs', '2'], monkeypatch)
     said = capsys.readouterr().out
     assert said.count('started, its log: ') == 2
     assert '2 of 2 runs in ' in said
@@ -125,7 +128,23 @@ def test_a_run_that_fails_beside_others_ends_them_with_its_sentence(
     labels.write_bytes(b'123')
     monkeypatch.setattr(sys, 'argv', [*command, '--jobs', '2'])
     assert compare.main() == 2
-    assert re.match(rf'error: (alone|srkd)-0: {labels.resolve()}: 3 bytes', capsys.readouterr().err)
+    sentence = rf'error: (alone|srkd)-0: {labels.resolve()}: 3 bytes'
+    assert re.match(sentence, capsys.readouterr().err)
+
+
+def test_the_student_alone_is_trained_once_whatever_it_is_compared_with(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command += ['--seeds', '1']
+    first = figures_of([*command, '--methods', 'pvkd', '--out', 'first'], monkeypatch)
+    capsys.readouterr()
+    words = ['--methods', 'm2skd', '--out', 'second', '--set', 'methods.m2skd.logit=1']
+    second = figures_of([*command, *words], monkeypatch)
+    assert capsys.readouterr().out.count('this run is finished') == 1
+    assert second['baseline_miou'] == first['baseline_miou']
+    # another student is another matter
+    other = plan(load_config(Path('small.yaml'), ['optim.lr=1e-3']), ['alone'], 1, Path('third'))
+    assert not other[0].folder.path.exists()
 
 
 @pytest.mark.parametrize(('option', 'value'), [('--jobs', '0'), ('--seeds', '-1')])

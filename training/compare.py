@@ -4,7 +4,8 @@
   python training/compare.py --cfg config/srkd.yaml --methods srkd --seeds 3
   python training/compare.py --cfg config/srkd.yaml --methods srkd pvkd srkd+pvkd --jobs 2
 
-Every run has a folder of its own; interrupted, the same line goes on with the run it was in.
+Every run has a folder of its own; interrupted, the same line goes on with the run it was in. The
+student alone lies beside the comparisons, in alone-*: the next one finds it there.
 """
 
 from __future__ import annotations
@@ -20,19 +21,17 @@ sys.path[0] = str(ROOT)
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
-from training.comparing.figures import ALONE, Comparison, show, write
+from training.comparing.figures import ALONE, Comparison, Outcome, show, write
+from training.comparing.plan import plan, Planned
 from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_run
 from training.comparing.side_by_side import SideBySide
 from training.config import Config, load_config
 from training.data.scan import ScanSet
-from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import find_teacher, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import fuse, open_sources
-
-Runs = dict[str, list[RunFolder]]
 
 
 def parse() -> argparse.Namespace:
@@ -61,58 +60,51 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def arm_config(config: Config, arm: str, seed: int) -> Config:
-    """The configuration of one run."""
-    method = () if arm == ALONE else tuple(arm.split('+'))
-    changes = {'method': method, 'seed': seed, 'name': f'{config.name}-{arm}-{seed}'}
-    return Config.model_validate(config.model_dump(by_alias=True) | changes)
-
-
 def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     config = load_config(arguments.cfg, arguments.set)
     for option in ('seeds', 'jobs'):
         if getattr(arguments, option) < 1:
             raise ConfigError(f'--{option} {getattr(arguments, option)}: at least 1.')
-    folder = arguments.out or RUNS / f'compare-{config.name}'
+    out = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
-    seeds = range(config.seed, config.seed + arguments.seeds)
-    configs = {f'{arm}-{seed}': arm_config(config, arm, seed) for seed in seeds for arm in arms}
+    runs = plan(config, arms, arguments.seeds, out)
     teacher = find_teacher(config, console, ranks)
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
-        train_side_by_side(arguments.jobs, config, list(configs), folder, console)
+        train_side_by_side(arguments.jobs, config, runs, console)
     else:
-        for name in configs if arguments.only is None else [arguments.only]:
-            console.line(name)
-            perform(configs[name], RunFolder(folder / name), console, ranks, teacher)
+        for one in (run for run in runs if arguments.only in (None, run.name)):
+            console.line(one.name)
+            perform(one.config, one.folder, console, ranks, teacher if one.config.method else None)
     if ranks.is_first and arguments.only is None:
-        runs = {arm: [RunFolder(folder / f'{arm}-{seed}') for seed in seeds] for arm in arms}
-        report(config, runs, teacher, folder, console)
+        out.mkdir(parents=True, exist_ok=True)
+        report(config, runs, teacher, out, console)
         if arguments.json:
-            write_figures(arguments.json, folder)
+            write_figures(arguments.json, out)
 
 
 def train_side_by_side(
-    jobs: int, config: Config, names: Sequence[str], folder: Path, console: Console
+    jobs: int, config: Config, runs: Sequence[Planned], console: Console
 ) -> None:
     open_sources(config.data, console)  # streets are simulated once
     again = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], '--only']
-    runs = {name: (RunFolder(folder / name), [*again, name]) for name in names}
-    SideBySide(runs, jobs, console).finish()
+    commands = {one.name: (one.folder, [*again, one.name]) for one in runs}
+    SideBySide(commands, jobs, console).finish()
 
 
 def report(
-    config: Config, runs: Runs, teacher: Path | None, folder: Path, console: Console
+    config: Config, runs: Sequence[Planned], teacher: Path | None, folder: Path, console: Console
 ) -> None:
     """Scores every bundle again on the same scans; tables, a plot, files."""
     scans = open_sources(config.data, console).validation
-    student = runs[ALONE][0].bundle
+    student = runs[0].folder.bundle
     theirs = answer_all(teacher, _seen_by_teacher(config, runs, console)) if teacher else []
     costs = measure_costs([student, *([teacher] if teacher else [])], scans, console)
+    arms: dict[str, list[Outcome]] = {}
+    for one in runs:
+        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, theirs))
     comparison = Comparison(
         title=config.name,
-        arms={
-            arm: [read_run(run, scans, theirs) for run in folders] for arm, folders in runs.items()
-        },
+        arms=arms,
         student=costs[0],
         teacher=costs[1] if teacher else None,
         teacher_outcome=score_run(scans, theirs, step_ms=0.0, peak_gb=0.0) if teacher else None,
@@ -123,10 +115,11 @@ def report(
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
 
 
-def _seen_by_teacher(config: Config, runs: Runs, console: Console) -> ScanSet:
+def _seen_by_teacher(config: Config, runs: Sequence[Planned], console: Console) -> ScanSet:
     """A teacher of M2SKD knows the past of every scan."""
     scans = open_sources(config.data, console).validation
-    return fuse(scans, config.data, console) if any('m2skd' in arm for arm in runs) else scans
+    fused = any('m2skd' in one.config.method for one in runs)
+    return fuse(scans, config.data, console) if fused else scans
 
 
 def write_figures(path: Path, folder: Path) -> None:

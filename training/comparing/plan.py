@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runs a comparison consists of, and where each of them lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+
+from training.comparing.figures import ALONE
+from training.config import Config, Methods
+from training.run.folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run: an arm (the student alone, a method or a sum of methods) with a seed."""
+
+    arm: str
+    seed: int
+    config: Config
+    folder: RunFolder
+
+    @property
+    def name(self) -> str:
+        return f'{self.arm}-{self.seed}'
+
+
+def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
+    """Seed by seed, so that an interrupted comparison has pairs to show."""
+    numbers = range(config.seed, config.seed + seeds)
+    return [_plan_run(config, arm, seed, out) for seed in numbers for arm in arms]
+
+
+def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
+    """The student alone lies beside the comparisons, for it is the same in all of them."""
+    method = () if arm == ALONE else tuple(arm.split('+'))
+    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'method': method}
+    if arm == ALONE:
+        data = config.data.model_copy(update={'unlabelled': ()})
+        changes |= {'teacher': None, 'methods': Methods(), 'data': data}
+    one = Config.model_validate(config.model_dump(by_alias=True) | changes)
+    if arm == ALONE:
+        known = one.model_dump_json(exclude={'seed', 'name'}).encode()
+        out = out.parent / f'alone-{hashlib.sha256(known).hexdigest()[:8]}'
+    return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(out / one.name))
