@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import errno
+import itertools
 import os
 from pathlib import Path
 import signal
@@ -18,11 +19,12 @@ from safetensors.torch import load_file
 from small_run import fit, make_config, make_street, prepare, ROOT, settings_on, write_config
 import torch
 
+from lidar_kd.bundle import read_spec
 from lidar_kd.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.files import write_atomically
 from training.engine import Run
-from training.metrics import Confusion
+from training.metrics import Confusion, Score
 from training.run.folder import load_checkpoint, RunFolder, save_checkpoint
 from training.run.interrupt import Interruption
 from training.run.perform import distill, main, train
@@ -211,6 +213,29 @@ def test_another_configuration_is_refused_and_fresh_starts_over(
     assert command('--out', 'run', '--fresh', '--set', 'optim.lr=5e-4') == 0
     assert (tmp_path / 'run' / 'last.pt').read_bytes() != before
     assert len(RunFolder(tmp_path / 'run').history()) == 6 + 2
+
+
+def test_a_run_from_before_a_key_existed_goes_on_with_its_default(
+    command: Callable[..., int], tmp_path: Path
+) -> None:
+    assert command('--out', 'run') == 0
+    written = tmp_path / 'run' / 'config.yaml'
+    lines = written.read_text().splitlines(keepends=True)
+    written.write_text(''.join(line for line in lines if '  keep: best' not in line))
+    assert len(written.read_text().splitlines()) == len(lines) - 1
+    assert command('--out', 'run') == 0
+
+
+def test_the_last_weights_are_kept_where_no_score_may_choose(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = itertools.count(1)
+    monkeypatch.setattr(Confusion, 'occurring', lambda *_: Score(0.9 / next(falling), '', 19))
+    steps = {}
+    for keep in ('best', 'last'):
+        fit(make_config(tmp_path, settings_on(street, validate__keep=keep)), tmp_path / keep)
+        steps[keep] = read_spec(tmp_path / keep / 'best.safetensors').provenance['step']
+    assert steps == {'best': '3 of 6', 'last': '6 of 6'}
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pickle
 from typing import Any
 
+from pydantic import ValidationError
 import torch
 import yaml
 
@@ -41,7 +42,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.is_file() and self.last.is_file():  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
-            changes = describe_changes(config, there)
+            changes = describe_changes(config, _fill_in(there))
             if changes:
                 raise ConfigError(
                     f'{self.path}: holds a run with another configuration '
@@ -75,6 +76,14 @@ class RunFolder:
         rows = [row for row in self.history() if row['step'] <= step]
         with write_atomically(self.metrics) as temporary:
             temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def _fill_in(there: State) -> State:
+    """Keys that are newer than the run have their defaults."""
+    try:
+        return Config.model_validate(there).model_dump(mode='json', by_alias=True)
+    except ValidationError:
+        return there
 
 
 def save_checkpoint(path: Path, state: State) -> None:
