@@ -186,21 +186,22 @@ class Run:
         hard = confusion.occurring([int(c) for c in self._parts.spec.labels.hard_ids]).value
         better = miou > self.best_miou
         self._stale = 0 if better else self._stale + 1
-        better |= self.config.validate_.keep == 'last'
         if better:
             self.best_miou, self.best_step = miou, self.step
+        kept = better or self.config.validate_.keep == 'last'
+        if kept:
             self._save(self.folder.best)
         if not self._ranks.is_first:
             return
         iou = [None if math.isnan(value) else round(float(value), 5) for value in confusion.iou()]
         row = {'step': self.step, 'miou': miou, 'hard_miou': hard, 'iou': iou}
         self._record(row)
-        mark = '  kept' if better else ''
+        mark = '  kept' if kept else ''
         self.console.line(
             f'epoch {self.step / len(self._parts.loader):.1f}  step {self.step}/{self.total}  '
             f'mIoU {miou:.1%} (classes that occur)  hard classes {hard:.1%}{mark}'
         )
-        if better:
+        if kept:
             save_bundle(self.folder.bundle, self._network(), self._spec(confusion))
 
     def _score(self) -> Confusion:
