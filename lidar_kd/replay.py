@@ -16,6 +16,7 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -190,6 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Console().fail(error)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the usual end
+    except RCLError:
+        if rclpy.ok():
+            raise
+        # a signal has shut ROS down between two calls of this loop: the usual end, too
     finally:
         if node:
             node.destroy_node()
