@@ -35,8 +35,8 @@ def make_engine(name: str) -> Engine:
     from lidar_kd.sparse.native_library import native_missing
     from lidar_kd.sparse.torch_engine import TorchEngine
 
-    if name == 'torch':
-        return TorchEngine()
+    if name in ('torch', 'torch unrolled'):
+        return TorchEngine(unroll=name == 'torch unrolled')
     if native_missing():
         pytest.skip(native_missing())
     try:
@@ -45,9 +45,9 @@ def make_engine(name: str) -> Engine:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(params=('torch', *NATIVE))
+@pytest.fixture(params=('torch', 'torch unrolled', *NATIVE))
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Every engine that a CPU may have."""
+    """Every engine that a CPU may have, and what plain torch does on a card."""
     return make_engine(request.param)
 
 

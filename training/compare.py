@@ -68,11 +68,14 @@ def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     out = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
     runs = plan(config, arms, arguments.seeds, out)
-    teacher = find_teacher(config, console, ranks)
+    chosen = [run for run in runs if arguments.only in (None, run.name)]
+    teacher = None
+    if any(one.config.method for one in chosen):
+        teacher = find_teacher(config, console, ranks)
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
         train_side_by_side(arguments.jobs, config, runs, console)
     else:
-        for one in (run for run in runs if arguments.only in (None, run.name)):
+        for one in chosen:
             console.line(one.name)
             perform(one.config, one.folder, console, ranks, teacher if one.config.method else None)
     if ranks.is_first and arguments.only is None:

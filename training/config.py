@@ -53,6 +53,7 @@ class Streets(Section):
 
     train: PositiveInt = 16  # sequences
     validation: PositiveInt = 6  # sequences
+    unlabelled: NonNegativeInt = 0  # more sequences, for a teacher to explain; distill only
     scans: PositiveInt = 25  # of each sequence, at 10 Hz
     sensor: str = 'hdl64'
     quarter: str = 'mixed'

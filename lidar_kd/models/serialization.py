@@ -9,8 +9,9 @@ all 0 or more stay where they are, as in the published code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from lidar_kd.sparse import batch_sizes, Level
 ORDERS = ('z', 'z-trans', 'hilbert', 'hilbert-trans')  # trans: x and y change places
 KEY_BITS = 63  # of an int64 that are not its sign
 ROWS_PER_THREAD = 1 << 15  # more are shared between threads by torch
+_State = tuple[tuple[int, int, int], tuple[int, int, int], int]  # of the Hilbert curve
 _SPREAD = (  # shift left and keep, so that the bits of a 21 bit number end three apart
     (32, 0x1F00000000FFFF),
     (16, 0x1F0000FF0000FF),
@@ -60,20 +62,53 @@ def _spread(number: Tensor) -> Tensor:
 
 
 def hilbert(x: Tensor, y: Tensor, z: Tensor, depth: Tensor) -> Tensor:
-    """Skilling, Programming the Hilbert curve (2004), on whole numbers instead of single bits."""
-    x, y, z = x.clone(), y.clone(), z.clone()
-    for bit in reversed(range(int(depth.max()))):
-        lower = torch.where(depth > bit, (1 << bit) - 1, 0)  # the curve of a row starts at depth
-        for axis in (x, y, z):
-            on = (axis >> bit & 1).bool()
-            swap = torch.where(on, 0, (x ^ axis) & lower)
-            x ^= torch.where(on, lower, swap)  # where on: turn the lower bits of x round
-            if axis is not x:
-                axis ^= swap
-    code = interleave(x, y, z)
-    for shift in (1, 2, 4, 8, 16, 32):  # from a Gray code to the number
-        code ^= code >> shift
-    return code
+    """The curve of Skilling, Programming the Hilbert curve (2004), octant by octant from above."""
+    deepest = int(depth.max())
+    lift = deepest - depth  # the curve of a row starts at its own depth
+    octants = interleave(x << lift, y << lift, z << lift)
+    digits, states = hilbert_tables(x.device)
+    code, state = torch.zeros_like(octants), torch.zeros_like(octants)
+    for bit in reversed(range(deepest)):
+        here = (octants >> 3 * bit & 7) + state
+        code = code << 3 | digits[here]
+        state = states[here]
+    return code >> 3 * lift
+
+
+@cache
+def hilbert_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(8 S,) the place of an octant on the curve and 8 times the state inside it, by 8 state +
+    octant; state 0 is where the curve starts.
+
+    A state is what the curve does to the bits below: which axes take each other's place, which
+    are turned round, and whether the curve has come to an odd place (its code is a Gray code).
+    """
+    states: list[_State] = [((0, 1, 2), (0, 0, 0), 0)]
+    digits, following = [], []
+    for state in states:  # grows on the way
+        for octant in range(8):
+            digit, inside = _enter(state, octant)
+            if inside not in states:
+                states.append(inside)
+            digits.append(digit)
+            following.append(8 * states.index(inside))
+    return torch.tensor(digits, device=device), torch.tensor(following, device=device)
+
+
+def _enter(state: _State, octant: int) -> tuple[int, _State]:
+    """The place of an octant (x the highest bit) on the curve, and the state inside it."""
+    axes, turned, odd = list(state[0]), list(state[1]), state[2]
+    bits = [(octant >> 2 - axes[axis] & 1) ^ turned[axis] for axis in range(3)]
+    digit = 0
+    for axis, bit in enumerate(bits):
+        odd ^= bit
+        digit = digit << 1 | odd
+        if bit:
+            turned[0] ^= 1
+        else:
+            axes[0], axes[axis] = axes[axis], axes[0]
+            turned[0], turned[axis] = turned[axis], turned[0]
+    return digit, ((axes[0], axes[1], axes[2]), (turned[0], turned[1], turned[2]), odd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,32 +123,23 @@ class Patches:
 class Serialized:
     """A level whose cells lie in several orders; codes and patches are found once, when asked for.
 
-    cells (V, 3) from 0 on; depths, sizes: bits of a cell and cells of each scan.
+    sizes: cells of each scan; encode: order -> (V,) codes, increasing inside a scan along a curve.
     """
 
     def __init__(
         self,
         level: Level,
-        cells: Tensor,
-        depths: list[int],
         sizes: list[int],
         orders: Sequence[str],
+        encode: Callable[[str], Tensor],
     ) -> None:
         self.level, self.orders = level, orders
-        self._cells, self._depths, self._sizes = cells, depths, sizes
-        self._codes: dict[str, Tensor] = {}
+        self.code = cache(encode)
+        self._sizes = sizes
         self._patches: dict[tuple[str, int], Patches] = {}
 
     def __len__(self) -> int:
         return len(self.level)
-
-    def code(self, order: str) -> Tensor:
-        """(V,) increasing inside a scan along a curve."""
-        if order not in self._codes:
-            sizes = self._cells.new_tensor(self._sizes)
-            depth = torch.repeat_interleave(self._cells.new_tensor(self._depths), sizes)
-            self._codes[order] = encode(self._cells, depth, order)
-        return self._codes[order]
 
     def patches(self, index: int, size: int) -> Patches:
         """The patches of at most `size` cells along curve `index`, counted round and round."""
@@ -127,21 +153,22 @@ class Serialized:
         return self._patches[order, size]
 
     def pooled(self) -> tuple[Serialized, Tensor]:
-        """The level of cells twice as wide, and for each of our cells the row of its own there.
-
-        A code there is a code here without its last three bits, on every curve.
-        """
+        """The level of cells twice as wide, and for each of our cells the row of its own there."""
         level, pairs = self.level.coarser(HALF)
         parent = pairs.parents
-        cells = self._cells.new_empty(len(level), 3)
-        cells[parent] = self._cells >> 1  # every row of a cell writes the same
-        depths = [max(0, depth - 1) for depth in self._depths]
-        return Serialized(level, cells, depths, batch_sizes(level.coords), self.orders), parent
+
+        def shorten(order: str) -> Tensor:
+            """A code there is a code here without its last three bits, on every curve."""
+            codes = parent.new_empty(len(level))
+            codes[parent] = self.code(order) >> 3  # every row of a cell writes the same
+            return codes
+
+        return Serialized(level, batch_sizes(level.coords), self.orders, shorten), parent
 
     def shuffled(self) -> Serialized:
         """The same with the orders in random turn, as training wants them."""
         orders = [self.orders[k] for k in torch.randperm(len(self.orders)).tolist()]
-        return Serialized(self.level, self._cells, self._depths, self._sizes, orders)
+        return Serialized(self.level, self._sizes, orders, self.code)
 
 
 def serialize(level: Level, orders: Sequence[str], strides: int) -> Serialized:
@@ -157,7 +184,8 @@ def serialize(level: Level, orders: Sequence[str], strides: int) -> Serialized:
             f'ptv3: a scan spans {1 << depth - 1} cells or more, and {scans} scans of it need '
             f'{bits} code bits of {KEY_BITS}: drop far outliers or choose a larger voxel'
         )
-    return Serialized(level, cells, depths, sizes, orders)
+    depth_of = torch.repeat_interleave(cells.new_tensor(depths), cells.new_tensor(sizes))
+    return Serialized(level, sizes, orders, partial(encode, cells, depth_of))
 
 
 def place(cells: Tensor, sizes: list[int], strides: int) -> tuple[Tensor, list[int]]:

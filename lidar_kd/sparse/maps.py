@@ -120,17 +120,19 @@ def submanifold_pairs(keys: Tensor, kernel: Sequence[int], layout: KeyLayout) ->
     """One search per column of z neighbours; the earlier half of the kernel mirrors the later."""
     n, slots = len(keys), kernel[0] * kernel[1] * kernel[2]
     half = slots // 2
-    rows = torch.arange(n, device=keys.device)
+    columns = keys.new_tensor(columns_of(kernel, layout)).view(-1, 3, 1)
+    shift, slot, width = columns.unbind(1)
+    low = keys + shift
+    first = torch.searchsorted(keys, low)
     # row `half` of the table takes what is not a neighbour; it is never read
     table = torch.full((half + 1, n), -1, dtype=torch.int32, device=keys.device)
-    for shift, slot, width in columns_of(kernel, layout):
-        low = keys + shift
-        first = torch.searchsorted(keys, low)
-        for step in range(width):
-            found = (first + step).clamp_(max=n - 1)
-            distance = keys[found] - low
-            near = (first + step < n) & (distance < width)
-            table[torch.where(near, distance + (slot - half - 1), half), rows] = found.int()
+    rows = torch.arange(n, device=keys.device).expand_as(first)
+    for step in range(kernel[2]):  # of the longest column
+        at = first + step
+        found = at.clamp(max=n - 1)
+        distance = keys[found] - low
+        near = (at < n) & (distance < width)
+        table[torch.where(near, distance + (slot - half - 1), half), rows] = found.int()
     present = table[:half] >= 0
     slot_of, out_rows = torch.nonzero(present, as_tuple=True)
     in_rows = table[slot_of, out_rows]

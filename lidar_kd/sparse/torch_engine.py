@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse convolution in plain torch: any device, always there, and the oracle of the others."""
+"""Sparse convolution in plain torch: any device, always there, and the oracle of the others.
+
+A CPU is slow at arithmetic: one product per slot over the pairs that exist. A card is slow to be
+asked: one product, over a table with a row of zeros wherever a neighbour is missing.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,20 +16,31 @@ from torch.nn import functional as F
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap
 
+TABLE_VALUES = 1 << 26  # of an unrolled input at a time: 256 MB in float32
+
 
 class TorchEngine(Engine):
     name = 'torch'
+
+    def __init__(self, *, unroll: bool = False) -> None:
+        self._unroll = unroll  # on a CPU, too
 
     def computes(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float32 or torch.cuda.is_available()
 
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+        if x.is_cuda or self._unroll:
+            return convolve_unrolled(x, weight, pairs)
         return accumulate(x, weight.permute(1, 2, 0), pairs)
 
     def grad_input(self, dy: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+        if dy.is_cuda or self._unroll:
+            return convolve_unrolled(dy, weight.permute(2, 1, 0), pairs.transposed)
         return accumulate(dy, weight.permute(1, 0, 2), pairs.transposed)
 
     def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
+        if x.is_cuda or self._unroll:
+            return correlate_unrolled(x, dy, pairs)
         grad = x.new_empty(dy.shape[1], pairs.slots, x.shape[1])
         for k in range(pairs.slots):
             if k == pairs.centre:
@@ -32,6 +49,44 @@ class TorchEngine(Engine):
             in_rows, out_rows = pairs.slot(k)
             grad[:, k] = dy[out_rows].T @ x[in_rows]
         return grad
+
+
+def convolve_unrolled(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+    """y[out] = sum over its pairs of weight[:, k] x[in]; weight (C_out, K, C_in)."""
+    flat = weight.flatten(1).T
+    parts = [part @ flat for _, part in _unrolled(x, pairs)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def correlate_unrolled(x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
+    """The gradient (C_out, K, C_in) of the weight."""
+    grad = x.new_zeros(dy.shape[1], pairs.slots * x.shape[1])
+    for rows, part in _unrolled(x, pairs):
+        grad.addmm_(dy[rows].T, part)
+    return grad.view(dy.shape[1], pairs.slots, x.shape[1])
+
+
+def _unrolled(x: Tensor, pairs: KernelMap) -> Iterator[tuple[slice, Tensor]]:
+    """(rows of the result, (rows, K C_in) their neighbours' features), some at a time."""
+    if 'table' not in pairs.derived:
+        pairs.derived['table'] = neighbour_table(pairs)
+    table: Tensor = pairs.derived['table']
+    padded = F.pad(x, (0, 0, 0, 1))
+    width = pairs.slots * x.shape[1]
+    step = max(1, TABLE_VALUES // width)
+    for first in range(0, max(1, pairs.n_out), step):
+        rows = slice(first, first + step)
+        yield rows, padded.index_select(0, table[rows].flatten()).view(-1, width)
+
+
+def neighbour_table(pairs: KernelMap) -> Tensor:
+    """(n_out, K) int32: the input row in each slot, n_in where there is none."""
+    device = pairs.in_rows.device
+    table = torch.full((pairs.n_out, pairs.slots), pairs.n_in, dtype=torch.int32, device=device)
+    sizes = [b - a for a, b in zip(pairs.starts, pairs.starts[1:])]
+    slot = torch.repeat_interleave(torch.tensor(sizes, device=device), output_size=pairs.pairs)
+    table[pairs.out_rows.long(), slot] = pairs.in_rows
+    return table
 
 
 def accumulate(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:

@@ -11,6 +11,8 @@ from training.comparing.figures import ALONE
 from training.config import Config, Methods
 from training.run.folder import RunFolder
 
+_NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher'}  # what the others differ in
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -37,10 +39,12 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     method = () if arm == ALONE else tuple(arm.split('+'))
     changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'method': method}
     if arm == ALONE:
-        data = config.data.model_copy(update={'unlabelled': ()})
+        streets = config.data.streets.model_copy(update={'unlabelled': 0})
+        data = config.data.model_copy(update={'unlabelled': (), 'streets': streets})
         changes |= {'teacher': None, 'methods': Methods(), 'data': data}
     one = Config.model_validate(config.model_dump(by_alias=True) | changes)
     if arm == ALONE:
-        known = one.model_dump_json(exclude={'seed', 'name'}).encode()
+        # without defaults: a key that is new one day has its own in the runs that are there
+        known = one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True).encode()
         out = out.parent / f'alone-{hashlib.sha256(known).hexdigest()[:8]}'
     return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(out / one.name))

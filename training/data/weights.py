@@ -18,6 +18,7 @@ from training.data.scan import ScanSet
 log = logging.getLogger(__name__)
 CACHE = Path('runs') / 'cache'
 Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]  # of all points
 
 
 def count_classes(
@@ -36,7 +37,7 @@ def count_classes(
     return counts
 
 
-def class_weights(counts: Counts, *, power: float = 0.5) -> NDArray[np.float32]:
+def class_weights(counts: Counts | Shares, *, power: float = 0.5) -> NDArray[np.float32]:
     """(C,) share ** -power, mean 1 over the classes that occur; 1 for those that do not."""
     weights = np.ones(len(counts), np.float64)
     occurs = counts > 0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import ClassTable
+from training.data.weights import class_weights
 
 Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
@@ -80,6 +81,10 @@ class Context:
 
     table: ClassTable
     class_shares: NDArray[np.float64]  # (C,) share of the labelled training points
+
+    def class_weights(self, power: float) -> Tensor | None:
+        """(C,) share ** -power, mean 1 over the classes that occur; None: all the same."""
+        return torch.from_numpy(class_weights(self.class_shares, power=power)) if power else None
 
 
 def check_teacher(inputs: Inputs) -> None:

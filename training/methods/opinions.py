@@ -20,18 +20,25 @@ class Opinions:
 
     student: Tensor
     teacher: Tensor
-    row: Tensor | None
+    row: Tensor | None = None
 
     def at_points(self, of_rows: Tensor) -> Tensor:
         """(R,) -> (M,)"""
         return of_rows if self.row is None else of_rows.index_select(0, self.row)
 
-    def weigh(self, chosen: Tensor | None) -> Tensor | None:
-        """(R,) how many of the chosen points (M,) each row speaks for; None: one each."""
-        if self.row is None:
-            return chosen
-        row = self.row if chosen is None else self.row[chosen]
-        return torch.bincount(row, minlength=len(self.student))
+    def weigh(self, chosen: Tensor | None, of_class: Tensor | None = None) -> Tensor | None:
+        """(R,) how many of the chosen points (M,) each row speaks for; None: one each.
+
+        of_class (C,): times that of the class which the teacher gives the row.
+        """
+        weight = chosen
+        if self.row is not None:
+            row = self.row if chosen is None else self.row[chosen]
+            weight = torch.bincount(row, minlength=len(self.student))
+        if of_class is None:
+            return weight
+        share = of_class.index_select(0, self.teacher.argmax(1))
+        return share if weight is None else share * weight
 
     def disputed(self) -> Tensor:
         """(M,) where the two networks choose different classes."""

@@ -8,12 +8,12 @@ supervoxels drawn by difficulty are (`point_affinity`, `voxel_affinity`).
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import nn, Tensor
 
 from training.methods.affinity import cosine_mse, mean_over_sets
 from training.methods.inputs import Context, Inputs, Widths
-from training.methods.opinions import point_opinions
+from training.methods.opinions import Opinions, point_opinions
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
 from training.methods.terms import divergence, labelled
 from training.methods.weights import Auto, Weight
@@ -27,6 +27,7 @@ class PvkdSettings(BaseModel):
     point_output: Weight = 0.1  # [pub], low confidence
     voxel_output: Weight = 0.15  # [pub], low confidence
     output_tau: PositiveFloat = 1.0  # [ours]
+    output_power: NonNegativeFloat = 0.0  # rows weigh (share of the class told) ** -power [ours]
     unlabelled: bool = True  # the output terms also see what has no label [ours]
     point_affinity: Weight = Auto()  # [ours]; [pub] 0.15, low confidence
     voxel_affinity: Weight = Auto()  # [ours]; [pub] 0.25, low confidence
@@ -35,6 +36,8 @@ class PvkdSettings(BaseModel):
 
 class Pvkd(nn.Module):
     """The terms of PVKD, unweighted; none has anything to train."""
+
+    class_weights: Tensor | None
 
     def __init__(
         self, settings: PvkdSettings, *, student: Widths, teacher: Widths, context: Context
@@ -49,6 +52,8 @@ class Pvkd(nn.Module):
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self._sampler = Sampler(s.boxes, context)
+        of_class = context.class_weights(s.output_power)
+        self.register_buffer('class_weights', of_class, persistent=False)
 
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s = self.settings
@@ -61,14 +66,22 @@ class Pvkd(nn.Module):
         s, terms = self.settings, dict[str, Tensor]()
         if s.point_output:
             said = point_opinions(inputs)
-            weight = said.weigh(None if s.unlabelled else labelled(inputs.labels))
+            chosen = None if s.unlabelled else labelled(inputs.labels)
+            weight = said.weigh(chosen, self.class_weights)
             terms['pvkd.point_output'] = divergence(
                 said.student, said.teacher, tau=s.output_tau, weight=weight
             )
         if s.voxel_output:
-            ours, theirs = inputs.student.voxel_logits(), inputs.teacher.voxel_logits()
-            known = None if s.unlabelled else labelled(inputs.voxel_labels)
-            terms['pvkd.voxel_output'] = divergence(ours, theirs, tau=s.output_tau, weight=known)
+            said = Opinions(
+                student=inputs.student.voxel_logits(), teacher=inputs.teacher.voxel_logits()
+            )
+            chosen = None if s.unlabelled else labelled(inputs.voxel_labels)
+            terms['pvkd.voxel_output'] = divergence(
+                said.student,
+                said.teacher,
+                tau=s.output_tau,
+                weight=said.weigh(chosen, self.class_weights),
+            )
         return terms
 
     def _compare_boxes(self, inputs: Inputs, boxes: Boxes) -> dict[str, Tensor]:

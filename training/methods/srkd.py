@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 import torch
 from torch import nn, Tensor
 
@@ -33,6 +33,7 @@ class SrkdSettings(BaseModel):
 
     output: Weight = 0.1  # [code] 0.1 to 0.3
     output_tau: PositiveFloat = 2.0  # [pub]
+    output_power: NonNegativeFloat = 0.0  # points weigh (share of the class told) ** -power [ours]
     unlabelled: bool = True  # the output term also sees points without a label [ours]
     cross: Weight = Auto()  # [ours]: the published 1e-3..0.1 is inert at its temperature
     cross_tau: float = Field(default=0.1, ge=LEAST_TAU)  # [ours]; [pub] 2: nearly uniform rows
@@ -48,6 +49,8 @@ class SrkdSettings(BaseModel):
 class Srkd(nn.Module):
     """The terms of SRKD, unweighted."""
 
+    class_weights: Tensor | None
+
     def __init__(
         self, settings: SrkdSettings, *, student: Widths, teacher: Widths, context: Context
     ) -> None:
@@ -62,13 +65,16 @@ class Srkd(nn.Module):
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self._sampler = Sampler(s.boxes, context)
+        of_class = context.class_weights(s.output_power)
+        self.register_buffer('class_weights', of_class, persistent=False)
         self.channel = Adapter(student.point, teacher.point) if s.channel else None
 
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, dict[str, Tensor]()
         if s.output:
             said = point_opinions(inputs)
-            weight = said.weigh(None if s.unlabelled else labelled(inputs.labels))
+            chosen = None if s.unlabelled else labelled(inputs.labels)
+            weight = said.weigh(chosen, self.class_weights)
             terms['srkd.output'] = divergence(
                 said.student, said.teacher, tau=s.output_tau, weight=weight
             )

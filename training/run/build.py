@@ -20,7 +20,6 @@ from lidar_kd.sparse import select_engine
 from training.config import Config
 from training.data.batch import AnyGrid
 from training.data.instances import build_paste_bank
-from training.data.kinds import open_dataset
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
 from training.data.weights import CACHE, class_weights, count_classes
@@ -63,7 +62,7 @@ def build_parts(
     device = prepare_machine(config, ranks)
     with ranks.first_one_first():
         counts = _count(sources.train, console)
-        learning = _scans_to_learn_from(config, sources.train, teacher, console)
+        learning = _scans_to_learn_from(config, sources, teacher, console)
     student = _build_student(config, sources, ranks)
     loader = Loader(
         learning,
@@ -172,9 +171,9 @@ def widths_of(network: nn.Module, scans: ScanSet) -> Widths:
 
 
 def _scans_to_learn_from(
-    config: Config, train: ScanSet, teacher: FrozenTeacher | None, console: Console
+    config: Config, sources: Sources, teacher: FrozenTeacher | None, console: Console
 ) -> TrainingScans:
-    data = config.data
+    data, train = config.data, sources.train
     bank: list[Scan] = []
     if data.augment.paste:
         with console.progress(len(train), 'cutting out objects to paste') as advance:
@@ -183,9 +182,8 @@ def _scans_to_learn_from(
     fused = data.fusion or (taught and 'm2skd' in config.method)
     own = fuse(train, data, console) if fused else train
     chosen: Scans = own
-    if data.unlabelled and teacher is not None:
-        others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
-        chosen = Several([own, *others])
+    if sources.unlabelled and teacher is not None:
+        chosen = Several([own, *sources.unlabelled])
     return TrainingScans(
         chosen,
         data.augment,

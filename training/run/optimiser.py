@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, Tensor
 from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -53,10 +53,10 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self._decay, (1 + step) / (10 + step))  # the first weights mean nothing
-        for mine, theirs in zip(self.model.parameters(), model.parameters()):
-            mine.lerp_(theirs, 1 - decay)
-        for counted, other in zip(self.model.buffers(), model.buffers()):
-            counted.copy_(other)
+        mine: list[Tensor] = list(self.model.parameters())
+        theirs: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - decay)  # a card does all at once
+        torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
 
 
 def _groups(model: nn.Module, settings: Optim) -> list[dict[str, Any]]:

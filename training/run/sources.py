@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import hashlib
+from operator import itemgetter
 import os
 from pathlib import Path
 
@@ -22,29 +23,51 @@ from training.data.streets.make import make_streets
 from training.data.streets.sequence import Settings
 
 STREETS = Path('runs') / 'streets'
+STREETS_KIND = 'semantickitti'  # the layout they are written in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a run learns from and what it is scored on; never the same scans."""
+    """What a run learns from and what it is scored on; never the same scans.
+
+    unlabelled: what only a teacher explains; labels that are there are left unread.
+    """
 
     train: ScanSet
     validation: ScanSet
+    unlabelled: tuple[ScanSet, ...] = ()
 
 
 def open_sources(data: Data, console: Console) -> Sources:
+    others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
     if data.kind == 'streets':
         root = simulate(data.streets, data.root or STREETS, console)
-        names = [f'{number:02}' for number in range(data.streets.train + data.streets.validation)]
-        train = open_dataset('semantickitti', root, names[: data.streets.train])
-        validation = open_dataset('semantickitti', root, names[data.streets.train :])
+        train, validation, more = _sequences(data.streets)
+        others += [open_dataset(STREETS_KIND, root, more)] if more else []
+        learnt = open_dataset(STREETS_KIND, root, train)
+        scored = open_dataset(STREETS_KIND, root, validation)
     else:
         assert data.root is not None, 'the configuration checks it'
-        train = open_dataset(data.kind, data.root, data.train)
-        validation = open_dataset(data.kind, data.root, data.validation)
-    _check_disjoint(train, validation)
-    validation = spread(validation.require_labels(), data.validation_scans)
-    return Sources(train=train.require_labels(), validation=validation)
+        learnt = open_dataset(data.kind, data.root, data.train)
+        scored = open_dataset(data.kind, data.root, data.validation)
+    for each in (learnt, *others):
+        _check_disjoint(each, scored)
+    return Sources(
+        train=learnt.require_labels(),
+        validation=spread(scored.require_labels(), data.validation_scans),
+        unlabelled=tuple(_without_labels(other) for other in others),
+    )
+
+
+def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
+    """Names of those to learn from, to score, and of those without labels."""
+    scored = streets.train + streets.validation
+    names = [f'{number:02}' for number in range(scored + streets.unlabelled)]
+    return names[: streets.train], names[streets.train : scored], names[scored:]
+
+
+def _without_labels(scans: ScanSet) -> ScanSet:
+    return replace(scans, frames=tuple(replace(frame, labels=None) for frame in scans.frames))
 
 
 def fuse(scans: ScanSet, data: Data, console: Console) -> FusedScans:
@@ -69,10 +92,11 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
     parts = (
         (0, settings.train, settings.enrich),
         (settings.train, settings.validation, settings.enrich_validation),
+        (settings.train + settings.validation, settings.unlabelled, settings.enrich),
     )
-    total = (settings.train + settings.validation) * settings.scans
+    total = sum(sequences for _, sequences, _ in parts) * settings.scans
     with console.progress(total, 'simulating streets') as advance:
-        for first, sequences, enrich in parts:
+        for first, sequences, enrich in filter(itemgetter(1), parts):
             drive = Settings(
                 seed=settings.seed,
                 index=first,
@@ -87,7 +111,7 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
 
 def _digest(settings: Streets) -> str:
     """Changes with the settings and with the simulator: old streets are never taken for new."""
-    digest = hashlib.sha256(settings.model_dump_json().encode())
+    digest = hashlib.sha256(settings.model_dump_json(exclude={'unlabelled'}).encode())
     for path in sorted(Path(str(streets_code.__file__)).parent.glob('*.py')):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:10]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rays against triangles, with Embree through Open3D. The only module that imports Open3D."""
+"""Rays against triangles, with Embree through Open3D, which takes a second to load: when asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-import open3d
 
 from training.data.streets.mesh import Mesh
 
@@ -41,6 +40,8 @@ class Scene:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._origin = mesh.vertices.mean(0)  # float32 rays stay exact near the origin
+        import open3d
+
         self._scene = open3d.t.geometry.RaycastingScene(nthreads=1)
         self._scene.add_triangles(
             _tensor((mesh.vertices - self._origin).astype(np.float32)),
@@ -69,5 +70,7 @@ class Scene:
 
 
 def _tensor(array: NDArray[Any]) -> Any:
+    import open3d
+
     make: Any = open3d.core.Tensor  # its stubs leave out the constructor from an array alone
     return make(array)
