@@ -19,7 +19,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
@@ -34,6 +33,7 @@ from lidar_kd.node_parameters import check_changes, declare_parameters
 from lidar_kd.node_pipeline import Labelled, Pipeline
 from lidar_kd.node_statistics import Answer, ERROR, judge, list_values, OK, Statistics
 from lidar_kd.node_topics import Input, Outputs
+from lidar_kd.ros_session import ros_session
 
 ADAPT_S = 0.25  # how soon new publishers are noticed
 DIAGNOSE_S = 1.0
@@ -295,23 +295,19 @@ class _ToRos(logging.Handler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    rclpy.init(args=arguments)
-    logger = rclpy.logging.get_logger('lidar_kd')
-    logging.getLogger('lidar_kd').addHandler(_ToRos(logger))
-    node = None
-    try:
-        node = SegmentNode()
-        if node.settings.autostart:
-            node.start()
-        rclpy.spin(node)
-    except (LidarKdError, ParameterException) as error:
-        logger.fatal(' '.join(str(error).split()))
-        return os.EX_USAGE
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the usual end
-    finally:
-        if node:
-            node.destroy_node()
-        if rclpy.ok():
-            rclpy.shutdown()
+    with ros_session(arguments):
+        logger = rclpy.logging.get_logger('lidar_kd')
+        logging.getLogger('lidar_kd').addHandler(_ToRos(logger))
+        node = None
+        try:
+            node = SegmentNode()
+            if node.settings.autostart:
+                node.start()
+            rclpy.spin(node)
+        except (LidarKdError, ParameterException) as error:
+            logger.fatal(' '.join(str(error).split()))
+            return os.EX_USAGE
+        finally:
+            if node:
+                node.destroy_node()
     return 0

@@ -16,11 +16,9 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
-from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
@@ -31,6 +29,7 @@ from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.node_topics import make_cloud
 from lidar_kd.replay_layouts import LAYOUTS
 from lidar_kd.replay_source import AUTO, open_source
+from lidar_kd.ros_session import ros_session
 
 RELIABILITIES = {
     'reliable': ReliabilityPolicy.RELIABLE,
@@ -179,27 +178,19 @@ def choose_qos(settings: Settings) -> QoSProfile:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    rclpy.init(args=arguments)
-    node = None
-    try:
-        node = ReplayNode()
-        while rclpy.ok() and not node.done:
-            rclpy.spin_once(node)
-        if node.done:
-            node.finish()
-    except (LidarKdError, ParameterException, OSError) as error:
-        return Console().fail(error)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the usual end
-    except RCLError:
-        if rclpy.ok():
-            raise
-        # a signal has shut ROS down between two calls of this loop: the usual end, too
-    finally:
-        if node:
-            node.destroy_node()
-        if rclpy.ok():
-            rclpy.shutdown()
+    with ros_session(arguments):
+        node = None
+        try:
+            node = ReplayNode()
+            while rclpy.ok() and not node.done:
+                rclpy.spin_once(node)
+            if node.done:
+                node.finish()
+        except (LidarKdError, ParameterException, OSError) as error:
+            return Console().fail(error)
+        finally:
+            if node:
+                node.destroy_node()
     return 0
 
 
