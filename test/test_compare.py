@@ -142,7 +142,10 @@ def test_the_student_alone_is_trained_once_whatever_it_is_compared_with(
     second = figures_of([*command, *words], monkeypatch)
     assert capsys.readouterr().out.count('this run is finished') == 1
     assert second['baseline_miou'] == first['baseline_miou']
-    # another student is another matter
+    # nor for what a teacher alone looks at; another student is another matter
+    more = ['data.unlabelled=[{kind: bags, root: BAGS}]']
+    same = plan(load_config(Path('small.yaml'), more), ['alone'], 1, Path('third'))
+    assert same[0].folder.path.exists()
     other = plan(load_config(Path('small.yaml'), ['optim.lr=1e-3']), ['alone'], 1, Path('third'))
     assert not other[0].folder.path.exists()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+import shutil
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,13 @@ import torch
 
 from lidar_kd.bundle import load_bundle, read_spec
 from lidar_kd.console import Console
-from lidar_kd.errors import ConfigError
+from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE, NUSCENES
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
-from training.config import Config
+from training.config import Config, Data, Streets
 from training.data.batch import Batch
 from training.engine import Parts, Run
+from training.run import sources
 from training.run.lesson import Terms
 from training.run.teachers import FrozenTeacher
 
@@ -171,7 +173,7 @@ def test_scans_without_labels_teach_through_the_teacher_alone(
 def test_more_scans_without_labels_take_part_in_a_distillation(
     street: Path, tmp_path: Path
 ) -> None:
-    place = street / 'sequences' / '08' / 'velodyne'
+    place = make_street(tmp_path / 'recorded') / 'sequences' / '08' / 'velodyne'
     more = [{'kind': 'folder', 'root': str(place)}]
     config = distillation(street, tmp_path, *METHODS, data__unlabelled=more, optim__steps=3)
     parts = prepare(config, tmp_path / 'run')
@@ -185,8 +187,34 @@ def test_more_scans_without_labels_take_part_in_a_distillation(
     Run(parts, Console(quiet=True)).fit()
 
 
+def test_scans_to_score_are_not_learnt_from_without_labels_either(
+    street: Path, tmp_path: Path
+) -> None:
+    more = [{'kind': 'semantickitti', 'root': str(street), 'sequences': ['08']}]
+    config = distillation(street, tmp_path, 'srkd', data__unlabelled=more)
+    with pytest.raises(DataError, match='2 scans are in both splits'):
+        prepare(config, tmp_path / 'run')
+
+
+def test_labels_of_streets_that_only_a_teacher_explains_are_left_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    street = make_street(tmp_path / 'streets')
+    shutil.move(street / 'sequences' / '08', street / 'sequences' / '01')
+    shutil.copytree(street / 'sequences' / '01', street / 'sequences' / '02')
+    monkeypatch.setattr(sources, 'simulate', lambda *_: street)
+    streets = Streets(train=1, validation=1, unlabelled=1, scans=2)
+    opened = sources.open_sources(Data(streets=streets), Console(quiet=True))
+    assert [frame.sequence for frame in opened.validation.frames] == ['01', '01']
+    (more,) = opened.unlabelled
+    assert [frame.sequence for frame in more.frames] == ['02', '02']
+    assert (more[0].labels == IGNORE).all()
+    assert more[0].instances is None
+    assert (opened.validation[0].labels != IGNORE).any()
+
+
 def test_without_a_teacher_there_are_no_unlabelled_scans(street: Path, tmp_path: Path) -> None:
-    place = street / 'sequences' / '08' / 'velodyne'
+    place = make_street(tmp_path / 'recorded') / 'sequences' / '08' / 'velodyne'
     more = [{'kind': 'folder', 'root': str(place)}]
     config = make_config(tmp_path, settings_on(street, data__unlabelled=more))
     assert len(prepare(config, tmp_path / 'run').loader) == 2

@@ -54,6 +54,34 @@ def test_the_hilbert_curve_visits_every_cell_in_steps_of_one(depth: int, order: 
     assert (steps == 1).all()
 
 
+def published_curve(cells: Tensor, depth: int) -> list[int]:
+    """Skilling (2004), one cell and one bit at a time."""
+    codes = []
+    for cell in cells.tolist():
+        for bit in reversed(range(depth)):
+            below = (1 << bit) - 1
+            for axis in range(3):
+                if cell[axis] >> bit & 1:
+                    cell[0] ^= below
+                else:
+                    swap = (cell[0] ^ cell[axis]) & below
+                    cell[0] ^= swap
+                    cell[axis] ^= swap
+        code, odd = 0, 0
+        for bit in reversed(range(depth)):
+            for value in cell:
+                odd ^= value >> bit & 1
+                code = code << 1 | odd
+        codes.append(code)
+    return codes
+
+
+@pytest.mark.parametrize('depth', [1, 2, 5, 16, 20])
+def test_the_hilbert_curve_is_the_published_one(depth: int) -> None:
+    cells = torch.randint(0, 2**depth, (200, 3))
+    assert encode(cells, at(depth, cells), 'hilbert').tolist() == published_curve(cells, depth)
+
+
 @pytest.mark.parametrize('order', ORDERS)
 def test_a_coarser_cell_has_the_code_without_its_last_three_bits(order: str) -> None:
     cells = torch.randint(0, 2**19, (500, 3))

@@ -21,7 +21,9 @@ from lidar_kd.sparse import (
     SparseTensor,
     StridedConv,
     SubmanifoldConv,
+    torch_engine,
 )
+from lidar_kd.sparse.torch_engine import convolve_unrolled, correlate_unrolled
 
 Triple = tuple[int, int, int]
 pytestmark = pytest.mark.usefixtures('threads')
@@ -185,6 +187,19 @@ def check_nan(level: Level, dtype: torch.dtype, *, channels: int) -> None:
         y = layer.infer(SparseTensor(x.to(dtype), level), relu=True).features
     assert y[near].isnan().all()
     assert y[~near].isfinite().all()
+
+
+def test_a_table_taken_in_parts_gives_what_it_gives_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    level = Level(torch.cartesian_prod(*[torch.arange(n) for n in (1, 5, 4, 3)]), 'torch')
+    pairs = level.submanifold(CUBE)
+    x, dy, weight = torch.randn(60, 8), torch.randn(60, 6), torch.randn(6, 27, 8)
+    whole = convolve_unrolled(x, weight, pairs), correlate_unrolled(x, dy, pairs)
+    monkeypatch.setattr(torch_engine, 'TABLE_VALUES', 7 * 27 * 8)  # seven rows, and four at last
+    parts = convolve_unrolled(x, weight, pairs), correlate_unrolled(x, dy, pairs)
+    for ours, theirs in zip(parts, whole):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_changed_weight_is_packed_again(engine: Engine) -> None:
