@@ -47,7 +47,8 @@ def test_a_teacher_that_a_configuration_names_fits_its_student(path: Path) -> No
     assert theirs.data.intensity_scale == config.data.intensity_scale
     assert theirs.name != config.name
     if config.data.kind == 'streets':  # one simulation serves both; a teacher has all the labels
-        assert theirs.data.streets == config.data.streets.model_copy(update={'unlabelled': 0})
+        whole = {'labelled': None, 'unlabelled': 0}
+        assert theirs.data.streets == config.data.streets.model_copy(update=whole)
 
 
 def test_runs_of_two_configurations_never_share_a_folder() -> None:

@@ -17,7 +17,6 @@ from training import view
 from training.view import guess_kind, main
 from training.views.perspective import annotate, Camera, draw_perspective
 from training.views.scenes import colour_intensity, Scenes
-from training.views.window3d import Browser
 
 RED, BLUE = (250, 0, 0), (0, 0, 250)
 CAMERA = Camera(eye=(-10, 0, 0), target=(0, 0, 0), view_deg=90, width=200, height=100)
@@ -104,6 +103,9 @@ class FakeWindow:
 def test_keys_go_through_scans_and_colourings(scenes: Scenes) -> None:
     told: list[str] = []
     window = FakeWindow()
+    pytest.importorskip('open3d')
+    from training.views.window3d import Browser
+
     browser = Browser(window, scenes, 0, 'labels', told.append)
     assert len(window.cloud.points) == 60
     assert browser.next(window)
@@ -127,7 +129,8 @@ def test_without_a_window_a_picture_is_drawn(
     write_kitti(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(view, 'has_display', lambda: True)
-    monkeypatch.setattr(view, 'show_window', lambda *arguments: False)
+    pytest.importorskip('open3d')
+    monkeypatch.setattr('training.views.window3d.show_window', lambda *arguments: False)
     assert main([str(tmp_path)]) == 0
     with Image.open('view.png') as picture:
         assert picture.size == (1600, 1000)

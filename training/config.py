@@ -53,6 +53,7 @@ class Streets(Section):
 
     train: PositiveInt = 16  # sequences
     validation: PositiveInt = 6  # sequences
+    labelled: PositiveInt | None = None  # of `train`, the first; the others are not looked at
     unlabelled: NonNegativeInt = 0  # more sequences, for a teacher to explain; distill only
     scans: PositiveInt = 25  # of each sequence, at 10 Hz
     sensor: str = 'hdl64'
@@ -65,6 +66,8 @@ class Streets(Section):
     def _known(self) -> Streets:
         _one_of('sensor', self.sensor, SENSORS)
         _one_of('quarter', self.quarter, ['mixed', *QUARTERS])
+        if self.labelled is not None and self.labelled > self.train:
+            raise ValueError(f'labelled: {self.labelled} of {self.train} sequences to learn from')
         return self
 
 

@@ -32,7 +32,6 @@ from training.scores.predictions import StoredPredictions
 from training.scores.scoring import Answer, check_tables
 from training.views.perspective import annotate, Camera, draw_perspective
 from training.views.scenes import COLOURINGS, Scenes
-from training.views.window3d import show_window
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +69,8 @@ def view(options: argparse.Namespace, console: Console) -> None:
     colouring = options.colour or scenes.colourings(options.scan)[0]
     if options.picture is None and has_display():
         console.line(f'{scans.describe()}; keys: n p next and previous scan, l colouring, q quit')
+        from training.views.window3d import show_window  # here: pictures need no Open3D
+
         if show_window(scenes, options.scan, colouring, Camera(), console.line):
             return
     picture = options.picture or Path('view.png')

@@ -63,7 +63,11 @@ def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
     """Names of those to learn from, to score, and of those without labels."""
     scored = streets.train + streets.validation
     names = [f'{number:02}' for number in range(scored + streets.unlabelled)]
-    return names[: streets.train], names[streets.train : scored], names[scored:]
+    return (
+        names[: streets.labelled or streets.train],
+        names[streets.train : scored],
+        names[scored:],
+    )
 
 
 def _without_labels(scans: ScanSet) -> ScanSet:
@@ -111,7 +115,7 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
 
 def _digest(settings: Streets) -> str:
     """Changes with the settings and with the simulator: old streets are never taken for new."""
-    digest = hashlib.sha256(settings.model_dump_json(exclude={'unlabelled'}).encode())
+    digest = hashlib.sha256(settings.model_dump_json(exclude={'labelled', 'unlabelled'}).encode())
     for path in sorted(Path(str(streets_code.__file__)).parent.glob('*.py')):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:10]
