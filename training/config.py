@@ -150,6 +150,7 @@ class Teacher(Section):
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
     shared: bool = False
+    labels: Share | None = None  # scans without any take its answers where it is so sure
     cache: bool = False  # it sees scans before augmentation, each once: outputs kept on disk
 
     @model_validator(mode='after')

@@ -148,7 +148,8 @@ def _build_lesson(
     explains: Explains | None = teacher
     if teacher and config.teacher_is_cached:
         explains = _remember(config, teacher)
-    return Lesson(student, supervised, methods=methods, teacher=explains)
+    believed = config.teacher.labels if config.teacher else None
+    return Lesson(student, supervised, methods=methods, teacher=explains, believed=believed)
 
 
 def _remember(config: Config, teacher: FrozenTeacher) -> CachedTeacher:

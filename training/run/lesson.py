@@ -16,6 +16,7 @@ from training.data.batch import Batch, voxel_labels
 from training.methods.inputs import check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
+from training.run.belief import believe
 from training.run.sides import detached, make_inputs
 
 
@@ -40,7 +41,8 @@ class Explains(Protocol):
 class Lesson(nn.Module):
     """The student and what is trained beside it; its parameters are what the optimiser gets.
 
-    Methods without a teacher: the student is its own, looking at the fused scans.
+    Methods without a teacher: the student is its own, looking at the fused scans. believed: how
+    sure a teacher must be for its answers to be labels of scans that have none.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Lesson(nn.Module):
         *,
         methods: nn.ModuleDict | None = None,
         teacher: Explains | None = None,
+        believed: float | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.supervised = supervised
         self.methods = methods or nn.ModuleDict()
         self.weights = Weights({name: w for m in self._listed() for name, w in m.weights.items()})
+        self._believed = believed
         self._teacher = teacher  # no module: neither trained nor saved with the student
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
@@ -100,7 +104,7 @@ class Lesson(nn.Module):
         theirs = self._teacher(view) if self._teacher else self._ask(view)
         inputs = make_inputs(output, theirs, batch, labels)
         check_teacher(inputs)
-        return inputs
+        return inputs if self._believed is None else believe(inputs, self._believed)
 
     def _weigh(
         self, terms: dict[str, Tensor], supervision: dict[str, Tensor], output: Output
