@@ -33,18 +33,18 @@ def draw(path: Path, comparison: Comparison) -> None:
 
 
 def _draw_curves(axes: Axes, comparison: Comparison) -> None:
-    """A thin line per seed, a thick one for their mean."""
+    """A thin line per seed, a thick one for their mean; a dot where a run was scored."""
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     for colour, (arm, runs) in zip(COLOURS, comparison.arms.items()):
         curves = [run.curve for run in runs if run.curve]
         for curve in curves:
-            axes.plot(*zip(*curve), color=colour, linewidth=0.8, alpha=0.5)
+            axes.plot(*zip(*curve), '.-', color=colour, linewidth=0.8, alpha=0.5)
         shortest = min((len(curve) for curve in curves), default=0)
         if shortest:
             steps = [step for step, _ in curves[0][:shortest]]
             means = np.mean([[v for _, v in curve[:shortest]] for curve in curves], axis=0)
             name = 'student alone' if arm == ALONE else arm
-            axes.plot(steps, means, color=colour, linewidth=2.4, label=name)
+            axes.plot(steps, means, 'o-', color=colour, linewidth=2.4, label=name)
     if comparison.teacher_outcome is not None:
         height = comparison.teacher_outcome.miou
         axes.axhline(height, color=INK, linestyle=':', label='teacher')
