@@ -19,7 +19,7 @@ from training.methods import build_methods, METHODS
 from training.methods.draws import draw_balanced, draw_rows, draw_uniform
 from training.methods.inputs import check_teacher, Context, Inputs, Side, Widths
 from training.methods.m2skd import M2skdSettings, split_objects
-from training.methods.opinions import Opinions, point_opinions
+from training.methods.opinions import point_opinions
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import (
@@ -257,27 +257,6 @@ def test_voxels_speak_for_their_points_when_no_network_has_a_point_head(unlabell
     disputed = point_opinions(one_by_one).disputed()
     assert torch.equal(point_opinions(by_voxel).disputed(), disputed)
     assert 0 < disputed.sum() < len(disputed)
-
-
-def test_rows_count_by_the_rarity_of_the_class_that_the_teacher_says() -> None:
-    # the teacher says car in one row and person in another; CONTEXT tells how frequent they are
-    ours, theirs = torch.zeros(2, STUDENT.classes), torch.zeros(2, STUDENT.classes)
-    theirs[0, CAR] = theirs[1, PERSON] = 3.0
-    of_class = CONTEXT.class_weights(0.5)
-    assert of_class is not None
-    shares = CONTEXT.class_shares
-    ratio = math.sqrt(shares[CAR] / shares[PERSON])
-    assert of_class[PERSON] / of_class[CAR] == pytest.approx(ratio, rel=1e-5)
-    said = Opinions(student=ours, teacher=theirs)
-    weight = said.weigh(None, of_class)
-    assert weight is not None
-    assert weight.tolist() == [of_class[CAR], of_class[PERSON]]
-    # a row that speaks for three points, one of them not chosen, counts twice
-    said = replace(said, row=torch.tensor([0, 0, 0, 1]))
-    chosen = torch.tensor([True, False, True, True])
-    weight = said.weigh(chosen, of_class)
-    assert weight is not None
-    assert weight.tolist() == [2 * of_class[CAR], of_class[PERSON]]
 
 
 def test_the_logit_term_sees_hard_classes_and_disputes_only() -> None:
