@@ -21,6 +21,7 @@ TABLE_VALUES = 1 << 26  # of an unrolled input at a time: 256 MB in float32
 
 class TorchEngine(Engine):
     name = 'torch'
+    _unroll = False
 
     def __init__(self, *, unroll: bool = False) -> None:
         self._unroll = unroll  # on a CPU, too
