@@ -36,7 +36,9 @@ def make_engine(name: str) -> Engine:
     from lidar_kd.sparse.torch_engine import TorchEngine
 
     if name in ('torch', 'torch unrolled'):
-        return TorchEngine(unroll=name == 'torch unrolled')
+        engine = TorchEngine()
+        engine.unrolls_on_cpu = name == 'torch unrolled'
+        return engine
     if native_missing():
         pytest.skip(native_missing())
     try:

@@ -17,6 +17,8 @@ from training.run.belief import believe
 
 SURE, UNSURE = 4.0, 0.1  # logits above the others': 0.87 and 0.12 of 9 classes
 
+OWNER = torch.tensor([0, 0, 1, 1, 1], dtype=torch.int32)  # as a batch has it
+
 
 def logits(*answers: tuple[int, float]) -> Tensor:
     rows = torch.zeros(len(answers), 9)
@@ -51,7 +53,7 @@ def two_scans() -> Inputs:
 
 
 def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
-    told = believe(two_scans(), 0.5)
+    told = believe(two_scans(), OWNER, 0.5)
     assert told.labels.tolist() == [1, IGNORE, 3, IGNORE, 4]
     assert told.voxel_labels.tolist() == [1, 3, IGNORE]
     assert told.labels.dtype == told.voxel_labels.dtype == torch.uint8
@@ -59,7 +61,7 @@ def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
 
 
 def test_at_zero_every_answer_is_believed() -> None:
-    told = believe(two_scans(), 0.0)
+    told = believe(two_scans(), OWNER, 0.0)
     assert told.labels.tolist() == [1, IGNORE, 3, 7, 4]
     assert told.voxel_labels.tolist() == [1, 3, 4]
 

@@ -26,6 +26,7 @@ from lidar_kd.models import MODELS, PRESETS
 from lidar_kd.voxels import CartesianGrid, Grid
 from training.data.augment import Augmentation
 from training.data.kinds import KINDS
+from training.data.streets.make import MAX_SEQUENCES
 from training.data.streets.quarters import QUARTERS
 from training.data.streets.sensors import SENSORS
 from training.methods import METHODS
@@ -68,6 +69,11 @@ class Streets(Section):
         _one_of('quarter', self.quarter, ['mixed', *QUARTERS])
         if self.labelled is not None and self.labelled > self.train:
             raise ValueError(f'labelled: {self.labelled} of {self.train} sequences to learn from')
+        total = self.train + self.validation + self.unlabelled
+        if total > MAX_SEQUENCES:
+            raise ValueError(
+                f'{total} sequences (train + validation + unlabelled): at most {MAX_SEQUENCES}'
+            )
         return self
 
 

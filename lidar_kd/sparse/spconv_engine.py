@@ -80,7 +80,6 @@ class SpconvEngine(TorchEngine):
     name = 'spconv'
 
     def __init__(self) -> None:
-        super().__init__()
         from spconv.pytorch import ops
 
         self._ops: Any = ops

@@ -12,24 +12,20 @@ from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
 
 
-def believe(inputs: Inputs, least: float) -> Inputs:
-    """Where the teacher's probability is at least `least`; a scan with any label keeps its own."""
-    owner = _owner(inputs)
+def believe(inputs: Inputs, owner: Tensor, least: float) -> Inputs:
+    """Where the teacher's probability is at least `least`; a scan with any label keeps its own.
+
+    owner (M,): the scan of each point.
+    """
     known = torch.bincount(owner[inputs.labels != IGNORE], minlength=inputs.scans)
     bare = known == 0
     told = _answers(inputs.teacher.point_logits(), least)
     told_voxels = _answers(inputs.teacher.voxel_logits(), least)
     return replace(
         inputs,
-        labels=torch.where(bare[owner], told, inputs.labels),
+        labels=torch.where(bare[owner.long()], told, inputs.labels),
         voxel_labels=torch.where(bare[inputs.voxel_scan.long()], told_voxels, inputs.voxel_labels),
     )
-
-
-def _owner(inputs: Inputs) -> Tensor:
-    """(M,) the scan of each point."""
-    starts = torch.tensor(inputs.starts, device=inputs.labels.device)
-    return torch.repeat_interleave(starts.diff(), output_size=len(inputs.labels))
 
 
 def _answers(logits: Tensor, least: float) -> Tensor:

@@ -104,7 +104,9 @@ class Lesson(nn.Module):
         theirs = self._teacher(view) if self._teacher else self._ask(view)
         inputs = make_inputs(output, theirs, batch, labels)
         check_teacher(inputs)
-        return inputs if self._believed is None else believe(inputs, self._believed)
+        if self._believed is None:
+            return inputs
+        return believe(inputs, batch.owner, self._believed)
 
     def _weigh(
         self, terms: dict[str, Tensor], supervision: dict[str, Tensor], output: Output
