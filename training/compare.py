@@ -43,7 +43,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
-        help='what to compare with the student alone: srkd, pvkd, m2skd, or sums as srkd+m2skd '
+        help='what to compare with the student alone: srkd, pvkd, m2skd, or sums as srkd+m2skd; '
+        "answers: only the teacher's answers as labels (teacher.labels) "
         '(default: what the configuration lists)',
     )  # fmt: skip
     parser.add_argument('--seeds', type=int, default=3, help='runs of each (default 3)')
@@ -70,14 +71,15 @@ def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     runs = plan(config, arms, arguments.seeds, out)
     chosen = [run for run in runs if arguments.only in (None, run.name)]
     teacher = None
-    if any(one.config.method for one in chosen):
+    if any(one.config.learns_from_teacher for one in chosen):
         teacher = find_teacher(config, console, ranks)
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
         train_side_by_side(arguments.jobs, config, runs, console)
     else:
         for one in chosen:
             console.line(one.name)
-            perform(one.config, one.folder, console, ranks, teacher if one.config.method else None)
+            explains = teacher if one.config.learns_from_teacher else None
+            perform(one.config, one.folder, console, ranks, explains)
     if ranks.is_first and arguments.only is None:
         out.mkdir(parents=True, exist_ok=True)
         report(config, runs, teacher, out, console)

@@ -195,6 +195,16 @@ class Config(Section):
         return self.teacher is not None and self.teacher.shared
 
     @property
+    def learns_from_teacher(self) -> bool:
+        """Without a method it takes the teacher's answers for labels, and nothing else."""
+        return bool(self.method or (self.teacher and self.teacher.labels is not None))
+
+    @property
+    def taught_by(self) -> str:
+        """The methods, for people."""
+        return ' + '.join(self.method) or "the teacher's answers as labels"
+
+    @property
     def teacher_is_cached(self) -> bool:
         return self.teacher is not None and self.teacher.cache
 

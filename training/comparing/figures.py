@@ -14,6 +14,7 @@ from lidar_kd.console import Console
 from lidar_kd.files import write_atomically
 
 ALONE = 'alone'  # the student without a teacher
+ANSWERS = 'answers'  # with the teacher's answers as labels (teacher.labels) and no method
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 _GAINS = ('miou', 'hard_miou')
 

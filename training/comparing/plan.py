@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import hashlib
 from pathlib import Path
 
-from training.comparing.figures import ALONE
+from lidar_kd.errors import ConfigError
+from training.comparing.figures import ALONE, ANSWERS
 from training.config import Config, Methods
 from training.run.folder import RunFolder
 
@@ -36,12 +37,17 @@ def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned
 
 def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
-    method = () if arm == ALONE else tuple(arm.split('+'))
+    method = () if arm in (ALONE, ANSWERS) else tuple(arm.split('+'))
     changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'method': method}
     if arm == ALONE:
         streets = config.data.streets.model_copy(update={'unlabelled': 0})
         data = config.data.model_copy(update={'unlabelled': (), 'streets': streets})
         changes |= {'teacher': None, 'methods': Methods(), 'data': data}
+    if arm == ANSWERS and (config.teacher is None or config.teacher.labels is None):
+        raise ConfigError(
+            f"{ANSWERS}: the teacher's answers are labels only where teacher.labels is set; "
+            'set it, as to 0.5, or name a method.'
+        )
     one = Config.model_validate(config.model_dump(by_alias=True) | changes)
     if arm == ALONE:
         # without defaults: a key that is new one day has its own in the runs that are there

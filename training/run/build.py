@@ -102,9 +102,9 @@ def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) ->
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
-    if config.method and (teacher or config.is_its_own_teacher):
+    if teacher or (config.method and config.is_its_own_teacher):
         name = teacher.name if teacher else 'itself, on fused scans'
-        facts |= {'teacher': name, 'method': ' + '.join(config.method)}
+        facts |= {'teacher': name, 'method': config.taught_by}
     return BundleSpec(
         model=ModelSpec(name=config.model.name, settings=config.model.settings),
         grid=config.model.grid,
@@ -136,7 +136,7 @@ def _build_lesson(
 ) -> Lesson:
     weights = class_weights(counts, power=config.loss.class_power)
     supervised = Supervised(config.loss, torch.from_numpy(weights))
-    if not config.method or not (teacher or config.is_its_own_teacher):
+    if not (teacher or (config.method and config.is_its_own_teacher)):
         return Lesson(student, supervised)
     methods = build_methods(
         config.method,

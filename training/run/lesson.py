@@ -98,7 +98,7 @@ class Lesson(nn.Module):
     def _compare(self, output: Output, batch: Batch) -> Inputs:
         classes = output.voxel_logits.shape[1]
         labels = voxel_labels(batch, classes)
-        if not self.methods:
+        if not self.methods and self._believed is None:
             return make_inputs(output, None, batch, labels)
         view = batch.voxels if batch.teacher is None else batch.teacher.voxels
         theirs = self._teacher(view) if self._teacher else self._ask(view)

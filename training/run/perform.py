@@ -77,7 +77,7 @@ def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> 
 
 def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
     """The same with a teacher, which is trained first if its configuration says so."""
-    if not config.method:
+    if not config.learns_from_teacher:
         raise ConfigError(
             'method: none, so there is nothing to distill; name some, as in '
             "--set 'method=[srkd]', or start training/train.py."
@@ -147,14 +147,14 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
     }
     if config.is_its_own_teacher:
         rows['teacher'] = 'the student itself, looking at the fused scans'
-    elif teacher is not None and config.method:
+    elif teacher is not None:
         theirs = make_batch([sources.validation[0]], teacher.spec.grid)
         rows['teacher'] = (
             f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
             f'parameters, {gmacs(teacher.network, theirs):.1f} G multiply-adds'
         )
     if 'teacher' in rows:
-        rows['methods'] = ' + '.join(config.method)
+        rows['methods'] = config.taught_by
     return rows
 
 
