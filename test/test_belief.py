@@ -66,15 +66,19 @@ def test_at_zero_every_answer_is_believed() -> None:
     assert told.voxel_labels.tolist() == [1, 3, 4]
 
 
-@pytest.mark.parametrize('labels', [None, 0.0])
-def test_a_student_is_supervised_on_what_it_believes(labels: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('method', 'labels', 'without'), [(['srkd'], None, 3), (['srkd'], 0.0, 0), ([], 0.0, 0)]
+)
+def test_a_student_is_supervised_on_what_it_believes(
+    method: list[str], labels: float | None, without: int, tmp_path: Path
+) -> None:
     street = make_street(tmp_path / 'street')
     for path in sorted((street / 'sequences' / '00' / 'labels').iterdir())[1:]:
         path.write_bytes(bytes(path.stat().st_size))  # raw id 0: not labelled
     save_teacher(tmp_path / 'teacher.safetensors')
     teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'labels': labels}
-    settings = settings_on(street, method=['srkd'], teacher=teacher, optim__batch_size=1)
+    settings = settings_on(street, method=method, teacher=teacher, optim__batch_size=1)
     parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
     lesson, rng = parts.lesson.train(), np.random.default_rng(0)
     losses = [float(lesson(batch, rng).raw['voxel_ce']) for batch in parts.loader]
-    assert losses.count(0) == (3 if labels is None else 0)
+    assert losses.count(0) == without

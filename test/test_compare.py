@@ -161,3 +161,21 @@ def test_numbers_below_one_are_refused(
     monkeypatch.setattr(sys, 'argv', [*command, option, value])
     assert compare.main() == 2
     assert f'{option} {value}: at least 1' in capsys.readouterr().err
+
+
+def test_what_the_answers_alone_are_worth_can_be_told_from_what_a_method_adds(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ['--seeds', '1', '--methods', 'answers', '--set', 'teacher.labels=0.5']
+    assert 'answers_gain' in figures_of([*command, *words], monkeypatch)
+    (run,) = Path('runs').rglob('answers-0/config.yaml')
+    assert load_config(run).teacher is not None
+    assert load_config(run).method == ()
+
+
+def test_answers_that_nobody_may_believe_are_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [*command, '--methods', 'answers'])
+    assert compare.main() == 2
+    assert 'set it, as to 0.5' in capsys.readouterr().err
