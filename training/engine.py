@@ -34,6 +34,7 @@ from training.run.interrupt import Interrupted, Interruption
 from training.run.lesson import Lesson, Terms
 from training.run.memory import peak_gb, reset_peak
 from training.run.optimiser import Average, make_optimizer, make_schedule
+from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.window import Window
 from training.scores.scoring import score
@@ -236,7 +237,7 @@ class Run:
 
     def _save(self, path: Any) -> None:
         """Every rank takes part; the first one writes."""
-        rng = self._ranks.gather(torch.get_rng_state())
+        rng = self._ranks.gather(random_state(self._device))
         if not self._ranks.is_first:
             return
         state: State = {
@@ -269,7 +270,7 @@ class Run:
         self._scaler.load_state_dict(state['scaler'])
         self.step = state['step']
         self._schedule.load_state_dict(state['schedule'])
-        torch.set_rng_state(state['rng'][self._ranks.rank])
+        set_random_state(state['rng'][self._ranks.rank], self._device)
         self._window.load_state(state['window'])
         self.best_miou, self.best_step, self._stale = state['best']
         self._forget_rows()
