@@ -16,4 +16,4 @@ from training.data.batch import Batch
 @torch.inference_mode()
 def gmacs(network: nn.Module, batch: Batch) -> float:
     """In billions, of the network as it runs on a robot."""
-    return count_macs(fold_norms(copy.deepcopy(network).eval()), batch.voxels) / 1e9
+    return count_macs(fold_norms(copy.deepcopy(network).eval().cpu()), batch.voxels) / 1e9
