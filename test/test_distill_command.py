@@ -55,4 +55,4 @@ def test_every_method_runs_from_the_banner_to_the_report(
     assert 'srkd + pvkd + m2skd' in said
     assert f'teacher ({network})' in said
     report = json.loads(Path('runs/small/report.json').read_text())
-    assert report
+    assert report['title'] == 'small'

@@ -7,11 +7,12 @@ import argparse
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lidar_kd.console import Console
-from lidar_kd.errors import LidarKdError
+from lidar_kd.errors import ConfigError, LidarKdError
 from training.benchmarks.card import run_card
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
@@ -45,15 +46,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument('name', choices=BENCHMARKS, help='what to measure')
     parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
     parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
+    parser.add_argument('--presets', nargs='+', help='of models: only these (default all)')
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
+
+
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
+    if not arguments.presets:
+        return chosen
+    if arguments.name != 'models':
+        raise ConfigError(f'--presets: {arguments.name} has none; leave it out.')
+    return {**chosen, 'presets': arguments.presets}
 
 
 def main() -> int:
     arguments, console = parse(), Console()
     run, _ = BENCHMARKS[arguments.name]
     try:
-        metrics = run(console, scans=arguments.scans, repeats=arguments.repeats)
+        metrics = run(console, **options(arguments))
         if arguments.json:
             arguments.json.write_text(json.dumps(metrics, indent=1) + '\n')
     except (LidarKdError, OSError) as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.console import Console
+from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model, PRESETS
 from lidar_kd.models.serialization import Patches
 from lidar_kd.models.transformer import Attention
@@ -33,7 +35,10 @@ CLASSES = 19
 
 
 @torch.inference_mode()
-def run_models(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+def run_models(
+    console: Console, *, scans: int, repeats: int, presets: Sequence[str] = ()
+) -> dict[str, float]:
+    names = check_presets(presets)
     clouds, source = distinct_scans(scans)
     batches = {
         kind: [voxelize(torch.from_numpy(cloud), grid) for cloud in clouds]
@@ -51,16 +56,24 @@ def run_models(console: Console, *, scans: int, repeats: int) -> dict[str, float
     )
     metrics: dict[str, float] = {}
     table = []
-    with console.progress(len(PRESETS), 'measuring') as advance:
-        for name in PRESETS:
+    with console.progress(len(names), 'measuring') as advance:
+        for name in names:
             found = measure(name, batches[kind_of(name)], repeats) | {'gb': peak_gb(name)}
             metrics |= {f'{name}_{what}': value for what, value in found.items()}
             figures = found['gmacs'], found['ms'], found['gb']
             table.append([name, f'{found["params"]:,.0f}', *(f'{n:.1f}' for n in figures)])
+            console.line('  '.join(table[-1]))  # what is measured stays if the rest is cut short
             advance()
     title = 'medians; peak: resident memory of a process that runs one scan'
     console.table(title, ['preset', 'parameters', 'GMACs', 'ms', 'peak GB'], table)
     return metrics
+
+
+def check_presets(wanted: Sequence[str]) -> list[str]:
+    for name in wanted:
+        if name not in PRESETS:
+            raise ConfigError(f"--presets: unknown '{name}'; choose among {', '.join(PRESETS)}.")
+    return list(wanted or PRESETS)
 
 
 def measure(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
