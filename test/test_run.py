@@ -238,6 +238,14 @@ def test_the_last_weights_are_kept_where_no_score_may_choose(
     assert steps == {'best': '3 of 6', 'last': '6 of 6'}
 
 
+def test_students_on_other_scans_can_be_scored_at_the_same_steps(
+    street: Path, tmp_path: Path
+) -> None:
+    """An epoch of a student with more scans has more steps."""
+    run = fit(make_config(tmp_path, settings_on(street, validate__steps=4)), tmp_path / 'run')
+    assert [row['step'] for row in run.folder.history() if 'miou' in row] == [4, 6]
+
+
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     """torch.save writes half of its file and fails, from its n-th use on."""
     save, uses = torch.save, iter(range(1000))

@@ -142,6 +142,7 @@ class Optim(Section):
 
 class Validate(Section):
     every: PositiveFloat = 1.0  # epochs
+    steps: PositiveInt | None = None  # instead of epochs; students on other scans agree in these
     keep: Literal['best', 'last'] = 'best'  # last: the choice has not seen the scores
     patience: PositiveInt | None = None  # rounds without a better mIoU before the run stops
     pictures: NonNegativeInt = 3  # of validation scans in the report

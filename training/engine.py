@@ -64,7 +64,8 @@ class Run:
         optim = parts.config.optim
         per_epoch = len(parts.loader)
         self.total = optim.steps or math.ceil(optim.epochs * per_epoch)
-        self._round = max(1, round(parts.config.validate_.every * per_epoch))
+        validate = parts.config.validate_
+        self._round = validate.steps or max(1, round(validate.every * per_epoch))
         self._optimizer = make_optimizer(self.lesson, optim)
         self._schedule = make_schedule(self._optimizer, optim, self.total)
         self._average = Average(self.lesson.student, optim.ema) if optim.ema else None
