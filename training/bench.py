@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
+from lidar_kd.models import PRESETS
 from training.benchmarks.card import run_card
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
@@ -46,7 +47,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument('name', choices=BENCHMARKS, help='what to measure')
     parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
     parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
-    parser.add_argument('--presets', nargs='+', help='of models: only these (default all)')
+    parser.add_argument(
+        '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
+        help='of models: only these (default all)',
+    )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 

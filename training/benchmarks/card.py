@@ -27,8 +27,12 @@ PARTS = ('maps', 'net', 'step')
 
 @dataclass(frozen=True)
 class Row:
+    """An engine and a number type; the networks are made once."""
+
     engine: Engine
     dtype: torch.dtype
+    folded: Any  # in that type
+    trained: Any  # float32, under autocast where the type is float16
 
     @property
     def name(self) -> str:
@@ -67,7 +71,10 @@ def _rows(console: Console) -> list[Row]:
         console.warn(f'spconv is left out: {missing}')
     else:
         engines.append(select_engine(DEVICE, 'spconv'))
-    return [Row(engine, dtype) for engine in engines for dtype in (torch.float32, torch.float16)]
+    torch.manual_seed(0)
+    trained = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
+    folded = {dtype: make_model().to(DEVICE, dtype) for dtype in (torch.float32, torch.float16)}
+    return [Row(engine, *of_type, trained) for engine in engines for of_type in folded.items()]
 
 
 def _prepare(cloud: Tensor) -> Voxels:
@@ -75,22 +82,20 @@ def _prepare(cloud: Tensor) -> Voxels:
 
 
 def _measure(row: Row, voxels: Voxels, clock: Clock, scan: int) -> None:
-    """Maps, the folded network, and a training step under autocast where it is float16."""
-    folded: Any = make_model().to(DEVICE, row.dtype)
+    """Maps, the folded network, and a training step that makes its own maps."""
     mine = _with(voxels, row)
-    _timed(clock, row, 'maps', scan, lambda: folded.build_maps(mine.level))
+    _timed(clock, row, 'maps', scan, lambda: row.folded.build_maps(mine.level))
     with torch.inference_mode():
-        folded(mine)  # its maps get what the engine derives from them
-        _timed(clock, row, 'net', scan, lambda: folded(mine))
-    torch.manual_seed(0)
-    model: Any = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
+        row.folded(mine)  # its maps get what the engine derives from them
+        _timed(clock, row, 'net', scan, lambda: row.folded(mine))
     mine = _with(voxels, row, torch.float32)
     labels = torch.arange(len(mine.level), device=DEVICE) % CLASSES
 
     def step() -> None:
         with torch.autocast(DEVICE, torch.float16, enabled=row.dtype == torch.float16):
-            logits = model(mine).voxel_logits
+            logits = row.trained(mine).voxel_logits
         cross_entropy(logits.float(), labels).backward()
+        row.trained.zero_grad(set_to_none=True)
 
     _timed(clock, row, 'step', scan, step)
 
@@ -118,8 +123,7 @@ def _errors(rows: list[Row], cloud: Tensor) -> dict[str, float]:
     """Largest difference from the CPU's answer, relative to its largest logit."""
     truth, errors = make_model()(_prepare(cloud)).voxel_logits, {}
     for row in rows:
-        model: Any = make_model().to(DEVICE, row.dtype)
-        logits = model(_with(_prepare(cloud.to(DEVICE)), row)).voxel_logits.float().cpu()
+        logits = row.folded(_with(_prepare(cloud.to(DEVICE)), row)).voxel_logits.float().cpu()
         errors[row.name] = float((logits - truth).abs().max() / truth.abs().max())
     return errors
 

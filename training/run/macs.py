@@ -15,5 +15,6 @@ from training.data.batch import Batch
 
 @torch.inference_mode()
 def gmacs(network: nn.Module, batch: Batch) -> float:
-    """In billions, of the network as it runs on a robot."""
-    return count_macs(fold_norms(copy.deepcopy(network).eval().cpu()), batch.voxels) / 1e9
+    """In billions, of the network as it runs on a robot; counted where the batch is."""
+    here = copy.deepcopy(network).eval().to(batch.points.device)
+    return count_macs(fold_norms(here), batch.voxels) / 1e9

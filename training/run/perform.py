@@ -80,7 +80,7 @@ def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -
     if not config.learns_from_teacher:
         raise ConfigError(
             'method: none, so there is nothing to distill; name some, as in '
-            "--set 'method=[srkd]', or start training/train.py."
+            "--set 'method=[srkd]', set teacher.labels, or start training/train.py."
         )
     perform(config, folder, console, ranks, find_teacher(config, console, ranks))
 
