@@ -107,6 +107,13 @@ def test_the_command_runs_every_arm_and_finds_finished_ones(
     assert again['pvkd_gain'] == figures['pvkd_gain']
 
 
+def test_runs_shorter_than_a_line_of_the_log_are_compared_too(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ['--seeds', '1', '--set', 'log_every=20']  # of two steps each
+    assert figures_of([*command, *words], monkeypatch)['srkd_step_ratio'] > 0
+
+
 def test_runs_side_by_side_give_what_they_give_one_after_the_other(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

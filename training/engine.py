@@ -91,7 +91,7 @@ class Run:
             while self.step < self.total and not self._is_stale():
                 self._learn(next(batches))
                 advance()
-                if self.step % self.config.log_every == 0:
+                if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log()
                 if self.step % self._round == 0 or self.step == self.total:
                     self._validate()
