@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 import signal
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import load_file
@@ -118,3 +120,32 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     assert main('', train, path) == 0
     assert 'this run is finished' in capsys.readouterr().out
     assert torch.load(folder.last, weights_only=True)['step'] == 6
+
+
+HOLD_UNTIL_TOLD = """
+import fcntl, sys
+with open('busy/.lock', 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print('held', flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    street: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr('training.run.folder.PATIENCE_S', 0.2)
+    path = write_config(tmp_path / 'small.yaml', settings_on(street))
+    monkeypatch.setattr('sys.argv', ['train.py', '--cfg', str(path), '--out', 'busy'])
+    (tmp_path / 'busy').mkdir()
+    command, pipe = [sys.executable, '-c', HOLD_UNTIL_TOLD], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == 'held\n'
+        assert main('', train, path) == 2
+        assert 'busy: another process trains here' in capsys.readouterr().err
+        other.kill()  # what dies lets go
+    assert main('', train, path) == 0

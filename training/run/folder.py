@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import fcntl
 import json
 from pathlib import Path
 import pickle
-from typing import Any
+import time
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 import torch
@@ -18,6 +21,7 @@ from lidar_kd.files import write_atomically
 from training.config import Config, describe_changes
 
 State = dict[str, Any]
+PATIENCE_S = 10.0  # a killed run's loaders take seconds to see that they are alone
 
 
 class RunFolder:
@@ -36,6 +40,21 @@ class RunFolder:
     def is_finished(self) -> bool:
         """The report is the last thing a run writes."""
         return (self.path / 'report.json').is_file()
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """No other process trains here meanwhile; one that was killed holds nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / '.lock').open('w') as file:
+            given_up = time.monotonic() + PATIENCE_S
+            while not _locked(file):
+                if time.monotonic() > given_up:
+                    raise ConfigError(
+                        f'{self.path}: another process trains here; let it end, or end it, or '
+                        'choose another --out.'
+                    )
+                time.sleep(0.1)
+            yield
 
     def claim(self, config: Config) -> None:
         """Writes the configuration, or makes sure that the one there is the same."""
@@ -58,8 +77,9 @@ class RunFolder:
         """Removes what an earlier run left here, and nothing else."""
         report = self.path / 'report.json'
         files = self.last, self.best, self.bundle, self.config, self.metrics, self.log, report
-        for file in files:
-            file.unlink(missing_ok=True)
+        with self.occupied():
+            for file in files:
+                file.unlink(missing_ok=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
         with self.metrics.open('a', encoding='utf-8') as file:
@@ -76,6 +96,14 @@ class RunFolder:
         rows = [row for row in self.history() if row['step'] <= step]
         with write_atomically(self.metrics) as temporary:
             temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _fill_in(there: State) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from lidar_kd.console import Console
@@ -100,6 +101,14 @@ def find_teacher(config: Config, console: Console, ranks: Ranks) -> Path | None:
 
 
 def perform(
+    config: Config, folder: RunFolder, console: Console, ranks: Ranks, teacher: Path | None
+) -> None:
+    """Trains in the folder to the end, or from where an earlier run of the same was ended."""
+    with folder.occupied() if ranks.is_first else nullcontext():
+        _perform(config, folder, console, ranks, teacher)
+
+
+def _perform(
     config: Config, folder: RunFolder, console: Console, ranks: Ranks, teacher: Path | None
 ) -> None:
     with ranks.first_one_first():
