@@ -159,6 +159,8 @@ static void tile_of(const lk_map *map, const lk_conv *job, panel at, const eleme
             case 2: slot_of(2, job, in, out, first, last, row0, c0, depth, w, tile); break;
 #if MAX_VECTORS > 2
             case 3: slot_of(3, job, in, out, first, last, row0, c0, depth, w, tile); break;
+#endif
+#if MAX_VECTORS > 3
             case 4: slot_of(4, job, in, out, first, last, row0, c0, depth, w, tile); break;
 #endif
             }

@@ -102,6 +102,8 @@ static void outer_pairs(const lk_map *map, const outer_job *job, int64_t k, int6
             case 2: outer_panel(2, dy, cout, xs, ldx, pairs, to, wide); break;
 #if MAX_VECTORS > 2
             case 3: outer_panel(3, dy, cout, xs, ldx, pairs, to, wide); break;
+#endif
+#if MAX_VECTORS > 3
             case 4: outer_panel(4, dy, cout, xs, ldx, pairs, to, wide); break;
 #endif
             }

@@ -12,8 +12,8 @@
 #define ROWS_OF(vectors) ((vectors) == 4 ? 6 : 8)
 #elif defined(__AVX2__)
 #define LANES 8
-#define MAX_VECTORS 2
-#define ROWS_OF(vectors) 6
+#define MAX_VECTORS 3
+#define ROWS_OF(vectors) ((vectors) == 3 ? 4 : (vectors) == 2 ? 6 : 8)
 #elif defined(__aarch64__)
 #define LANES 4
 #define MAX_VECTORS 4
