@@ -79,6 +79,7 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
         ('data: {streets: {quarter: moon}}', "quarter: unknown 'moon'. Choose one of mixed, "),
         ('data: {kind: kitti, root: x}', "kind: unknown 'kitti'. Choose one of streets, seman"),
         ('data: {kind: semantickitti}', 'the folder of the semantickitti data set is missing'),
+        ('data: {unlabelled: [{}]}', 'unlabelled: root: the folder of a data set is missing'),
         ('model: {name: minknet}', "name: unknown 'minknet'. Choose one of minkunet, "),
         ('model: {grid: {kind: cube}}', "'cartesian', 'cylinder'"),
         ('model: {grid: {kind: cartesian, voxel_m: -1}}', 'greater than 0 (got -1)'),

@@ -190,7 +190,7 @@ def test_more_scans_without_labels_take_part_in_a_distillation(
 def test_scans_to_score_are_not_learnt_from_without_labels_either(
     street: Path, tmp_path: Path
 ) -> None:
-    more = [{'kind': 'semantickitti', 'root': str(street), 'sequences': ['08']}]
+    more = [{'sequences': ['08']}]  # of the same data set
     config = distillation(street, tmp_path, 'srkd', data__unlabelled=more)
     with pytest.raises(DataError, match='2 scans are in both splits'):
         prepare(config, tmp_path / 'run')

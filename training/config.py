@@ -81,7 +81,7 @@ class DataSource(Section):
     """A data set on disk."""
 
     kind: str = 'semantickitti'
-    root: Path
+    root: Path | None = None  # None: data.root
     sequences: Sequences | None = None  # None: all
 
     @model_validator(mode='after')
@@ -109,6 +109,8 @@ class Data(Section):
         _one_of('kind', self.kind, ['streets', *KINDS])
         if self.kind != 'streets' and self.root is None:
             raise ValueError(f'root: the folder of the {self.kind} data set is missing')
+        if self.root is None and not all(source.root for source in self.unlabelled):
+            raise ValueError('unlabelled: root: the folder of a data set is missing')
         return self
 
 
@@ -119,7 +121,7 @@ class Network(Section):
 
     @model_validator(mode='after')
     def _known(self) -> Network:
-        _one_of('name', self.name, [*MODELS, *PRESETS])
+        _one_of('name', self.name, list(dict.fromkeys([*MODELS, *PRESETS])))
         return self
 
 

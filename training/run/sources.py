@@ -14,7 +14,7 @@ import numpy as np
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError
-from training.config import Data, Streets
+from training.config import Data, DataSource, Streets
 from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kinds import open_dataset
 from training.data.scan import Frame, Scan, ScanSet
@@ -39,7 +39,7 @@ class Sources:
 
 
 def open_sources(data: Data, console: Console) -> Sources:
-    others = [open_dataset(s.kind, s.root, s.sequences) for s in data.unlabelled]
+    others = [_open_unlabelled(source, data.root) for source in data.unlabelled]
     if data.kind == 'streets':
         root = simulate(data.streets, data.root or STREETS, console)
         train, validation, more = _sequences(data.streets)
@@ -68,6 +68,12 @@ def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
         names[streets.train : scored],
         names[scored:],
     )
+
+
+def _open_unlabelled(source: DataSource, default: Path | None) -> ScanSet:
+    root = source.root or default
+    assert root is not None, 'the configuration checks it'
+    return open_dataset(source.kind, root, source.sequences)
 
 
 def _without_labels(scans: ScanSet) -> ScanSet:
