@@ -8,7 +8,6 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
@@ -17,7 +16,6 @@ from small_run import (
     fit,
     make_config,
     make_street,
-    ROOT,
     run_until_killed,
     save_teacher,
     Settings,
@@ -122,24 +120,6 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     assert main('', train, path) == 0
     assert 'this run is finished' in capsys.readouterr().out
     assert torch.load(folder.last, weights_only=True)['step'] == 6
-
-
-def test_sigterm_to_all_its_processes_ends_a_run_as_ctrl_c_does(
-    street: Path, tmp_path: Path
-) -> None:
-    settings = settings_on(street, optim__steps=10_000, data__workers=1)
-    path = write_config(tmp_path / 'long.yaml', settings)
-    command = [sys.executable, ROOT / 'training' / 'train.py', '--cfg', path, '--out', 'long']
-    folder = RunFolder(tmp_path / 'long')
-    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as run:
-        while run.poll() is None and len(folder.history()) < 3:
-            time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGTERM)
-        _, said = run.communicate(timeout=60)
-    assert run.returncode == EXIT_INTERRUPTED
-    assert said.decode().startswith('warning: interrupted after step ')
-    assert len(said.splitlines()) == 1
-    assert folder.last.is_file()
 
 
 HOLD_UNTIL_TOLD = """

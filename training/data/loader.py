@@ -103,11 +103,8 @@ class _Turns:
 
 
 def _leave_interrupts_alone(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; the run saves itself and ends its
-    workers, which otherwise notice that they are alone.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C reaches every process of a terminal; the run saves itself and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Loader:
