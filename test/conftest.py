@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import os
 from pathlib import Path
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
 os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 
+# A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NATIVE = ('avx512', 'avx2', 'portable')
 
