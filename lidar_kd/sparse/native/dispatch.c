@@ -121,7 +121,7 @@ LK_EXPORT void lk_memory(int live)
 #endif
 }
 
-/* Gives back what is free; after a training step, so that the next scan's sizes find no holes. */
+/* Gives back what is free; between training steps, so that the next scans' sizes find no holes. */
 LK_EXPORT void lk_release(void)
 {
 #if defined(__GLIBC__)
