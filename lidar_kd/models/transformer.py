@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lidar_kd.models.blocks import CUBE
 from lidar_kd.models.serialization import Patches
-from lidar_kd.sparse import Level, SparseTensor, SubmanifoldConv
+from lidar_kd.sparse import Engine, Level, SparseTensor, SubmanifoldConv
 
 
 class Linear(nn.Linear):
@@ -56,19 +56,17 @@ class Attention(nn.Module):
         self.qkv = Linear(channels, 3 * channels)
         self.proj = Linear(channels, channels)
 
-    def forward(self, x: Tensor, patches: Patches) -> Tensor:
-        results = [self._attend(gather(x, rows)) for rows in patches.rows]
+    def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
+        results = [self._attend(gather(x, rows), engine) for rows in patches.rows]
         y = results[0] if len(results) == 1 else torch.cat(results)
         z: Tensor = self.proj(gather(y, patches.answers))
         return z
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, engine: Engine) -> Tensor:
         """(P, K, C) -> (P * K, C)"""
         count, size, channels = x.shape
         qkv = self.qkv(x).view(count, size, 3, self.heads, channels // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return y.transpose(1, 2).reshape(count * size, channels)
+        return engine.attend(qkv).reshape(count * size, channels)
 
 
 class Block(nn.Module):
@@ -93,7 +91,7 @@ class Block(nn.Module):
     ) -> Tensor:
         around = SparseTensor(x if seen is None else seen, level)
         x = x + self.position(self.conv(around).features)
-        x = x + self.drop_path(self.attention(self.attention_norm(x), patches))
+        x = x + self.drop_path(self.attention(self.attention_norm(x), patches, level.engine))
         y: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
         return y
 

@@ -12,6 +12,7 @@ import os
 
 import torch
 from torch import nn, Tensor
+from torch.nn import functional as F
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
@@ -81,6 +82,13 @@ class Engine(ABC):
         kernel: (C_out, K, C_in); differentiable.
         """
         return None
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """(P, K, 3, H, D): queries, keys and values of H heads, in P patches of K rows, to
+        (P, K, H, D): softmax(q k^T / sqrt(D)) v inside each patch; differentiable.
+        """
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
+from lidar_kd.sparse.native_attention import attend
 from lidar_kd.sparse.native_library import (
     address,
     ConvJob,
@@ -132,6 +133,11 @@ class NativeEngine(Engine):
         if not _normalisable(norm, x):
             return None
         return normalise_convolve(self._c, x, norm, kernel, pairs, self, relu=relu)
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        if qkv.dtype == torch.float32:
+            return attend(self._c, self._float32, qkv)
+        return super().attend(qkv)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float().contiguous()

@@ -103,8 +103,8 @@ def count_macs(model: nn.Module, voxels: Voxels) -> int:
     def linear(layer: nn.Linear, _: object, y: Tensor) -> None:
         counter.macs += y.numel() * layer.in_features
 
-    def attention(_: object, inputs: tuple[Tensor, Patches], __: object) -> None:
-        x, patches = inputs
+    def attention(_: object, inputs: tuple[Tensor, Patches, Engine], __: object) -> None:
+        x, patches, _engine = inputs
         products = sum(rows.numel() * rows.shape[1] for rows in patches.rows)
         counter.macs += 2 * products * x.shape[1]  # q k^T, and its weights times v
 

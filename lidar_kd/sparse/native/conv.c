@@ -10,6 +10,7 @@
 #include "vectors.h"
 #include "element.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,8 +223,10 @@ static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, 
 
 #if PAIR == 1
 #include "gradient.h"
+#include "attention.h"
 #else
 #define grad_weight NULL
+#define attend NULL
 #endif
 
-const lk_engine LK_JOIN(lk_engine, ISA) = {conv, packed, pack, grad_weight};
+const lk_engine LK_JOIN(lk_engine, ISA) = {conv, packed, pack, grad_weight, attend};

@@ -41,6 +41,16 @@ typedef struct {
     int32_t relu, threads;
 } lk_conv;
 
+/* qkv (patches, size, 3, heads, width) to y (patches, size, heads, width), or, with dqkv, the
+ * gradient dy of y to that of qkv. */
+typedef struct {
+    const float *qkv, *dy;
+    float *y, *dqkv;
+    int64_t patches, size, heads, width;
+    float scale;
+    int32_t threads;
+} lk_attention;
+
 typedef struct {
     void (*conv)(const lk_map *, const lk_conv *);
     int64_t (*packed)(int64_t slots, int64_t cin, int64_t cout);
@@ -49,6 +59,7 @@ typedef struct {
                  int threads, void *packed);
     void (*grad_weight)(const lk_map *, const float *x, int64_t ldx, const float *dy, int64_t ldy,
                         int64_t cin, int64_t cout, int threads, float *dw);
+    void (*attend)(const lk_attention *);
 } lk_engine;
 
 #define LK_JOIN2(a, b) a##_##b

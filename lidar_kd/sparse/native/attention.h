@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention inside patches in float32, a part of conv.c: y = softmax(q k^T / sqrt(width)) v for
+ * each head of each patch, and its gradient. Heads are narrow (8 to 32 channels), so a head's keys
+ * and values stay in the first cache and a few queries look at all of them at once.
+ */
+#define QUERIES 24 /* looking at a time; whole numbers of every ROWS_OF */
+#define LOG2_E 1.44269504088896341f
+
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4)));
+
+/* c[r][v] = (add ? c[r][v] : 0) + sum_d a[r * down + d * right] b[d][v] */
+INLINE void product_block(const int rows, const int vectors, const float *a, int64_t down,
+                          int64_t right, const float *b, int64_t ldb, int64_t depth, int add,
+                          float *c, int64_t ldc)
+{
+    vec sum[MAX_ROWS][MAX_VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = add ? load(c + r * ldc + v * LANES) : (vec){0};
+#pragma GCC unroll 2
+    for (int64_t d = 0; d < depth; d++) {
+        vec w[MAX_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) w[v] = load(b + d * ldb + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            vec one = spread(a[r * down + d * right]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sum[r][v] += one * w[v];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store(c + r * ldc + v * LANES, sum[r][v]);
+}
+
+INLINE void product_panel(const int vectors, int64_t rows, const float *a, int64_t down,
+                          int64_t right, const float *b, int64_t ldb, int64_t depth, int add,
+                          float *c, int64_t ldc)
+{
+    const int step = ROWS_OF(vectors);
+    for (; rows > 0; rows -= step, a += step * down, c += step * ldc) {
+        switch (lk_min(step, rows)) {
+        case 8: product_block(8, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 7: product_block(7, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 6: product_block(6, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 5: product_block(5, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 4: product_block(4, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 3: product_block(3, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 2: product_block(2, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        case 1: product_block(1, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
+        }
+    }
+}
+
+/* c (rows, columns) = a b, or += with `add`; a (rows, depth) at any strides, columns are whole
+ * vectors. */
+static void product(int64_t rows, int64_t columns, const float *a, int64_t down, int64_t right,
+                    const float *b, int64_t ldb, int64_t depth, int add, float *c, int64_t ldc)
+{
+    const int64_t count = panels_of(columns, NULL);
+    panel panels[count];
+    panels_of(columns, panels);
+    for (int64_t i = 0; i < count; i++) {
+        const float *bs = b + panels[i].first * LANES;
+        float *cs = c + panels[i].first * LANES;
+        switch (panels[i].vectors) {
+        case 1: product_panel(1, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
+        case 2: product_panel(2, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
+#if MAX_VECTORS > 2
+        case 3: product_panel(3, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
+#endif
+#if MAX_VECTORS > 3
+        case 4: product_panel(4, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
+#endif
+        }
+    }
+}
+
+INLINE vec larger(vec a, vec b)
+{
+    const ivec first = a > b;
+    return (vec)((first & (ivec)a) | (~first & (ivec)b));
+}
+
+/* 2^x for x <= 0 to 1e-7 of it; below -126 it stays 2^-126, and NaN stays NaN. */
+INLINE vec power_of_two(vec x)
+{
+    const vec round = 12582912.0f - (vec){0}; /* 1.5 * 2^23: what is added to it becomes whole */
+    const ivec low = x < -126.0f;
+    x = (vec)((low & (ivec)(-126.0f - (vec){0})) | (~low & (ivec)x));
+    const vec shifted = x + round, rest = x - (shifted - round);
+    /* the series of e^(rest ln 2), |rest| <= 1/2 */
+    vec sum = rest * 1.5403530e-4f + 1.3333558e-3f;
+    sum = sum * rest + 9.6181291e-3f;
+    sum = sum * rest + 5.5504109e-2f;
+    sum = sum * rest + 2.4022651e-1f;
+    sum = sum * rest + 6.9314718e-1f;
+    sum = sum * rest + 1.0f;
+    return sum * (vec)(((ivec)shifted - (ivec)round + 127) << 23);
+}
+
+/* row[i] = 2^(row[i] - its largest), in place, for `vectors` vectors; returns 1 / the sum. */
+static float soften(float *row, int64_t vectors)
+{
+    vec most = load(row), sum = {0};
+    float largest, whole = 0;
+    for (int64_t v = 1; v < vectors; v++) most = larger(load(row + v * LANES), most);
+    largest = most[0];
+    for (int l = 1; l < LANES; l++) largest = most[l] > largest ? most[l] : largest;
+    for (int64_t v = 0; v < vectors; v++) {
+        const vec p = power_of_two(load(row + v * LANES) - largest);
+        store(row + v * LANES, p);
+        sum += p;
+    }
+    for (int l = 0; l < LANES; l++) whole += sum[l];
+    return 1 / whole;
+}
+
+/* (size, width) at rows `ld` apart to (size, ldw), zeros beyond width */
+static void pack_rows(const float *from, int64_t ld, int64_t size, int64_t width, float *to,
+                      int64_t ldw)
+{
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t c = 0; c < ldw; c++) to[i * ldw + c] = c < width ? from[i * ld + c] : 0;
+}
+
+/* (size, width) at rows `ld` apart to its transpose (width, lds) times a factor, zeros beyond size */
+static void pack_columns(const float *from, int64_t ld, int64_t size, int64_t width, float factor,
+                         float *to, int64_t lds)
+{
+    for (int64_t c = 0; c < width; c++) {
+        for (int64_t i = 0; i < size; i++) to[c * lds + i] = from[i * ld + c] * factor;
+        for (int64_t i = size; i < lds; i++) to[c * lds + i] = 0;
+    }
+}
+
+/* What a head of a patch works with: `size` keys, padded to whole vectors, of `width` channels. */
+typedef struct {
+    const float *q, *k, *v, *dy;
+    float *y, *dq, *dk, *dv;
+    int64_t size, width, ld, ldy; /* rows of q, k, v and of y, dy are this far apart */
+    int64_t padded, wide;         /* size and width in whole vectors */
+    float scale;
+} lk_head;
+
+static lk_head head_of(const lk_attention *job, int64_t task)
+{
+    const int64_t patch = task / job->heads, channels = job->heads * job->width;
+    const int64_t column = task % job->heads * job->width, row = patch * job->size;
+    const float *q = job->qkv + row * 3 * channels + column;
+    lk_head head = {q, q + channels, q + 2 * channels};
+    head.size = job->size, head.width = job->width, head.ld = 3 * channels, head.ldy = channels;
+    head.padded = lk_ceil(job->size, LANES) * LANES, head.wide = lk_ceil(job->width, LANES) * LANES;
+    head.scale = job->scale;
+    if (job->y) head.y = job->y + row * channels + column;
+    if (!job->dqkv) return head;
+    head.dy = job->dy + row * channels + column;
+    head.dq = job->dqkv + row * 3 * channels + column;
+    head.dk = head.dq + channels, head.dv = head.dk + channels;
+    return head;
+}
+
+/* p (rows, padded) = 2^(q k^T - largest), its sums' inverses; keys: (width, padded), scaled. */
+static void look(const lk_head *h, int64_t first, int64_t rows, const float *keys, float *p,
+                 float *inverse)
+{
+    product(rows, h->padded, h->q + first * h->ld, h->ld, 1, keys, h->padded, h->width, 0, p,
+            h->padded);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t i = h->size; i < h->padded; i++) p[r * h->padded + i] = -INFINITY;
+        inverse[r] = soften(p + r * h->padded, h->padded / LANES);
+    }
+}
+
+static void attend_head(const lk_head *h, float *work)
+{
+    float *keys = work, *values = keys + h->width * h->padded;
+    float *p = values + h->size * h->wide, *y = p + QUERIES * h->padded;
+    float inverse[QUERIES];
+    pack_columns(h->k, h->ld, h->size, h->width, h->scale * LOG2_E, keys, h->padded);
+    pack_rows(h->v, h->ld, h->size, h->width, values, h->wide);
+    for (int64_t first = 0; first < h->size; first += QUERIES) {
+        const int64_t rows = lk_min(QUERIES, h->size - first);
+        look(h, first, rows, keys, p, inverse);
+        product(rows, h->wide, p, h->padded, 1, values, h->wide, h->size, 0, y, h->wide);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < h->width; c++)
+                h->y[(first + r) * h->ldy + c] = y[r * h->wide + c] * inverse[r];
+    }
+}
+
+/* p becomes a row of the softmax, g (its gradient) that of what went into it. */
+static void through_softmax(float *p, float *g, float inverse, int64_t vectors)
+{
+    vec sum = {0};
+    float mean = 0;
+    for (int64_t v = 0; v < vectors * LANES; v += LANES) {
+        const vec share = load(p + v) * inverse;
+        store(p + v, share);
+        sum += share * load(g + v);
+    }
+    for (int l = 0; l < LANES; l++) mean += sum[l];
+    for (int64_t v = 0; v < vectors * LANES; v += LANES)
+        store(g + v, load(p + v) * (load(g + v) - mean));
+}
+
+/* With p the softmax: dv = p^T dy; g = p (dy v^T - its mean under p); dq = g k; dk = g^T q. */
+static void attend_back(const lk_head *h, float *work)
+{
+    const int64_t turned = h->width * h->padded, straight = h->size * h->wide;
+    float *keys = work, *values = keys + turned, *dk = values + turned, *dv = dk + turned;
+    float *rows_of_k = dv + turned, *p = rows_of_k + straight, *g = p + QUERIES * h->padded;
+    float *dq = g + QUERIES * h->padded, inverse[QUERIES];
+    pack_columns(h->k, h->ld, h->size, h->width, h->scale * LOG2_E, keys, h->padded);
+    pack_columns(h->v, h->ld, h->size, h->width, 1, values, h->padded);
+    pack_rows(h->k, h->ld, h->size, h->width, rows_of_k, h->wide);
+    for (int64_t first = 0; first < h->size; first += QUERIES) {
+        const int64_t rows = lk_min(QUERIES, h->size - first), add = first > 0;
+        const float *q = h->q + first * h->ld, *dy = h->dy + first * h->ldy;
+        look(h, first, rows, keys, p, inverse);
+        product(rows, h->padded, dy, h->ldy, 1, values, h->padded, h->width, 0, g, h->padded);
+        for (int64_t r = 0; r < rows; r++)
+            through_softmax(p + r * h->padded, g + r * h->padded, inverse[r], h->padded / LANES);
+        product(rows, h->wide, g, h->padded, 1, rows_of_k, h->wide, h->size, 0, dq, h->wide);
+        product(h->width, h->padded, q, 1, h->ld, g, h->padded, rows, add, dk, h->padded);
+        product(h->width, h->padded, dy, 1, h->ldy, p, h->padded, rows, add, dv, h->padded);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < h->width; c++)
+                h->dq[(first + r) * h->ld + c] = dq[r * h->wide + c] * h->scale;
+    }
+    for (int64_t i = 0; i < h->size; i++)
+        for (int64_t c = 0; c < h->width; c++) {
+            h->dk[i * h->ld + c] = dk[c * h->padded + i] * h->scale;
+            h->dv[i * h->ld + c] = dv[c * h->padded + i];
+        }
+}
+
+/* Heads are independent: the same bits for any number of threads. */
+static void attend(const lk_attention *job)
+{
+    const lk_head any = head_of(job, 0);
+    const int64_t turned = any.width * any.padded, straight = any.size * any.wide;
+    const int64_t few = QUERIES * (any.padded * 2 + any.wide), floats = 4 * turned + straight + few;
+#pragma omp parallel num_threads(job->threads)
+    {
+        float *work = lk_scratch(floats * sizeof(float));
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < job->patches * job->heads; task++) {
+            const lk_head head = head_of(job, task);
+            if (job->dqkv) attend_back(&head, work);
+            else attend_head(&head, work);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention inside patches, forward and backward, in the native library."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from lidar_kd.sparse.native_library import address, Int32, Int64, Pointer
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        ('qkv', Pointer),
+        ('dy', Pointer),
+        ('y', Pointer),
+        ('dqkv', Pointer),
+        ('patches', Int64),
+        ('size', Int64),
+        ('heads', Int64),
+        ('width', Int64),
+        ('scale', ctypes.c_float),
+        ('threads', Int32),
+    ]
+
+
+class _Attend(torch.autograd.Function):
+    """Of what lies between, nothing is kept: the backward pass works the softmax out again."""
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, library: ctypes.CDLL, kernels: Pointer) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(qkv)
+        ctx.library, ctx.kernels = library, kernels
+        patches, size, _, heads, width = qkv.shape
+        y = torch.empty(patches, size, heads, width)
+        _run(library, kernels, qkv, y=y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        (qkv,) = ctx.saved_tensors
+        dqkv = torch.empty_like(qkv)
+        _run(ctx.library, ctx.kernels, qkv, dy=dy.contiguous(), dqkv=dqkv)
+        return dqkv, None, None
+
+
+def _run(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor, **tensors: Tensor) -> None:
+    patches, size, _, heads, width = qkv.shape
+    job = _Attention(
+        qkv=address(qkv),
+        patches=patches,
+        size=size,
+        heads=heads,
+        width=width,
+        scale=width**-0.5,
+        threads=torch.get_num_threads(),
+        **{name: address(tensor) for name, tensor in tensors.items()},
+    )
+    library.lk_attend(kernels, ctypes.byref(job))
+
+
+def attend(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor) -> Tensor:
+    """For float32 on the CPU; kernels: the float32 ones."""
+    y: Tensor = _Attend.apply(qkv.contiguous(), library, kernels)  # type: ignore[no-untyped-call]
+    return y
