@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lidar_kd.errors import ConfigError, DataError
@@ -38,7 +37,7 @@ class LinearNorm(nn.Module):
         return self.activate(self.linear(x), level)
 
     def activate(self, y: Tensor, level: Level) -> Tensor:
-        return F.gelu(level.engine.normalise(y, self.norm, None, relu=False))
+        return level.engine.gelu(level.engine.normalise(y, self.norm, None, relu=False))
 
 
 class Pool(nn.Module):
@@ -146,7 +145,8 @@ class PTv3(nn.Module):
 
     def forward(self, voxels: Voxels) -> Output:
         levels, parents = self._pyramid(voxels.level)
-        x = F.gelu(self.stem(SparseTensor(voxels.features, voxels.level)).features)
+        stem = self.stem(SparseTensor(voxels.features, voxels.level))
+        x = voxels.level.engine.gelu(stem.features)
         skips = []
         for k, cells in enumerate(levels):
             if k:

@@ -6,6 +6,8 @@ V cells, C channels, P patches of K cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -13,6 +15,8 @@ from torch.nn import functional as F
 from lidar_kd.models.blocks import CUBE
 from lidar_kd.models.serialization import Patches
 from lidar_kd.sparse import Engine, Level, SparseTensor, SubmanifoldConv
+
+AT_A_TIME = 8192  # cells
 
 
 class Linear(nn.Linear):
@@ -57,7 +61,10 @@ class Attention(nn.Module):
         self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
-        results = [self._attend(gather(x, rows), engine) for rows in patches.rows]
+        parts = [
+            part for rows in patches.rows for part in in_parts(rows, AT_A_TIME // rows.shape[1])
+        ]
+        results = [self._attend(gather(x, rows), engine) for rows in parts]
         y = results[0] if len(results) == 1 else torch.cat(results)
         z: Tensor = self.proj(gather(y, patches.answers))
         return z
@@ -92,8 +99,21 @@ class Block(nn.Module):
         around = SparseTensor(x if seen is None else seen, level)
         x = x + self.position(self.conv(around).features)
         x = x + self.drop_path(self.attention(self.attention_norm(x), patches, level.engine))
-        y: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        parts = in_parts(x, AT_A_TIME)
+        results = [part + self.drop_path(self._widen(part, level.engine)) for part in parts]
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _widen(self, x: Tensor, engine: Engine) -> Tensor:
+        wide, _, narrow = self.mlp  # published checkpoints count the GELU between them
+        y: Tensor = narrow(engine.gelu(wide(self.mlp_norm(x))))
         return y
+
+
+def in_parts(x: Tensor, rows: int) -> Sequence[Tensor]:
+    """For inference on a CPU a few rows at a time: what lies between two layers, several times
+    as wide, then stays in the cache, and no array is so large that its pages must be new ones.
+    """
+    return [x] if torch.is_grad_enabled() or x.is_cuda else x.split(max(1, rows))
 
 
 def gather(x: Tensor, rows: Tensor) -> Tensor:

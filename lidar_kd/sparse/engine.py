@@ -90,6 +90,9 @@ class Engine(ABC):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""
         logits = logits.float()

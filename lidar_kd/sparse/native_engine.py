@@ -15,7 +15,6 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engine import Engine
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
-from lidar_kd.sparse.native_attention import attend
 from lidar_kd.sparse.native_library import (
     address,
     ConvJob,
@@ -27,6 +26,7 @@ from lidar_kd.sparse.native_library import (
     readable,
 )
 from lidar_kd.sparse.native_norm import normalise, normalise_convolve
+from lidar_kd.sparse.native_transformer import attend, gelu
 
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
@@ -138,6 +138,11 @@ class NativeEngine(Engine):
         if qkv.dtype == torch.float32:
             return attend(self._c, self._float32, qkv)
         return super().attend(qkv)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return gelu(self._c, self._float32, x)
+        return super().gelu(x)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float().contiguous()

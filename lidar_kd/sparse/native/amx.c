@@ -337,5 +337,5 @@ static void pack_split(const float *weight, int64_t slots, int64_t cin, int64_t 
     pack_in(weight, slots, cin, cout, transpose, threads, 3, to);
 }
 
-const lk_engine lk_engine_amx = {conv, packed, pack, NULL, NULL};
-const lk_engine lk_engine_split = {conv_split, packed_split, pack_split, NULL, NULL};
+const lk_engine lk_engine_amx = {conv, packed, pack};
+const lk_engine lk_engine_split = {conv_split, packed_split, pack_split};

@@ -5,9 +5,6 @@
  * and values stay in the first cache and a few queries look at all of them at once.
  */
 #define QUERIES 24 /* looking at a time; whole numbers of every ROWS_OF */
-#define LOG2_E 1.44269504088896341f
-
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4)));
 
 /* c[r][v] = (add ? c[r][v] : 0) + sum_d a[r * down + d * right] b[d][v] */
 INLINE void product_block(const int rows, const int vectors, const float *a, int64_t down,
@@ -79,29 +76,6 @@ static void product(int64_t rows, int64_t columns, const float *a, int64_t down,
 #endif
         }
     }
-}
-
-INLINE vec larger(vec a, vec b)
-{
-    const ivec first = a > b;
-    return (vec)((first & (ivec)a) | (~first & (ivec)b));
-}
-
-/* 2^x for x <= 0 to 1e-7 of it; below -126 it stays 2^-126, and NaN stays NaN. */
-INLINE vec power_of_two(vec x)
-{
-    const vec round = 12582912.0f - (vec){0}; /* 1.5 * 2^23: what is added to it becomes whole */
-    const ivec low = x < -126.0f;
-    x = (vec)((low & (ivec)(-126.0f - (vec){0})) | (~low & (ivec)x));
-    const vec shifted = x + round, rest = x - (shifted - round);
-    /* the series of e^(rest ln 2), |rest| <= 1/2 */
-    vec sum = rest * 1.5403530e-4f + 1.3333558e-3f;
-    sum = sum * rest + 9.6181291e-3f;
-    sum = sum * rest + 5.5504109e-2f;
-    sum = sum * rest + 2.4022651e-1f;
-    sum = sum * rest + 6.9314718e-1f;
-    sum = sum * rest + 1.0f;
-    return sum * (vec)(((ivec)shifted - (ivec)round + 127) << 23);
 }
 
 /* row[i] = 2^(row[i] - its largest), in place, for `vectors` vectors; returns 1 / the sum. */

@@ -223,10 +223,12 @@ static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, 
 
 #if PAIR == 1
 #include "gradient.h"
+#include "gelu.h"
 #include "attention.h"
 #else
 #define grad_weight NULL
 #define attend NULL
+#define gelu NULL
 #endif
 
-const lk_engine LK_JOIN(lk_engine, ISA) = {conv, packed, pack, grad_weight, attend};
+const lk_engine LK_JOIN(lk_engine, ISA) = {conv, packed, pack, grad_weight, attend, gelu};

@@ -110,6 +110,12 @@ LK_EXPORT void lk_grad_weight(const lk_engine *engine, const lk_map *map, const 
 
 LK_EXPORT void lk_attend(const lk_engine *engine, const lk_attention *job) { engine->attend(job); }
 
+LK_EXPORT void lk_gelu(const lk_engine *engine, const float *x, const float *dy, int64_t count,
+                       int threads, float *to)
+{
+    engine->gelu(x, dy, count, threads, to);
+}
+
 /* Live, freed memory stays in the process: given back after every layer it would return page by
  * page, 10 % of the time. In training the largest blocks go back, because the next scan's sizes
  * cut up what is kept: 0.2 GB of 1.5; smaller ones stay, else the step takes 1.5 times as long. */

@@ -60,6 +60,8 @@ typedef struct {
     void (*grad_weight)(const lk_map *, const float *x, int64_t ldx, const float *dy, int64_t ldy,
                         int64_t cin, int64_t cout, int threads, float *dw);
     void (*attend)(const lk_attention *);
+    /* of `count` numbers x, or, with dy, the gradient of x */
+    void (*gelu)(const float *x, const float *dy, int64_t count, int threads, float *to);
 } lk_engine;
 
 #define LK_JOIN2(a, b) a##_##b

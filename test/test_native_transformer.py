@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention in C gives what torch gives in float64, forward and backward."""
+"""Attention and GELU in C give what torch gives in float64, forward and backward."""
 
 from __future__ import annotations
 
@@ -104,3 +104,20 @@ def test_other_number_types_take_the_way_of_torch() -> None:
     half = attended(select_engine('cpu', 'native'), qkv.bfloat16(), dy.bfloat16())
     plain = attended(select_engine('cpu', 'torch'), qkv.bfloat16(), dy.bfloat16())
     assert all(torch.equal(a, b) for a, b in zip(half, plain))
+
+
+@pytest.mark.parametrize('isa', ['avx512', 'avx2', 'portable'])
+@pytest.mark.parametrize('count', [1, 37, 10_000])
+def test_gelu_and_its_gradient_agree_with_float64(isa: str, count: int) -> None:
+    x, dy = torch.linspace(-12, 12, count), torch.linspace(1, 2, count)
+    mine, truth = x.clone().requires_grad_(), x.double().requires_grad_()
+    y, exact = engine_of(isa).gelu(mine), select_engine('cpu', 'torch').gelu(truth)
+    y.backward(dy)
+    exact.backward(dy.double())
+    assert (y - exact).abs().max() < 1e-6
+    assert (mine.grad - truth.grad).abs().max() < 1e-6  # type: ignore[operator, union-attr]
+
+
+def test_gelu_passes_on_what_is_no_number_and_what_is_too_large() -> None:
+    y = select_engine('cpu', 'native').gelu(torch.tensor([torch.nan, torch.inf, 1e30, -1e30, 0]))
+    torch.testing.assert_close(y, torch.tensor([torch.nan, torch.inf, 1e30, 0, 0]), equal_nan=True)

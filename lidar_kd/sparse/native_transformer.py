@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention inside patches, forward and backward, in the native library."""
+"""Attention inside patches and GELU, forward and backward, in the native library."""
 
 from __future__ import annotations
 
@@ -65,4 +65,31 @@ def _run(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor, **tensors: Tensor)
 def attend(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor) -> Tensor:
     """For float32 on the CPU; kernels: the float32 ones."""
     y: Tensor = _Attend.apply(qkv.contiguous(), library, kernels)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, library: ctypes.CDLL, kernels: Pointer) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        ctx.library, ctx.kernels = library, kernels
+        return _run_gelu(library, kernels, x, None)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return _run_gelu(ctx.library, ctx.kernels, x, dy.contiguous()), None, None
+
+
+def _run_gelu(library: ctypes.CDLL, kernels: Pointer, x: Tensor, dy: Tensor | None) -> Tensor:
+    to = torch.empty_like(x)
+    size = Int64(x.numel()), torch.get_num_threads()
+    library.lk_gelu(kernels, address(x), address(dy), *size, address(to))
+    return to
+
+
+def gelu(library: ctypes.CDLL, kernels: Pointer, x: Tensor) -> Tensor:
+    """As `attend`."""
+    y: Tensor = _Gelu.apply(x.contiguous(), library, kernels)  # type: ignore[no-untyped-call]
     return y
