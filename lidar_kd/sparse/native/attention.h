@@ -78,21 +78,33 @@ static void product(int64_t rows, int64_t columns, const float *a, int64_t down,
     }
 }
 
+/* Halves are joined until one number is left: shorter chains than lane by lane. */
+INLINE float largest_of(vec v)
+{
+    for (int half = LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; l++) v[l] = v[l + half] > v[l] ? v[l + half] : v[l];
+    return v[0];
+}
+
+INLINE float sum_of(vec v)
+{
+    for (int half = LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; l++) v[l] += v[l + half];
+    return v[0];
+}
+
 /* row[i] = 2^(row[i] - its largest), in place, for `vectors` vectors; returns 1 / the sum. */
 static float soften(float *row, int64_t vectors)
 {
     vec most = load(row), sum = {0};
-    float largest, whole = 0;
     for (int64_t v = 1; v < vectors; v++) most = larger(load(row + v * LANES), most);
-    largest = most[0];
-    for (int l = 1; l < LANES; l++) largest = most[l] > largest ? most[l] : largest;
+    const float largest = largest_of(most);
     for (int64_t v = 0; v < vectors; v++) {
         const vec p = power_of_two(load(row + v * LANES) - largest);
         store(row + v * LANES, p);
         sum += p;
     }
-    for (int l = 0; l < LANES; l++) whole += sum[l];
-    return 1 / whole;
+    return 1 / sum_of(sum);
 }
 
 /* (size, width) at rows `ld` apart to (size, ldw), zeros beyond width */
@@ -172,13 +184,12 @@ static void attend_head(const lk_head *h, float *work)
 static void through_softmax(float *p, float *g, float inverse, int64_t vectors)
 {
     vec sum = {0};
-    float mean = 0;
     for (int64_t v = 0; v < vectors * LANES; v += LANES) {
         const vec share = load(p + v) * inverse;
         store(p + v, share);
         sum += share * load(g + v);
     }
-    for (int l = 0; l < LANES; l++) mean += sum[l];
+    const float mean = sum_of(sum);
     for (int64_t v = 0; v < vectors * LANES; v += LANES)
         store(g + v, load(p + v) * (load(g + v) - mean));
 }
