@@ -16,7 +16,7 @@ from lidar_kd.models.blocks import CUBE
 from lidar_kd.models.serialization import Patches
 from lidar_kd.sparse import Engine, Level, SparseTensor, SubmanifoldConv
 
-AT_A_TIME = 8192  # cells
+AT_A_TIME = 1 << 18  # numbers of what goes in; between two layers there are four times as many
 
 
 class Linear(nn.Linear):
@@ -61,9 +61,7 @@ class Attention(nn.Module):
         self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
-        parts = [
-            part for rows in patches.rows for part in in_parts(rows, AT_A_TIME // rows.shape[1])
-        ]
+        parts = [part for rows in patches.rows for part in in_parts(rows, x[0].numel())]
         results = [self._attend(gather(x, rows), engine) for rows in parts]
         y = results[0] if len(results) == 1 else torch.cat(results)
         z: Tensor = self.proj(gather(y, patches.answers))
@@ -99,7 +97,7 @@ class Block(nn.Module):
         around = SparseTensor(x if seen is None else seen, level)
         x = x + self.position(self.conv(around).features)
         x = x + self.drop_path(self.attention(self.attention_norm(x), patches, level.engine))
-        parts = in_parts(x, AT_A_TIME)
+        parts = in_parts(x)
         results = [part + self.drop_path(self._widen(part, level.engine)) for part in parts]
         return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -109,11 +107,13 @@ class Block(nn.Module):
         return y
 
 
-def in_parts(x: Tensor, rows: int) -> Sequence[Tensor]:
-    """For inference on a CPU a few rows at a time: what lies between two layers, several times
-    as wide, then stays in the cache, and no array is so large that its pages must be new ones.
+def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
+    """For inference on a CPU a few rows at a time: what lies between two layers then stays in the
+    cache, and no array is so large that its pages must be new ones. width: numbers per element.
     """
-    return [x] if torch.is_grad_enabled() or x.is_cuda else x.split(max(1, rows))
+    if torch.is_grad_enabled() or x.is_cuda:
+        return [x]
+    return x.split(max(1, AT_A_TIME // (x.shape[1] * width)))
 
 
 def gather(x: Tensor, rows: Tensor) -> Tensor:
