@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
-        parts = [part for rows in patches.rows for part in in_parts(rows, x[0].numel())]
+        parts = [part for rows in patches.rows for part in in_parts(rows, x.shape[1])]
         results = [self._attend(gather(x, rows), engine) for rows in parts]
         y = results[0] if len(results) == 1 else torch.cat(results)
         z: Tensor = self.proj(gather(y, patches.answers))
@@ -113,7 +113,8 @@ def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
     """
     if torch.is_grad_enabled() or x.is_cuda:
         return [x]
-    return x.split(max(1, AT_A_TIME // (x.shape[1] * width)))
+    parts: tuple[Tensor, ...] = x.split(max(1, AT_A_TIME // (x.shape[1] * width)))
+    return parts
 
 
 def gather(x: Tensor, rows: Tensor) -> Tensor:
