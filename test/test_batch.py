@@ -67,7 +67,9 @@ def test_a_batch_holds_its_scans_one_after_the_other(batch: Batch) -> None:
 def test_a_batch_without_object_numbers_has_none() -> None:
     bare = Scan(points=np.ones((1, 4), np.float32), labels=np.zeros(1, np.uint8))
     assert make_batch([bare], METRE).instances is None
-    assert make_batch([bare, make_scan([[1, 1, 1, 1]], [0])], METRE).instances is None
+    mixed = make_batch([bare, make_scan([[1, 1, 1, 1]], [0])], METRE).instances
+    assert mixed is not None
+    assert mixed.tolist() == [0, 1]
 
 
 def test_a_voxel_has_the_label_of_most_of_its_points() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
@@ -40,7 +41,8 @@ class Batch:
     """B scans one after the other.
 
     voxels: their points, owners and voxels; labels (M,) uint8 train ids, 255 ignored;
-    instances (M,) int64 or None; starts: scan i has the rows starts[i] to starts[i + 1];
+    instances (M,) int64, 0 in a scan without any, or None where no scan has some;
+    starts: scan i has the rows starts[i] to starts[i + 1];
     teacher: None where a teacher sees the same voxels.
     """
 
@@ -90,10 +92,10 @@ def make_batch(
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
-    numbers = [scan.instances for scan in scans if scan.instances is not None]
     instances = None
-    if len(numbers) == len(scans):
-        instances = torch.from_numpy(np.concatenate(numbers).astype(np.int64))[voxels.rows]
+    if any(scan.instances is not None for scan in scans):
+        instances = torch.from_numpy(np.concatenate([_numbers(scan) for scan in scans]))
+        instances = instances[voxels.rows]
     starts = torch.searchsorted(voxels.batch, torch.arange(len(scans) + 1, dtype=torch.int32))
     if view is not None:
         view = TeacherView(voxels=view.voxels, rows=view.rows[voxels.rows])
@@ -105,6 +107,13 @@ def make_batch(
         names=tuple(scan.name for scan in scans),
         teacher=view,
     )
+
+
+def _numbers(scan: Scan) -> NDArray[np.int64]:
+    """(N,) of its objects; none in a scan that nobody labelled."""
+    if scan.instances is None:
+        return np.zeros(len(scan), dtype=np.int64)
+    return scan.instances.astype(np.int64)
 
 
 def _see_as_teacher(scans: Sequence[Scan], grid: AnyGrid) -> tuple[TeacherView, list[Scan]]:

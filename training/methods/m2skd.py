@@ -45,7 +45,7 @@ class M2skdSettings(BaseModel):
 class M2skd(nn.Module):
     """The terms of M2SKD, unweighted; objects are those of hard classes.
 
-    A batch with a scan that has no instances, or without objects of hard classes, has no affinity.
+    A batch without objects of hard classes, as of scans that nobody labelled, has no affinity.
     """
 
     hard_ids: Tensor
