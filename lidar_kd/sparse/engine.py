@@ -23,7 +23,7 @@ NAMES = ('auto', 'torch', 'native', 'spconv')
 
 
 class Engine(ABC):
-    """Sparse convolution on one kind of device.
+    """Sparse convolution, and what else is worth a kernel of its own, on one kind of device.
 
     Shapes: x (N_in, C_in), weight (C_out, K, C_in), y (N_out, C_out); K slots as in maps.py.
     """

@@ -6,78 +6,6 @@
  */
 #define QUERIES 24 /* looking at a time; whole numbers of every ROWS_OF */
 
-/* c[r][v] = (add ? c[r][v] : 0) + sum_d a[r * down + d * right] b[d][v] */
-INLINE void product_block(const int rows, const int vectors, const float *a, int64_t down,
-                          int64_t right, const float *b, int64_t ldb, int64_t depth, int add,
-                          float *c, int64_t ldc)
-{
-    vec sum[MAX_ROWS][MAX_VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = add ? load(c + r * ldc + v * LANES) : (vec){0};
-#pragma GCC unroll 2
-    for (int64_t d = 0; d < depth; d++) {
-        vec w[MAX_VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) w[v] = load(b + d * ldb + v * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            vec one = spread(a[r * down + d * right]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[r][v] += one * w[v];
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) store(c + r * ldc + v * LANES, sum[r][v]);
-}
-
-INLINE void product_panel(const int vectors, int64_t rows, const float *a, int64_t down,
-                          int64_t right, const float *b, int64_t ldb, int64_t depth, int add,
-                          float *c, int64_t ldc)
-{
-    const int step = ROWS_OF(vectors);
-    for (; rows > 0; rows -= step, a += step * down, c += step * ldc) {
-        switch (lk_min(step, rows)) {
-        case 8: product_block(8, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 7: product_block(7, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 6: product_block(6, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 5: product_block(5, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 4: product_block(4, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 3: product_block(3, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 2: product_block(2, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        case 1: product_block(1, vectors, a, down, right, b, ldb, depth, add, c, ldc); break;
-        }
-    }
-}
-
-/* c (rows, columns) = a b, or += with `add`; a (rows, depth) at any strides, columns are whole
- * vectors. */
-static void product(int64_t rows, int64_t columns, const float *a, int64_t down, int64_t right,
-                    const float *b, int64_t ldb, int64_t depth, int add, float *c, int64_t ldc)
-{
-    const int64_t count = panels_of(columns, NULL);
-    panel panels[count];
-    panels_of(columns, panels);
-    for (int64_t i = 0; i < count; i++) {
-        const float *bs = b + panels[i].first * LANES;
-        float *cs = c + panels[i].first * LANES;
-        switch (panels[i].vectors) {
-        case 1: product_panel(1, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
-        case 2: product_panel(2, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
-#if MAX_VECTORS > 2
-        case 3: product_panel(3, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
-#endif
-#if MAX_VECTORS > 3
-        case 4: product_panel(4, rows, a, down, right, bs, ldb, depth, add, cs, ldc); break;
-#endif
-        }
-    }
-}
-
 /* Halves are joined until one number is left: shorter chains than lane by lane. */
 INLINE float largest_of(vec v)
 {
@@ -155,7 +83,7 @@ static lk_head head_of(const lk_attention *job, int64_t task)
 static void look(const lk_head *h, int64_t first, int64_t rows, const float *keys, float *p,
                  float *inverse)
 {
-    product(rows, h->padded, h->q + first * h->ld, h->ld, 1, keys, h->padded, h->width, 0, p,
+    product(rows, h->padded, h->q + first * h->ld, h->ld, keys, h->padded, h->width, 0, p,
             h->padded);
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t i = h->size; i < h->padded; i++) p[r * h->padded + i] = -INFINITY;
@@ -173,7 +101,7 @@ static void attend_head(const lk_head *h, float *work)
     for (int64_t first = 0; first < h->size; first += QUERIES) {
         const int64_t rows = lk_min(QUERIES, h->size - first);
         look(h, first, rows, keys, p, inverse);
-        product(rows, h->wide, p, h->padded, 1, values, h->wide, h->size, 0, y, h->wide);
+        product(rows, h->wide, p, h->padded, values, h->wide, h->size, 0, y, h->wide);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < h->width; c++)
                 h->y[(first + r) * h->ldy + c] = y[r * h->wide + c] * inverse[r];
@@ -208,12 +136,12 @@ static void attend_back(const lk_head *h, float *work)
         const int64_t rows = lk_min(QUERIES, h->size - first), add = first > 0;
         const float *q = h->q + first * h->ld, *dy = h->dy + first * h->ldy;
         look(h, first, rows, keys, p, inverse);
-        product(rows, h->padded, dy, h->ldy, 1, values, h->padded, h->width, 0, g, h->padded);
+        product(rows, h->padded, dy, h->ldy, values, h->padded, h->width, 0, g, h->padded);
         for (int64_t r = 0; r < rows; r++)
             through_softmax(p + r * h->padded, g + r * h->padded, inverse[r], h->padded / LANES);
-        product(rows, h->wide, g, h->padded, 1, rows_of_k, h->wide, h->size, 0, dq, h->wide);
-        product(h->width, h->padded, q, 1, h->ld, g, h->padded, rows, add, dk, h->padded);
-        product(h->width, h->padded, dy, 1, h->ldy, p, h->padded, rows, add, dv, h->padded);
+        product(rows, h->wide, g, h->padded, rows_of_k, h->wide, h->size, 0, dq, h->wide);
+        product_turned(h->width, h->padded, q, h->ld, g, h->padded, rows, add, dk, h->padded);
+        product_turned(h->width, h->padded, dy, h->ldy, p, h->padded, rows, add, dv, h->padded);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < h->width; c++)
                 h->dq[(first + r) * h->ld + c] = dq[r * h->wide + c] * h->scale;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sparse convolution, compiled once per instruction set: in float32 (-DISA=avx512, avx2, portable),
- * and with bfloat16 features and weights for inference (-DISA=avx512bf16), sums in float32.
+ * Sparse convolution, its gradient, attention and GELU (the headers included below), compiled once
+ * per instruction set: in float32 (-DISA=avx512, avx2, portable), and the convolution alone with
+ * bfloat16 features and weights for inference (-DISA=avx512bf16), sums in float32.
  * For each tile of result rows and each kernel slot, the pairs of the tile are taken a few rows
  * at a time: the rows' partial sums live in registers while the input channels go by, so nothing
  * is gathered into a buffer. Every result row sums its slots in order, whatever the threads.
@@ -222,6 +223,7 @@ static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, 
 }
 
 #if PAIR == 1
+#include "product.h"
 #include "gradient.h"
 #include "gelu.h"
 #include "attention.h"

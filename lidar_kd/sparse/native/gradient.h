@@ -11,58 +11,6 @@
  * column of them does not fall into few sets of the cache. */
 static int64_t spaced(int64_t channels) { return lk_ceil(channels, 16) * 16 + 16; }
 
-/* dw[o][i] += sum_p dy[p][o] x[p][i] for `rows` channels o and `vectors` vectors of channels i. */
-INLINE void outer(const int rows, const int vectors, const float *dy, int64_t ldy, const float *x,
-                  int64_t ldx, int64_t pairs, float *dw, int64_t ldw)
-{
-    vec sum[MAX_ROWS][MAX_VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-        for (int v = 0; v < vectors; v++) __builtin_prefetch(dw + r * ldw + v * LANES, 1);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) sum[r][v] = (vec){0};
-    }
-#pragma GCC unroll 2
-    for (int64_t p = 0; p < pairs; p++) {
-        vec w[MAX_VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) w[v] = load(x + p * ldx + v * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            vec a = spread(dy[p * ldy + r]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[r][v] += a * w[v];
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            float *to = dw + r * ldw + v * LANES;
-            store(to, load(to) + sum[r][v]);
-        }
-}
-
-INLINE void outer_panel(const int vectors, const float *dy, int64_t cout, const float *x,
-                        int64_t ldx, int64_t pairs, float *dw, int64_t ldw)
-{
-    const int step = ROWS_OF(vectors);
-    const int64_t ldy = spaced(cout);
-    for (int64_t o = 0; o < cout; o += step, dy += step) {
-        float *to = dw + o * ldw;
-        switch (lk_min(step, cout - o)) {
-        case 8: outer(8, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 7: outer(7, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 6: outer(6, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 5: outer(5, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 4: outer(4, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 3: outer(3, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 2: outer(2, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        case 1: outer(1, vectors, dy, ldy, x, ldx, pairs, to, ldw); break;
-        }
-    }
-}
-
 static void gather(const float *from, int64_t ld, const int32_t *rows, int64_t row0, int64_t count,
                    int64_t channels, float *to)
 {
@@ -80,8 +28,6 @@ static void gather(const float *from, int64_t ld, const int32_t *rows, int64_t r
 typedef struct {
     const float *x, *dy;
     int64_t ldx, ldy, cin, cout, wide; /* wide: cin padded to whole vectors */
-    const panel *panels;
-    int64_t count;
 } outer_job;
 
 /* The pairs [first, last) of one slot added to dw (slots, cout, wide). */
@@ -93,21 +39,7 @@ static void outer_pairs(const lk_map *map, const outer_job *job, int64_t k, int6
         const int64_t pairs = lk_min(CHUNK, last - p);
         gather(job->x, job->ldx, map->in ? map->in + map->starts[k] + p : NULL, p, pairs, job->cin, x);
         gather(job->dy, job->ldy, map->in ? map->out + map->starts[k] + p : NULL, p, pairs, cout, dy);
-        for (int64_t i = 0; i < job->count; i++) {
-            const int64_t column = job->panels[i].first * LANES;
-            const float *xs = x + column;
-            float *to = dw + k * cout * wide + column;
-            switch (job->panels[i].vectors) {
-            case 1: outer_panel(1, dy, cout, xs, ldx, pairs, to, wide); break;
-            case 2: outer_panel(2, dy, cout, xs, ldx, pairs, to, wide); break;
-#if MAX_VECTORS > 2
-            case 3: outer_panel(3, dy, cout, xs, ldx, pairs, to, wide); break;
-#endif
-#if MAX_VECTORS > 3
-            case 4: outer_panel(4, dy, cout, xs, ldx, pairs, to, wide); break;
-#endif
-            }
-        }
+        product_turned(cout, wide, dy, spaced(cout), x, ldx, pairs, 1, dw + k * cout * wide, wide);
     }
 }
 
@@ -148,10 +80,7 @@ static void grad_weight(const lk_map *map, const float *x, int64_t ldx, const fl
     const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), wide = lk_ceil(cin, LANES) * LANES;
     const int64_t groups = lk_max(1, lk_min(MAX_GROUPS, map->rows / GROUP_ROWS));
     const int64_t per_group = lk_ceil(blocks, groups), runs = lk_ceil(map->slots, 3);
-    const int64_t count = panels_of(cin, NULL);
-    panel panels[count];
-    panels_of(cin, panels);
-    const outer_job job = {x, dy, ldx, ldy, cin, cout, wide, panels, count};
+    const outer_job job = {x, dy, ldx, ldy, cin, cout, wide};
     float *parts = calloc(groups * cout * map->slots * wide, sizeof(float));
 #pragma omp parallel num_threads(threads)
     {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The native engine: sparse convolution, kernel maps and voxel sorting for CPUs.
+ * The native engine: sparse convolution, attention, kernel maps and voxel sorting for CPUs.
  * Plain C with GCC vector extensions and OpenMP, no torch headers, loaded through ctypes.
  *
  * Words used throughout
