@@ -170,6 +170,15 @@ def test_numbers_below_one_are_refused(
     assert f'{option} {value}: at least 1' in capsys.readouterr().err
 
 
+def test_a_method_that_nobody_knows_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [*command, '--methods', 'srkd+magic'])
+    assert compare.main() == 2
+    error = capsys.readouterr().err
+    assert "srkd+magic: method: unknown 'magic'. Choose one of srkd, pvkd, m2skd." in error
+
+
 def test_what_the_answers_alone_are_worth_can_be_told_from_what_a_method_adds(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from lidar_kd.errors import ConfigError
 from training.comparing.figures import ALONE, ANSWERS
 from training.config import Config, Methods
 from training.run.folder import RunFolder
+from training.run.yaml_file import check
 
 _NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher'}  # what the others differ in
 
@@ -48,7 +49,7 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
             f"{ANSWERS}: the teacher's answers are labels only where teacher.labels is set; "
             'set it, as to 0.5, or name a method.'
         )
-    one = Config.model_validate(config.model_dump(by_alias=True) | changes)
+    one = check(config.model_dump(by_alias=True) | changes, Config, arm)
     if arm == ALONE:
         # without defaults: a key that is new one day has its own in the runs that are there
         known = one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True).encode()

@@ -109,13 +109,17 @@ def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f'{place}: missing; add it.'
     if error['type'] == 'union_tag_not_found':
         return f'{place}: {error["ctx"]["discriminator"]} is missing; add it.'
-    message = error['msg'].removeprefix('Value error, ')
-    return f'{place}{": " * bool(place)}{message[:1].lower()}{message[1:]} (got {_short(error)}).'
+    message = error['msg'].removeprefix('Value error, ').removesuffix('.')
+    got = _short(error['input'])
+    return f'{place}{": " * bool(place)}{message[:1].lower()}{message[1:]}{got}.'
 
 
-def _short(error: ErrorDetails) -> str:
-    text = repr(error['input'])
-    return text if len(text) <= 60 else text[:57] + '...'
+def _short(value: Any) -> str:
+    """The value itself; of a whole section the message has said what is wrong in it."""
+    if isinstance(value, dict):
+        return ''
+    text = repr(value)
+    return f' (got {text if len(text) <= 60 else text[:57] + "..."})'
 
 
 def _keys(model: type[BaseModel], sections: Sequence[int | str]) -> list[str]:
