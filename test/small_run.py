@@ -22,11 +22,11 @@ from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.config import Config, load_config
 from training.engine import Parts, Run
-from training.run.build import build_parts
+from training.run.build import build_parts, Teachers
 from training.run.folder import RunFolder
 from training.run.ranks import Ranks
 from training.run.sources import open_sources
-from training.run.teachers import FrozenTeacher, load_teacher
+from training.run.teachers import load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIB = 'Tr: 0 -1 0 0 0 0 -1 -1 1 0 0 0\n'
@@ -127,22 +127,24 @@ def prepare(
     config: Config,
     out: Path,
     ranks: Ranks | None = None,
-    teacher: FrozenTeacher | None = None,
+    teachers: Teachers | None = None,
 ) -> Parts:
-    """The teacher is the one that the configuration names, unless it is passed in."""
+    """The teachers are those that the configuration names, unless they are passed in."""
     console = Console(quiet=True)
     sources = open_sources(config.data, console)
     folder = RunFolder(out)
     folder.claim(config)
-    teacher = teacher or find_teacher(config)
-    return build_parts(config, sources, folder, console, ranks or Ranks(), teacher)
+    teachers = teachers or find_teachers(config)
+    return build_parts(config, sources, folder, console, ranks or Ranks(), teachers)
 
 
-def find_teacher(config: Config) -> FrozenTeacher | None:
-    if config.teacher is None or config.teacher.bundle is None:
-        return None
-    cpu = torch.device('cpu')
-    return load_teacher(config.teacher.bundle, config, SEMANTICKITTI.name, cpu)
+def find_teachers(config: Config) -> Teachers:
+    cpu, asked = torch.device('cpu'), config.asked_teachers
+    return {
+        name: load_teacher(teacher.bundle, config, SEMANTICKITTI.name, cpu)
+        for name, teacher in asked.items()
+        if teacher.bundle is not None
+    }
 
 
 def fit(config: Config, out: Path) -> Run:

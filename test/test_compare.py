@@ -13,7 +13,7 @@ import pytest
 from small_run import make_street, save_teacher, settings_on, write_config
 
 from training import compare
-from training.comparing.figures import Comparison, Cost, Outcome
+from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
 from training.comparing.plan import plan
 from training.config import load_config
 
@@ -24,6 +24,9 @@ TEACHER = Cost(name='teacher', parameters=8, gmacs=16.0, latency_ms=40.0)
 def outcome(miou: float, hard: float = 0.1, step_ms: float = 100.0) -> Outcome:
     iou = {'car': miou, 'person': None}
     return Outcome(miou=miou, hard_miou=hard, iou=iou, step_ms=step_ms, peak_gb=1.0)
+
+
+TAUGHT = TeacherFigures(cost=TEACHER, outcome=outcome(0.6))
 
 
 def comparison(**changes: object) -> Comparison:
@@ -54,7 +57,7 @@ def test_one_seed_has_no_standard_error() -> None:
 
 
 def test_figures_have_the_names_that_others_rely_on() -> None:
-    figures = comparison(teacher=TEACHER, teacher_outcome=outcome(0.6)).figures()
+    figures = comparison(teachers={'teacher': TAUGHT}).figures()
     assert figures['baseline_miou'] == pytest.approx(51.0)
     assert figures['srkd_miou'] == pytest.approx(161 / 3)
     assert figures['srkd_hard_gain'] == pytest.approx(0.0)
@@ -65,7 +68,7 @@ def test_figures_have_the_names_that_others_rely_on() -> None:
 
 
 def test_a_class_that_is_nowhere_has_a_dash() -> None:
-    title, columns, rows = comparison(teacher=TEACHER, teacher_outcome=outcome(0.6)).tables()[1]
+    title, columns, rows = comparison(teachers={'teacher': TAUGHT}).tables()[1]
     assert columns == ('class', 'alone', 'srkd', 'teacher')
     assert rows[1] == ('person', '-', '-', '-')
     assert rows[0] == ('car', '51.00', '53.67', '60.00')

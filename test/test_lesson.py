@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from small_run import (
     check_same,
-    find_teacher,
+    find_teachers,
     fit,
     make_config,
     make_street,
@@ -84,10 +84,11 @@ def weights_of(teacher: FrozenTeacher) -> dict[str, torch.Tensor]:
 
 def test_a_distillation_leaves_the_teacher_as_it_was(street: Path, tmp_path: Path) -> None:
     config = distillation(street, tmp_path, *METHODS, optim__steps=3)
-    teacher = find_teacher(config)
-    assert teacher is not None
+    teacher = find_teachers(config)['teacher']
     before = weights_of(teacher)
-    run = Run(prepare(config, tmp_path / 'run', teacher=teacher), Console(quiet=True))
+    run = Run(
+        prepare(config, tmp_path / 'run', teachers={'teacher': teacher}), Console(quiet=True)
+    )
     student = copy.deepcopy(run.lesson.student.state_dict())
     run.fit()
     check_same(before, weights_of(teacher))
@@ -133,9 +134,8 @@ def test_a_teacher_of_any_family_and_grid_teaches_the_student_alone(
 ) -> None:
     save_teacher(tmp_path / 'teacher.safetensors', **TEACHERS[which])
     config = distillation(street, tmp_path, *METHODS, loss={'voxel_ce': 0.1, 'voxel_lovasz': 0})
-    teacher = find_teacher(config)
-    assert teacher is not None
-    parts = prepare(config, tmp_path / 'run', teacher=teacher)
+    teacher = find_teachers(config)['teacher']
+    parts = prepare(config, tmp_path / 'run', teachers={'teacher': teacher})
     terms = teach(parts)
     terms.loss.backward()
     assert all(torch.isfinite(value) for value in terms.raw.values()), terms.raw
@@ -151,6 +151,42 @@ def test_a_teacher_of_any_family_and_grid_teaches_the_student_alone(
 
 def without_labels(batch: Batch) -> Batch:
     return dataclasses.replace(batch, labels=torch.full_like(batch.labels, IGNORE))
+
+
+def test_a_method_with_a_teacher_of_its_own_listens_to_nobody_else(
+    street: Path, tmp_path: Path
+) -> None:
+    """Two methods, two teachers: each term is the one that its teacher alone would give."""
+    own = {'srkd': {'bundle': str(save_teacher(tmp_path / 'own.safetensors', **TEACHERS['PTv3']))}}
+    both = distillation(street, tmp_path, 'srkd', 'pvkd', teachers=own)
+    assert list(both.asked_teachers) == ['teacher', 'srkd']
+    together = teach(prepare(both, tmp_path / 'both')).raw
+    for method, config in (
+        ('pvkd', distillation(street, tmp_path, 'pvkd')),
+        ('srkd', distillation(street, tmp_path, 'srkd', teacher=own['srkd'])),
+    ):
+        alone = teach(prepare(config, tmp_path / method)).raw
+        sure = [f'{method}.{term}' for term in ('output', 'point_output', 'voxel_output')]
+        for term in alone.keys() & set(sure):  # the others draw points in turn
+            torch.testing.assert_close(alone[term], together[term])
+
+
+def test_only_the_teacher_of_m2skd_sees_the_past_of_a_scan(street: Path, tmp_path: Path) -> None:
+    own = {'m2skd': {'bundle': str(save_teacher(tmp_path / 'own.safetensors'))}}
+    config = distillation(street, tmp_path, 'srkd', 'm2skd', teachers=own)
+    batch = next(iter(prepare(config, tmp_path / 'run').loader))
+    seen = {sight.fused: len(view.voxels.points) for sight, view in batch.views.items()}
+    assert seen[True] > seen[False] == len(batch.points)  # same grid for both teachers
+
+
+def test_a_method_whose_teacher_is_its_own_needs_no_other(street: Path, tmp_path: Path) -> None:
+    bundle = str(save_teacher(tmp_path / 'own.safetensors'))
+    settings = settings_on(street, teachers={'pvkd': {'bundle': bundle}}, method=['pvkd'])
+    terms = teach(prepare(make_config(tmp_path, settings), tmp_path / 'run'))
+    assert float(terms.raw['pvkd.point_output']) > 0
+    settings['method'] = ['pvkd', 'srkd']
+    with pytest.raises(ConfigError, match='teacher: missing, but srkd needs one'):
+        make_config(tmp_path, settings)
 
 
 def test_scans_without_labels_teach_through_the_teacher_alone(
@@ -223,22 +259,21 @@ def test_without_a_teacher_there_are_no_unlabelled_scans(street: Path, tmp_path:
 def test_a_teacher_of_another_label_table_is_refused(street: Path, tmp_path: Path) -> None:
     save_teacher(tmp_path / 'teacher.safetensors', table=NUSCENES)
     with pytest.raises(ConfigError, match="in the classes of 'nuscenes.*choose a"):
-        find_teacher(distillation(street, tmp_path, 'srkd'))
+        find_teachers(distillation(street, tmp_path, 'srkd'))
 
 
 def test_a_teacher_of_another_intensity_scale_is_refused(street: Path, tmp_path: Path) -> None:
     save_teacher(tmp_path / 'teacher.safetensors', scale=0.5)
     with pytest.raises(ConfigError, match=r'with intensity times 0.5, data.intensity_scale is 1;'):
-        find_teacher(distillation(street, tmp_path, 'srkd'))
+        find_teachers(distillation(street, tmp_path, 'srkd'))
 
 
 def test_a_teacher_that_answers_nan_is_named_before_it_teaches(
     street: Path, tmp_path: Path
 ) -> None:
     config = distillation(street, tmp_path, 'srkd')
-    teacher = find_teacher(config)
-    assert teacher is not None
-    parts = prepare(config, tmp_path / 'run', teacher=teacher)
+    teacher = find_teachers(config)['teacher']
+    parts = prepare(config, tmp_path / 'run', teachers={'teacher': teacher})
     teacher.network.get_parameter('head.bias').data.fill_(float('nan'))
     with pytest.raises(ValueError, match='the teacher answers with numbers that are not finite'):
         teach(parts)

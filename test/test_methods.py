@@ -106,9 +106,8 @@ def build(
     *names: str, student: Widths = STUDENT, teacher: Widths = TEACHER, **settings: Any
 ) -> nn.ModuleDict:
     torch.manual_seed(0)
-    return build_methods(
-        names, Settings(**settings), student=student, teacher=teacher, context=CONTEXT
-    )
+    teachers = dict.fromkeys(names, teacher)
+    return build_methods(Settings(**settings), student=student, teachers=teachers, context=CONTEXT)
 
 
 def terms_of(methods: nn.ModuleDict, inputs: Inputs, seed: int = 0) -> dict[str, Tensor]:
@@ -312,11 +311,11 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
 
 def test_m2skd_without_instance_ids_is_refused_with_the_remedy() -> None:
     nuscenes = Context(table=NUSCENES, class_shares=np.full(16, 1 / 16))
-    widths = {'student': STUDENT, 'teacher': TEACHER}
+    widths: dict[str, Any] = {'student': STUDENT, 'teachers': {'m2skd': TEACHER}}
     with pytest.raises(ConfigError, match=r"'nuscenes' have no instance ids; set methods\.m2skd"):
-        build_methods(['m2skd'], Settings(), **widths, context=nuscenes)
+        build_methods(Settings(), **widths, context=nuscenes)
     without = Settings(m2skd=M2skdSettings(affinity=0))
-    build_methods(['m2skd'], without, **widths, context=nuscenes)
+    build_methods(without, **widths, context=nuscenes)
 
 
 def test_m2skd_without_early_features_is_refused_with_the_remedy() -> None:
@@ -327,10 +326,10 @@ def test_m2skd_without_early_features_is_refused_with_the_remedy() -> None:
 def test_a_teacher_that_answers_nan_is_named_with_its_scans() -> None:
     teacher = Answers(TEACHER, 2, 1)
     inputs = make_inputs(Answers(STUDENT, 2, 0), teacher)
-    check_teacher(inputs)
+    check_teacher(inputs.teacher, inputs.names)
     teacher.all['point_logits'][5, 2] = float('nan')
     with pytest.raises(DataError, match='a b: the teacher answers with numbers'):
-        check_teacher(inputs)
+        check_teacher(inputs.teacher, inputs.names)
 
 
 @pytest.mark.parametrize('settings', [SrkdSettings, PvkdSettings, M2skdSettings])

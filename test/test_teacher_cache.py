@@ -15,7 +15,7 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.models.output import Output
 from lidar_kd.voxels import CartesianGrid
 from training.data.augment import Augmentation
-from training.data.batch import Batch, make_batch
+from training.data.batch import Batch, make_batch, Sight
 from training.data.loader import TrainingScans, Turn
 from training.data.semantickitti import open_semantickitti
 from training.run.sides import seen_by_student
@@ -85,15 +85,15 @@ def test_the_teacher_sees_a_scan_unmoved_and_answers_for_the_points_of_the_moved
         scans, Augmentation(jitter_m=0.01), seed=0, keep_unmoved=True, intensity_scale=0.5
     )
     turned = [moving[Turn(0, index)] for index in (0, 1)]
-    batch = make_batch(turned, GRID, teacher_grid=teacher.spec.grid)
-    assert batch.teacher is not None
+    batch = make_batch(turned, GRID, sights=[Sight(teacher.spec.grid, augmented=False)])
+    (view,) = batch.views.values()
     unmoved = torch.from_numpy(np.concatenate([scans[0].points, scans[1].points]))
     unmoved[:, 3] *= 0.5
-    torch.testing.assert_close(batch.teacher.voxels.points[batch.teacher.rows], unmoved)
+    torch.testing.assert_close(view.voxels.points[view.rows], unmoved)
     moved_m = (batch.points[:, :3] - unmoved[:, :3]).norm(dim=1)
     assert moved_m.median() > 1
     cached = CachedTeacher(teacher, tmp_path / 'cache')
-    side = seen_by_student(cached(batch.teacher.voxels), batch)
+    side = seen_by_student(cached(view.voxels), view, batch)
     alone = batch_of(street, 0, 1, intensity_scale=0.5)
     expected = teacher(alone.voxels).point_logits
     torch.testing.assert_close(side.point_logits(), expected, rtol=2e-3, atol=2e-2)

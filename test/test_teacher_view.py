@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lidar_kd.voxels import CartesianGrid
-from training.data.batch import Batch, make_batch
+from training.data.batch import Batch, make_batch, Sight
 from training.data.scan import Scan
 
 FINE = CartesianGrid(voxel_m=0.5)
@@ -32,28 +32,28 @@ def at(values: torch.Tensor) -> list[float]:
 
 
 def test_on_the_same_grid_without_a_past_there_is_one_view() -> None:
-    assert make_batch([scan([0.1])], COARSE, teacher_grid=COARSE).teacher is None
-    assert make_batch([scan([0.1])], COARSE).teacher is None
+    assert not make_batch([scan([0.1])], COARSE, sights=[Sight(COARSE)]).views
+    assert not make_batch([scan([0.1])], COARSE).views
 
 
 def test_on_another_grid_every_point_finds_itself_among_the_teachers() -> None:
-    batch = make_batch([scan([0.1, 0.6, 3.1]), scan([1.1])], COARSE, teacher_grid=FINE)
-    assert batch.teacher is not None
+    batch = make_batch([scan([0.1, 0.6, 3.1]), scan([1.1])], COARSE, sights=[Sight(FINE)])
+    (view,) = batch.views.values()
     assert len(batch.voxels.level) == 3
-    assert len(batch.teacher.voxels.level) == 4  # 0.1 and 0.6 part at half a metre
-    theirs = batch.teacher.voxels.points[batch.teacher.rows]
+    assert len(view.voxels.level) == 4  # 0.1 and 0.6 part at half a metre
+    theirs = view.voxels.points[view.rows]
     assert torch.equal(theirs, batch.points)
 
 
 def test_the_past_of_a_fused_scan_is_the_teachers_alone() -> None:
     fused = scan([0.1, 5.1, 0.2, 6.1], past=[False, False, True, True])
-    batch = make_batch([fused, scan([2.1])], COARSE, teacher_grid=COARSE)
+    batch = make_batch([fused, scan([2.1])], COARSE, sights=[Sight(COARSE, fused=True)])
     assert at(batch.points[:, 0]) == [0.1, 5.1, 2.1]
     assert batch.labels.tolist() == [0, 1, 0]
     assert batch.starts == (0, 2, 3)
-    assert batch.teacher is not None
-    assert at(batch.teacher.voxels.points[:, 0]) == [0.1, 5.1, 0.2, 6.1, 2.1]
-    assert batch.teacher.rows.tolist() == [0, 1, 4]
+    (view,) = batch.views.values()
+    assert at(view.voxels.points[:, 0]) == [0.1, 5.1, 0.2, 6.1, 2.1]
+    assert view.rows.tolist() == [0, 1, 4]
 
 
 def test_without_a_teacher_the_past_is_learnt_from() -> None:
@@ -62,17 +62,32 @@ def test_without_a_teacher_the_past_is_learnt_from() -> None:
 
 
 def test_points_that_the_teacher_cannot_see_are_in_no_view() -> None:
-    batch = make_batch([scan([-3.0, 1.1, 2.1])], COARSE, teacher_grid=NARROW)
+    batch = make_batch([scan([-3.0, 1.1, 2.1])], COARSE, sights=[Sight(NARROW)])
     assert at(batch.points[:, 0]) == [1.1, 2.1]
     assert batch.labels.tolist() == [1, 2]
-    assert batch.teacher is not None
-    assert batch.teacher.rows.tolist() == [0, 1]
+    (view,) = batch.views.values()
+    assert view.rows.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize('copy', [lambda b: pickle.loads(pickle.dumps(b)), lambda b: b.to('cpu')])
 def test_both_views_survive_the_way_from_a_worker_and_to_a_device(copy) -> None:  # type: ignore[no-untyped-def]
-    batch: Batch = copy(make_batch([scan([0.1, 0.6])], COARSE, teacher_grid=FINE))
-    assert batch.teacher is not None
-    assert batch.teacher.rows.tolist() == [0, 1]
-    assert len(batch.teacher.voxels.level) == 2
+    batch: Batch = copy(make_batch([scan([0.1, 0.6])], COARSE, sights=[Sight(FINE)]))
+    (view,) = batch.views.values()
+    assert view.rows.tolist() == [0, 1]
+    assert len(view.voxels.level) == 2
     assert len(batch.voxels.level) == 1
+
+
+def test_two_teachers_see_the_same_points_each_in_its_way() -> None:
+    fused = scan([-3.0, 1.1, 5.1, 1.2], past=[False, False, False, True])
+    sights = [Sight(NARROW), Sight(FINE, fused=True), Sight(COARSE)]
+    batch = make_batch([fused], COARSE, sights=sights)
+    assert at(batch.points[:, 0]) == [1.1, 5.1]  # one of them cannot see the first
+    assert list(batch.views) == sights[:2]  # the third sees what the student sees
+    narrow, fine = batch.views.values()
+    assert at(narrow.voxels.points[:, 0]) == [1.1, 5.1]
+    assert at(fine.voxels.points[:, 0]) == [-3.0, 1.1, 5.1, 1.2]
+    assert (narrow.rows.tolist(), fine.rows.tolist()) == ([0, 1], [1, 2])
+    again = pickle.loads(pickle.dumps(batch))
+    assert [view.rows.tolist() for view in again.views.values()] == [[0, 1], [1, 2]]
+    assert list(again.views) == sights[:2]

@@ -11,7 +11,7 @@ student alone lies beside the comparisons, in alone-*: the next one finds it the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import sys
 
@@ -21,15 +21,23 @@ sys.path[0] = str(ROOT)
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
-from training.comparing.figures import ALONE, Comparison, Outcome, show, write
+from training.comparing.figures import (
+    ALONE,
+    Comparison,
+    Outcome,
+    show,
+    TEACHER,
+    TeacherFigures,
+    write,
+)
 from training.comparing.plan import plan, Planned
 from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_run
 from training.comparing.side_by_side import SideBySide
-from training.config import Config, load_config
+from training.config import Config, load_config, MAIN
 from training.data.scan import ScanSet
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
-from training.run.perform import find_teacher, perform, RUNS
+from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import fuse, open_sources
 
@@ -70,19 +78,17 @@ def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
     runs = plan(config, arms, arguments.seeds, out)
     chosen = [run for run in runs if arguments.only in (None, run.name)]
-    teacher = None
-    if any(one.config.learns_from_teacher for one in chosen):
-        teacher = find_teacher(config, console, ranks)
+    teachers = find_teachers([one.config for one in chosen], console, ranks)
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
         train_side_by_side(arguments.jobs, config, runs, console)
     else:
         for one in chosen:
             console.line(one.name)
-            explains = teacher if one.config.learns_from_teacher else None
-            perform(one.config, one.folder, console, ranks, explains)
+            asked = {name: teachers[name] for name in one.config.asked_teachers}
+            perform(one.config, one.folder, console, ranks, asked)
     if ranks.is_first and arguments.only is None:
         out.mkdir(parents=True, exist_ok=True)
-        report(config, runs, teacher, out, console)
+        report(config, runs, teachers, out, console)
         if arguments.json:
             write_figures(arguments.json, out)
 
@@ -97,22 +103,34 @@ def train_side_by_side(
 
 
 def report(
-    config: Config, runs: Sequence[Planned], teacher: Path | None, folder: Path, console: Console
+    config: Config,
+    runs: Sequence[Planned],
+    teachers: Mapping[str, Path],
+    folder: Path,
+    console: Console,
 ) -> None:
     """Scores every bundle again on the same scans; tables, a plot, files."""
     scans = open_sources(config.data, console).validation
     student = runs[0].folder.bundle
-    theirs = answer_all(teacher, _seen_by_teacher(config, runs, console)) if teacher else []
-    costs = measure_costs([student, *([teacher] if teacher else [])], scans, console)
+    answers = {
+        name: answer_all(path, _seen_by_teacher(name, config, runs, console))
+        for name, path in teachers.items()
+    }
+    costs = measure_costs([student, *teachers.values()], scans, console)
+    main = next(iter(answers.values()), [])
     arms: dict[str, list[Outcome]] = {}
     for one in runs:
-        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, theirs))
+        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, main))
     comparison = Comparison(
         title=config.name,
         arms=arms,
         student=costs[0],
-        teacher=costs[1] if teacher else None,
-        teacher_outcome=score_run(scans, theirs, step_ms=0.0, peak_gb=0.0) if teacher else None,
+        teachers={
+            _title(name): TeacherFigures(
+                cost=cost, outcome=score_run(scans, theirs, step_ms=0.0, peak_gb=0.0)
+            )
+            for (name, theirs), cost in zip(answers.items(), costs[1:])
+        },
     )
     show(console, comparison)
     write(folder, comparison)
@@ -120,10 +138,16 @@ def report(
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
 
 
-def _seen_by_teacher(config: Config, runs: Sequence[Planned], console: Console) -> ScanSet:
+def _title(teacher: str) -> str:
+    return TEACHER if teacher == MAIN else f"{teacher}'s teacher"
+
+
+def _seen_by_teacher(
+    name: str, config: Config, runs: Sequence[Planned], console: Console
+) -> ScanSet:
     """A teacher of M2SKD knows the past of every scan."""
     scans = open_sources(config.data, console).validation
-    fused = any('m2skd' in one.config.method for one in runs)
+    fused = any(one.config.is_shown_the_past(name) for one in runs)
     return fuse(scans, config.data, console) if fused else scans
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,7 @@ from training.methods.srkd import SrkdSettings
 from training.methods.supervised import SupervisedSettings
 from training.run.yaml_file import check, read_settings
 
+MAIN = 'teacher'  # name of the teacher of all methods that have none of their own
 Share = Annotated[float, Field(ge=0, le=1)]
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
 
@@ -151,22 +152,37 @@ class Validate(Section):
 
 
 class Teacher(Section):
-    """A frozen network: a bundle, or one that another configuration trains on the spot.
+    """A frozen network: a bundle, or one that another configuration trains on the spot."""
 
-    shared: M2SKD's joint variant: the student itself teaches, looking at the fused scan.
-    """
+    remedy: ClassVar[str] = 'name a bundle, or a config that trains one'
 
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
-    shared: bool = False
-    labels: Share | None = None  # scans without any take its answers where it is so sure
     cache: bool = False  # it sees scans before augmentation, each once: outputs kept on disk
 
     @model_validator(mode='after')
     def _one(self) -> Teacher:
-        if [self.bundle is not None, self.config is not None, self.shared].count(True) != 1:
-            raise ValueError('name a bundle, or a config that trains one, or set shared: true')
+        if len(self._ways()) != 1:
+            raise ValueError(self.remedy)
         return self
+
+    def _ways(self) -> list[str]:
+        return [way for way in ('bundle', 'config') if getattr(self, way) is not None]
+
+
+class MainTeacher(Teacher):
+    """Of all methods that have none of their own.
+
+    shared: M2SKD's joint variant: the student itself teaches, looking at the fused scan.
+    """
+
+    remedy: ClassVar[str] = f'{Teacher.remedy}, or set shared: true'
+
+    shared: bool = False
+    labels: Share | None = None  # scans without any take its answers where it is so sure
+
+    def _ways(self) -> list[str]:
+        return [*super()._ways(), *(['shared'] if self.shared else [])]
 
 
 class Methods(Section):
@@ -187,7 +203,8 @@ class Config(Section):
     loss: SupervisedSettings = SupervisedSettings()
     optim: Optim = Optim()
     validate_: Validate = Field(default=Validate(), alias='validate')
-    teacher: Teacher | None = None  # distill only
+    teacher: MainTeacher | None = None  # distill only
+    teachers: dict[str, Teacher] = {}  # method -> one of its own, as a fused one for m2skd
     method: tuple[str, ...] = ()  # distill only; several are added up
     methods: Methods = Methods()
     log_every: PositiveInt = 20  # steps
@@ -207,17 +224,36 @@ class Config(Section):
         """The methods, for people."""
         return ' + '.join(self.method) or "the teacher's answers as labels"
 
+    def teacher_of(self, method: str) -> str:
+        """Its name: that of the method if it has its own."""
+        return method if method in self.teachers else MAIN
+
     @property
-    def teacher_is_cached(self) -> bool:
-        return self.teacher is not None and self.teacher.cache
+    def asked_teachers(self) -> dict[str, Teacher]:
+        """Those that this run asks, by name; none if the student is its own."""
+        if self.teacher is None or self.teacher.shared:
+            known = self.teachers
+        else:
+            known = {MAIN: self.teacher, **self.teachers}
+        names = {self.teacher_of(method) for method in self.method}
+        if self.teacher is not None and self.teacher.labels is not None:
+            names.add(MAIN)
+        return {name: teacher for name, teacher in known.items() if name in names}
+
+    def is_shown_the_past(self, teacher: str) -> bool:
+        """Whether the teacher of that name sees scans fused with their past."""
+        fuses = 'm2skd' in self.method and teacher == self.teacher_of('m2skd')
+        return self.data.fusion or fuses
 
     @model_validator(mode='after')
     def _known(self) -> Config:
         for name in self.method:
             _one_of('method', name, METHODS)
-        if self.method and self.teacher is None:
-            raise ValueError('teacher: missing, but a method needs one')
-        if self.is_its_own_teacher and self.method != ('m2skd',):
+            if self.teacher is None and name not in self.teachers:
+                raise ValueError(f'teacher: missing, but {name} needs one')
+        for name in self.teachers:
+            _one_of('teachers', name, METHODS)
+        if self.is_its_own_teacher and (self.method != ('m2skd',) or self.teachers):
             raise ValueError('teacher.shared: only M2SKD shows its teacher more: method: [m2skd]')
         return self
 
@@ -226,9 +262,11 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """The configuration in a file; paths of other configurations become absolute."""
     settings = read_settings(path, changes)
     settings.setdefault('name', path.stem)
-    teacher = settings.get('teacher')
-    if isinstance(teacher, dict) and teacher.get('config'):
-        teacher['config'] = str(path.resolve().parent / str(teacher['config']))
+    teachers = settings.get('teachers')
+    own = teachers.values() if isinstance(teachers, dict) else ()
+    for teacher in (settings.get('teacher'), *own):
+        if isinstance(teacher, dict) and teacher.get('config'):
+            teacher['config'] = str(path.resolve().parent / str(teacher['config']))
     return check(settings, Config, path.name)
 
 

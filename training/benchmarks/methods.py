@@ -36,7 +36,7 @@ from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import Supervised, SupervisedSettings
 from training.run.lesson import Lesson
-from training.run.sides import make_inputs
+from training.run.sides import make_inputs, own_side
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT, TEACHER, GRID = 'minkunet_quarter', 'minkunet_half', CartesianGrid(voxel_m=0.2)
@@ -82,10 +82,9 @@ class _Pair:
         self.teacher = fold_norms(build_model(TEACHER, classes=CLASSES).eval())
         self.teacher.requires_grad_(False)
         self.methods = build_methods(
-            list(METHODS),
             Settings(),
             student=_widths(self.student),
-            teacher=_widths(self.teacher),
+            teachers=dict.fromkeys(METHODS, _widths(self.teacher)),
             context=Context(table=SEMANTICKITTI, class_shares=np.full(CLASSES, 1 / CLASSES)),
         )
         self.supervised = Supervised(SupervisedSettings(), torch.ones(CLASSES))
@@ -129,7 +128,8 @@ class _Pair:
 
 def compare(ours: Output, theirs: Output, batch: Batch) -> Inputs:
     """A fresh comparison: what the answers remember of an earlier one is not taken over."""
-    return make_inputs(replace(ours), replace(theirs), batch, voxel_labels(batch, CLASSES))
+    inputs = make_inputs(replace(ours), batch, voxel_labels(batch, CLASSES))
+    return replace(inputs, teacher=own_side(replace(theirs)))
 
 
 def _widths(network: nn.Module) -> Widths:

@@ -14,6 +14,7 @@ from lidar_kd.console import Console
 from lidar_kd.files import write_atomically
 
 ALONE = 'alone'  # the student without a teacher
+TEACHER = 'teacher'  # the main one
 ANSWERS = 'answers'  # with the teacher's answers as labels (teacher.labels) and no method
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 _GAINS = ('miou', 'hard_miou')
@@ -43,6 +44,12 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherFigures:
+    cost: Cost
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gain:
     """Method minus student alone, over the seeds that both have."""
 
@@ -55,8 +62,7 @@ class Comparison:
     title: str
     arms: Mapping[str, Sequence[Outcome]]  # the first one is the student alone
     student: Cost
-    teacher: Cost | None = None
-    teacher_outcome: Outcome | None = None
+    teachers: Mapping[str, TeacherFigures] = field(default_factory=dict)  # by title
     facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -87,11 +93,12 @@ class Comparison:
                 f'{arm}_hard_gain_se': 100 * hard.error,
                 f'{arm}_step_ratio': _step_ms(self.arms[arm]) / _step_ms(self.alone),
             }
-        if self.teacher is not None and self.teacher_outcome is not None:
+        for title, teacher in self.teachers.items():
+            before = '' if title == TEACHER else f'{title}: '
             values |= {
-                'teacher_miou': 100 * self.teacher_outcome.miou,
-                'macs_share': self.student.gmacs / self.teacher.gmacs,
-                'speedup': self.teacher.latency_ms / self.student.latency_ms,
+                f'{before}teacher_miou': 100 * teacher.outcome.miou,
+                f'{before}macs_share': self.student.gmacs / teacher.cost.gmacs,
+                f'{before}speedup': teacher.cost.latency_ms / self.student.latency_ms,
             }
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
@@ -102,9 +109,9 @@ class Comparison:
         columns = ('', 'mIoU %', 'gain', 'hard classes %', 'gain', 'as the teacher %',
                    'step ms', 'peak GB')  # fmt: skip
         rows = [self._score_row(arm) for arm in self.arms]
-        if self.teacher_outcome is not None:
-            theirs = self.teacher_outcome
-            rows.append(('teacher', f'{100 * theirs.miou:.2f}', '',
+        for title, teacher in self.teachers.items():
+            theirs = teacher.outcome
+            rows.append((title, f'{100 * theirs.miou:.2f}', '',
                          f'{100 * theirs.hard_miou:.2f}', '', '', '', ''))  # fmt: skip
         count = len(self.alone)
         title = (
@@ -130,7 +137,7 @@ class Comparison:
         )
 
     def _classes(self) -> Table:
-        columns = ('class', *('alone' if arm == ALONE else arm for arm in self.arms), 'teacher')
+        columns = ('class', *self.arms, *self.teachers)
         rows = [(name, *cells) for name, cells in self._class_cells()]
         return 'IoU % by class, means over the seeds', columns, rows
 
@@ -138,12 +145,12 @@ class Comparison:
         for name in self.alone[0].iou:
             cells = [_percent(_mean_known([run.iou[name] for run in runs]))
                      for runs in self.arms.values()]  # fmt: skip
-            theirs = self.teacher_outcome.iou[name] if self.teacher_outcome else None
-            yield name, [*cells, _percent(_mean_known([theirs]))]
+            theirs = [teacher.outcome.iou[name] for teacher in self.teachers.values()]
+            yield name, cells + [_percent(_mean_known([value])) for value in theirs]
 
     def _costs(self) -> Table:
         columns = ('network', 'parameters', 'G multiply-adds', 'ms per scan')
-        costs = [cost for cost in (self.teacher, self.student) if cost is not None]
+        costs = [*(teacher.cost for teacher in self.teachers.values()), self.student]
         rows: list[tuple[str, ...]] = [
             (c.name, f'{c.parameters:,}', f'{c.gmacs:.1f}', f'{c.latency_ms:.0f}') for c in costs
         ]

@@ -13,7 +13,8 @@ from training.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.yaml_file import check
 
-_NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher'}  # what the others differ in
+# what the others differ in
+_NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher', 'teachers'}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,13 @@ def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned
 def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
     method = () if arm in (ALONE, ANSWERS) else tuple(arm.split('+'))
-    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'method': method}
+    own = {name: teacher for name, teacher in config.teachers.items() if name in method}
+    changes: dict[str, object] = {
+        'name': f'{arm}-{seed}',
+        'seed': seed,
+        'method': method,
+        'teachers': {name: teacher.model_dump() for name, teacher in own.items()},
+    }
     if arm == ALONE:
         streets = config.data.streets.model_copy(update={'unlabelled': 0})
         data = config.data.model_copy(update={'unlabelled': (), 'streets': streets})

@@ -45,9 +45,9 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
             means = np.mean([[v for _, v in curve[:shortest]] for curve in curves], axis=0)
             name = 'student alone' if arm == ALONE else arm
             axes.plot(steps, means, 'o-', color=colour, linewidth=2.4, label=name)
-    if comparison.teacher_outcome is not None:
-        height = comparison.teacher_outcome.miou
-        axes.axhline(height, color=INK, linestyle=':', label='teacher')
+    for title, style in zip(comparison.teachers, (':', '--', '-.', (0, (1, 5)))):
+        height = comparison.teachers[title].outcome.miou
+        axes.axhline(height, color=INK, linestyle=style, label=title)
     axes.set_xlabel('step')
     axes.set_title('mIoU over the classes that occur', loc='left')
     axes.legend(frameon=False)

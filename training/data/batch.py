@@ -7,8 +7,8 @@ a network's Output has its label here; scoring of all points is the Segmenter's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,20 @@ from training.data.scan import Scan
 AnyGrid = CartesianGrid | CylinderGrid
 
 
+@dataclass(frozen=True)
+class Sight:
+    """How a teacher looks at scans: on its grid, fused with their past or as the student sees
+    them, augmented or as they were before that.
+    """
+
+    grid: AnyGrid
+    fused: bool = False
+    augmented: bool = True
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeacherView:
-    """What the teacher sees where that differs: another grid, scans fused with their past, or
-    scans as they were before augmentation.
+    """What a teacher sees where that differs from what the student sees.
 
     rows (M,): where each point of the batch is among those of the teacher's voxels.
     """
@@ -43,7 +53,7 @@ class Batch:
     voxels: their points, owners and voxels; labels (M,) uint8 train ids, 255 ignored;
     instances (M,) int64, 0 in a scan without any, or None where no scan has some;
     starts: scan i has the rows starts[i] to starts[i + 1];
-    teacher: None where a teacher sees the same voxels.
+    views: what teachers see; those whose sight is not there see the batch's own voxels.
     """
 
     voxels: Voxels
@@ -51,7 +61,7 @@ class Batch:
     instances: Tensor | None
     starts: tuple[int, ...]
     names: tuple[str, ...]
-    teacher: TeacherView | None = None
+    views: Mapping[Sight, TeacherView] = field(default_factory=dict)
 
     @property
     def points(self) -> Tensor:
@@ -79,16 +89,14 @@ class Batch:
         return _put_together, _take_apart(self)
 
 
-def make_batch(
-    scans: Sequence[Scan], grid: AnyGrid, *, teacher_grid: AnyGrid | None = None
-) -> Batch:
-    """With a teacher the past of fused scans is for its eyes alone; without one it is learnt from.
-    Points that one of the two grids cannot hold are left out of the batch.
+def make_batch(scans: Sequence[Scan], grid: AnyGrid, *, sights: Sequence[Sight] = ()) -> Batch:
+    """With teachers the past of fused scans is for their eyes alone; without any it is learnt
+    from. Points that one of the grids cannot hold are left out of the batch.
     """
-    differs = any(scan.past is not None or scan.unmoved is not None for scan in scans)
-    view = None
-    if teacher_grid is not None and (differs or teacher_grid != grid):
-        view, scans = _see_as_teacher(scans, teacher_grid)
+    seen = {s: _look(scans, s) for s in dict.fromkeys(sights) if _differs(s, scans, grid)}
+    if sights:
+        scans = [_present(scan)[0] for scan in scans]
+    scans, rows = _keep_what_all_see(scans, [rows for _, rows in seen.values()])
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
@@ -97,15 +105,16 @@ def make_batch(
         instances = torch.from_numpy(np.concatenate([_numbers(scan) for scan in scans]))
         instances = instances[voxels.rows]
     starts = torch.searchsorted(voxels.batch, torch.arange(len(scans) + 1, dtype=torch.int32))
-    if view is not None:
-        view = TeacherView(voxels=view.voxels, rows=view.rows[voxels.rows])
     return Batch(
         voxels=voxels,
         labels=labels[voxels.rows],
         instances=instances,
         starts=tuple(starts.tolist()),
         names=tuple(scan.name for scan in scans),
-        teacher=view,
+        views={
+            sight: TeacherView(voxels=theirs, rows=mine[voxels.rows])
+            for (sight, (theirs, _)), mine in zip(seen.items(), rows)
+        },
     )
 
 
@@ -116,22 +125,40 @@ def _numbers(scan: Scan) -> NDArray[np.int64]:
     return scan.instances.astype(np.int64)
 
 
-def _see_as_teacher(scans: Sequence[Scan], grid: AnyGrid) -> tuple[TeacherView, list[Scan]]:
-    """The teacher's voxels, and of each scan the own points that they hold."""
-    points, owner = _concatenate([_before_augmentation(scan) for scan in scans])
-    voxels = voxelize(points, grid, batch=owner)
+def _differs(sight: Sight, scans: Sequence[Scan], grid: AnyGrid) -> bool:
+    """Whether the teacher sees other voxels than the student."""
+    fused = sight.fused and any(scan.past is not None for scan in scans)
+    moved = not sight.augmented and any(scan.unmoved is not None for scan in scans)
+    return sight.grid != grid or fused or moved
+
+
+def _look(scans: Sequence[Scan], sight: Sight) -> tuple[Voxels, list[Tensor]]:
+    """A teacher's voxels, and by scan where its own points are among theirs; -1 nowhere."""
+    if not sight.augmented:
+        scans = [_before_augmentation(scan) for scan in scans]
+    if not sight.fused:
+        scans = [_present(scan)[0] for scan in scans]
+    own = [_present(scan)[1] for scan in scans]
+    points, owner = _concatenate(scans)
+    voxels = voxelize(points, sight.grid, batch=owner)
     row = torch.full((len(points),), -1)
     row[voxels.rows] = torch.arange(len(voxels.rows))
-    seen, first = [], 0
-    kept: list[Scan] = []
-    for scan in scans:
-        mine = row[first : first + len(scan)]
-        first += len(scan)
-        own, rows = _present(scan)
-        known = mine[rows] >= 0
-        kept.append(own if bool(known.all()) else own.take(known.numpy()))
-        seen.append(mine[rows][known])
-    return TeacherView(voxels=voxels, rows=torch.cat(seen)), kept
+    by_scan = row.split([len(scan) for scan in scans])
+    return voxels, [of_scan[rows] for of_scan, rows in zip(by_scan, own)]
+
+
+def _keep_what_all_see(
+    scans: Sequence[Scan], rows: Sequence[Sequence[Tensor]]
+) -> tuple[list[Scan], list[Tensor]]:
+    """The scans without points that a teacher cannot see, and by teacher where the others are."""
+    kept, known = [], []
+    for scan, of_scan in zip(scans, zip(*rows) if rows else [()] * len(scans)):
+        held = torch.ones(len(scan), dtype=torch.bool)
+        for mine in of_scan:
+            held &= mine >= 0
+        known.append(held)
+        kept.append(scan if bool(held.all()) else scan.take(held.numpy()))
+    return kept, [torch.cat([row[held] for row, held in zip(mine, known)]) for mine in rows]
 
 
 def _before_augmentation(scan: Scan) -> Scan:
@@ -163,13 +190,11 @@ def voxel_labels(batch: Batch, classes: int) -> Tensor:
 
 
 def _take_apart(batch: Batch) -> tuple[Any, ...]:
-    view = batch.teacher
-    theirs = (None,) * 9 if view is None else (*_take_voxels_apart(view.voxels), view.rows)
-    return (
-        *_take_voxels_apart(batch.voxels),
-        *(batch.labels, batch.instances, batch.starts, batch.names),
-        *theirs,
-    )
+    parts = [*_take_voxels_apart(batch.voxels), batch.labels, batch.instances, batch.starts,
+             batch.names]  # fmt: skip
+    for sight, view in batch.views.items():
+        parts += [sight, view.rows, *_take_voxels_apart(view.voxels)]
+    return tuple(parts)
 
 
 def _take_voxels_apart(v: Voxels) -> tuple[Any, ...]:
@@ -181,16 +206,17 @@ def _take_voxels_apart(v: Voxels) -> tuple[Any, ...]:
 
 def _put_together(*parts: Any) -> Batch:
     ours, (labels, instances, starts, names), theirs = parts[:8], parts[8:12], parts[12:]
-    view = None
-    if theirs[0] is not None:
-        view = TeacherView(voxels=_put_voxels_together(*theirs[:8]), rows=theirs[8])
+    views = {}
+    for first in range(0, len(theirs), 10):
+        sight, rows, *voxels = theirs[first : first + 10]
+        views[sight] = TeacherView(voxels=_put_voxels_together(*voxels), rows=rows)
     return Batch(
         voxels=_put_voxels_together(*ours),
         labels=labels,
         instances=instances,
         starts=starts,
         names=names,
-        teacher=view,
+        views=views,
     )
 
 

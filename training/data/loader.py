@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lidar_kd.errors import ConfigError
 from training.data.augment import augment, Augmentation
-from training.data.batch import AnyGrid, Batch, make_batch
+from training.data.batch import AnyGrid, Batch, make_batch, Sight
 from training.data.scan import Scan, Scans
 
 # A seed sequence does not tell [s, e] from [s, e, 0], hence a number for each use.
@@ -120,7 +120,7 @@ class Loader:
         grid: AnyGrid,
         *,
         batch_size: int,
-        teacher_grid: AnyGrid | None = None,
+        sights: Sequence[Sight] = (),
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -137,7 +137,7 @@ class Loader:
         self._loader: DataLoader[Scan] = DataLoader(
             scans,
             batch_sampler=self._turns,  # of turns, not numbers
-            collate_fn=partial(make_batch, grid=grid, teacher_grid=teacher_grid),
+            collate_fn=partial(make_batch, grid=grid, sights=sights),
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_interrupts_alone,

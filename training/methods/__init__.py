@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -18,22 +18,24 @@ METHODS: dict[str, Any] = {'srkd': Srkd, 'pvkd': Pvkd, 'm2skd': M2skd}
 
 
 def build_methods(
-    names: Sequence[str], settings: Any, *, student: Widths, teacher: Widths, context: Context
+    settings: Any, *, student: Widths, teachers: Mapping[str, Widths], context: Context
 ) -> nn.ModuleDict:
-    """The methods by name; `settings` has those of each as an attribute of that name.
+    """The methods by name, in the order of `teachers`: what each one's teacher gives.
 
-    Their parameters are adapters: trained with the student, never part of it.
+    `settings` has those of each as an attribute of that name. Their parameters are adapters:
+    trained with the student, never part of it.
     """
-    if student.classes != teacher.classes:
-        raise ConfigError(
-            f'teacher: it knows {teacher.classes} classes, the student {student.classes}; '
-            'choose a teacher of the same label table.'
-        )
+    for name, teacher in teachers.items():
+        if student.classes != teacher.classes:
+            raise ConfigError(
+                f'teacher of {name}: it knows {teacher.classes} classes, the student '
+                f'{student.classes}; choose a teacher of the same label table.'
+            )
     return nn.ModuleDict(
         {
             name: METHODS[name](
                 getattr(settings, name), student=student, teacher=teacher, context=context
             )
-            for name in names
+            for name, teacher in teachers.items()
         }
     )

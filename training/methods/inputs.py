@@ -6,7 +6,7 @@ M points and V occupied voxels of the student, B scans, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,13 +87,15 @@ class Context:
         return torch.from_numpy(class_weights(self.class_shares, power=power)) if power else None
 
 
-def check_teacher(inputs: Inputs) -> None:
-    """One look at what every term builds on; NaN features give NaN logits."""
-    teacher = inputs.teacher
+def check_teacher(teacher: Side, names: Sequence[str]) -> None:
+    """One look at what every term builds on; NaN features give NaN logits.
+
+    names: of the scans.
+    """
     logits = teacher.voxel_logits() if teacher.by_voxel else teacher.point_logits()
     if bool(torch.isfinite(logits).all()):
         return
-    where = ' '.join(inputs.names) or 'a batch'
+    where = ' '.join(names) or 'a batch'
     raise DataError(
         f'{where}: the teacher answers with numbers that are not finite; choose precision '
         'float32 or another teacher, or leave these scans out.'

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import cast
 
@@ -17,8 +18,8 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
-from training.config import Config
-from training.data.batch import AnyGrid
+from training.config import Config, MAIN
+from training.data.batch import Sight
 from training.data.instances import build_paste_bank
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
@@ -28,7 +29,7 @@ from training.methods import build_methods
 from training.methods.inputs import Context, Widths
 from training.methods.supervised import Supervised
 from training.run.folder import RunFolder
-from training.run.lesson import Explains, Lesson
+from training.run.lesson import Explains, Lesson, Taught
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
 from training.run.synced_norm import synchronise_norms
@@ -36,6 +37,7 @@ from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
 
 Counts = NDArray[np.int64]
+Teachers = Mapping[str, FrozenTeacher]  # those that a configuration asks, by name
 
 
 def prepare_machine(config: Config, ranks: Ranks) -> torch.device:
@@ -56,27 +58,28 @@ def build_parts(
     folder: RunFolder,
     console: Console,
     ranks: Ranks,
-    teacher: FrozenTeacher | None = None,
+    teachers: Teachers,
 ) -> Parts:
     """`sources` are open; the device is chosen and the seed set here."""
     device = prepare_machine(config, ranks)
+    sights = find_sights(config, teachers)
     with ranks.first_one_first():
         counts = _count(sources.train, console)
-        learning = _scans_to_learn_from(config, sources, teacher, console)
+        learning = _scans_to_learn_from(config, sources, sights, console)
     student = _build_student(config, sources, ranks)
     loader = Loader(
         learning,
         config.model.grid,
         batch_size=config.optim.batch_size,
-        teacher_grid=teacher_grid(config, teacher),
+        sights=list(sights.values()),
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
     )
     return Parts(
         config=config,
-        lesson=_build_lesson(config, student, teacher, sources, counts),
-        spec=describe(config, sources, teacher),
+        lesson=_build_lesson(config, student, teachers, sights, sources, counts),
+        spec=describe(config, sources, teachers),
         loader=loader,
         validation=fuse(sources.validation, config.data, console)
         if config.data.fusion
@@ -87,14 +90,21 @@ def build_parts(
     )
 
 
-def teacher_grid(config: Config, teacher: FrozenTeacher | None) -> AnyGrid | None:
-    """Of what a teacher is to see; None without one."""
+def find_sights(config: Config, teachers: Teachers) -> dict[str, Sight]:
+    """How each teacher looks at the scans."""
     if config.is_its_own_teacher:
-        return config.model.grid
-    return teacher.spec.grid if teacher else None
+        return {MAIN: Sight(config.model.grid, fused=True)}
+    return {
+        name: Sight(
+            teacher.spec.grid,
+            fused=config.is_shown_the_past(name),
+            augmented=not config.asked_teachers[name].cache,
+        )
+        for name, teacher in teachers.items()
+    }
 
 
-def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) -> BundleSpec:
+def describe(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec:
     """What the student's bundle will say of itself."""
     facts = {
         'run': config.name,
@@ -102,9 +112,11 @@ def describe(config: Config, sources: Sources, teacher: FrozenTeacher | None) ->
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
-    if teacher or (config.method and config.is_its_own_teacher):
-        name = teacher.name if teacher else 'itself, on fused scans'
-        facts |= {'teacher': name, 'method': config.taught_by}
+    if teachers:
+        names = dict.fromkeys(teacher.name for teacher in teachers.values())
+        facts |= {'teacher': ', '.join(names), 'method': config.taught_by}
+    elif config.is_its_own_teacher:
+        facts |= {'teacher': 'itself, on fused scans', 'method': config.taught_by}
     return BundleSpec(
         model=ModelSpec(name=config.model.name, settings=config.model.settings),
         grid=config.model.grid,
@@ -130,34 +142,48 @@ def _build_student(config: Config, sources: Sources, ranks: Ranks) -> nn.Module:
 def _build_lesson(
     config: Config,
     student: nn.Module,
-    teacher: FrozenTeacher | None,
+    teachers: Teachers,
+    sights: Mapping[str, Sight],
     sources: Sources,
     counts: Counts,
 ) -> Lesson:
     weights = class_weights(counts, power=config.loss.class_power)
     supervised = Supervised(config.loss, torch.from_numpy(weights))
-    if not (teacher or (config.method and config.is_its_own_teacher)):
+    if not sights:
         return Lesson(student, supervised)
+    networks = {MAIN: student} | {name: each.network for name, each in teachers.items()}
     methods = build_methods(
-        config.method,
         config.methods,
         student=widths_of(student, sources.train),
-        teacher=widths_of(teacher.network if teacher else student, sources.train),
+        teachers={
+            method: widths_of(networks[config.teacher_of(method)], sources.train)
+            for method in config.method
+        },
         context=Context(table=sources.train.table, class_shares=counts / max(1, counts.sum())),
     )
-    explains: Explains | None = teacher
-    if teacher and config.teacher_is_cached:
-        explains = _remember(config, teacher)
-    believed = config.teacher.labels if config.teacher else None
-    return Lesson(student, supervised, methods=methods, teacher=explains, believed=believed)
+    return Lesson(
+        student,
+        supervised,
+        methods=methods,
+        teachers={
+            name: Taught(_remember(config, name, teacher), sights[name])
+            for name, teacher in teachers.items()
+        },
+        itself=sights[MAIN] if config.is_its_own_teacher else None,
+        believed=config.teacher.labels if config.teacher else None,
+    )
 
 
-def _remember(config: Config, teacher: FrozenTeacher) -> CachedTeacher:
+def _remember(config: Config, name: str, teacher: FrozenTeacher) -> Explains:
+    """The teacher, or what it has answered before if the configuration keeps that."""
+    if not config.asked_teachers[name].cache:
+        return teacher
     if not config.data.augment.keeps_rows:
+        key = MAIN if name == MAIN else f'teachers.{name}'
         raise ConfigError(
-            'teacher.cache: its answers are kept for the points that a scan has, which may move '
+            f'{key}.cache: its answers are kept for the points that a scan has, which may move '
             'but not come and go; set paste, drop and the mixes of data.augment to 0, or '
-            'teacher.cache to false.'
+            f'{key}.cache to false.'
         )
     return CachedTeacher(teacher, CACHE / teacher.sha256)
 
@@ -172,18 +198,17 @@ def widths_of(network: nn.Module, scans: ScanSet) -> Widths:
 
 
 def _scans_to_learn_from(
-    config: Config, sources: Sources, teacher: FrozenTeacher | None, console: Console
+    config: Config, sources: Sources, sights: Mapping[str, Sight], console: Console
 ) -> TrainingScans:
     data, train = config.data, sources.train
     bank: list[Scan] = []
     if data.augment.paste:
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
-    taught = teacher is not None or config.is_its_own_teacher
-    fused = data.fusion or (taught and 'm2skd' in config.method)
+    fused = data.fusion or any(sight.fused for sight in sights.values())
     own = fuse(train, data, console) if fused else train
     chosen: Scans = own
-    if sources.unlabelled and teacher is not None:
+    if sources.unlabelled and sights and not config.is_its_own_teacher:
         chosen = Several([own, *sources.unlabelled])
     return TrainingScans(
         chosen,
@@ -191,7 +216,7 @@ def _scans_to_learn_from(
         seed=config.seed,
         bank=bank,
         intensity_scale=data.intensity_scale,
-        keep_unmoved=teacher is not None and config.teacher_is_cached,
+        keep_unmoved=not all(sight.augmented for sight in sights.values()),
     )
 
 

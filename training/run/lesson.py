@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast, NamedTuple, Protocol
 
@@ -12,12 +13,13 @@ from torch import nn, Tensor
 
 from lidar_kd.models.output import Network, Output
 from lidar_kd.voxels import Voxels
-from training.data.batch import Batch, voxel_labels
-from training.methods.inputs import check_teacher, Inputs
+from training.config import MAIN
+from training.data.batch import Batch, Sight, voxel_labels
+from training.methods.inputs import check_teacher, Inputs, Side
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
 from training.run.belief import believe
-from training.run.sides import detached, make_inputs
+from training.run.sides import detached, make_inputs, teacher_side
 
 
 class Terms(NamedTuple):
@@ -33,16 +35,24 @@ class Method(Protocol):
 
 
 class Explains(Protocol):
-    """A frozen teacher."""
+    """A frozen teacher, or the student itself."""
 
     def __call__(self, voxels: Voxels) -> Output: ...
+
+
+class Taught(NamedTuple):
+    """A teacher, and how it looks at the scans."""
+
+    explains: Explains
+    sight: Sight
 
 
 class Lesson(nn.Module):
     """The student and what is trained beside it; its parameters are what the optimiser gets.
 
-    Methods without a teacher: the student is its own, looking at the fused scans. believed: how
-    sure a teacher must be for its answers to be labels of scans that have none.
+    teachers: MAIN, and those that methods have for themselves by the method's name. itself: how
+    the student looks at the scans as its own teacher. believed: how sure the main teacher must
+    be for its answers to be labels of scans that have none.
     """
 
     def __init__(
@@ -51,7 +61,8 @@ class Lesson(nn.Module):
         supervised: Supervised,
         *,
         methods: nn.ModuleDict | None = None,
-        teacher: Explains | None = None,
+        teachers: Mapping[str, Taught] | None = None,
+        itself: Sight | None = None,
         believed: float | None = None,
     ) -> None:
         super().__init__()
@@ -60,26 +71,46 @@ class Lesson(nn.Module):
         self.methods = methods or nn.ModuleDict()
         self.weights = Weights({name: w for m in self._listed() for name, w in m.weights.items()})
         self._believed = believed
-        self._teacher = teacher  # no module: neither trained nor saved with the student
+        self._is_its_own = itself is not None
+        # no modules: neither trained nor saved with the student
+        self._teachers = {MAIN: Taught(self._ask, itself)} if itself else dict(teachers or {})
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
-        inputs = self._compare(output, batch)
+        inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
+        said = {name: self._listen(teacher, batch) for name, teacher in self._teachers.items()}
+        if self._believed is not None:
+            inputs = believe(replace(inputs, teacher=said[MAIN]), batch.owner, self._believed)
         with torch.autocast(batch.points.device.type, enabled=False):
-            supervision = self._supervise(inputs)
-            inputs = replace(inputs, teacher=detached(inputs.teacher))
-            terms = {k: v for m in self._listed() for k, v in m(inputs, rng).items()}
+            supervision = self._supervise(inputs, said)
+            terms = self._compare(inputs, said, rng)
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
         return Terms(loss, _detached(supervision | terms), _detached(weighted))
 
-    def _supervise(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _listen(self, teacher: Taught, batch: Batch) -> Side:
+        view = batch.views.get(teacher.sight)
+        answers = teacher.explains(batch.voxels if view is None else view.voxels)
+        side = teacher_side(answers, view, batch)
+        check_teacher(side, batch.names)
+        return side
+
+    def _supervise(self, inputs: Inputs, said: Mapping[str, Side]) -> dict[str, Tensor]:
         """A student that is its own teacher learns from what it sees as a teacher, too."""
         terms: dict[str, Tensor] = self.supervised(inputs)
-        if self._teacher is None and self.methods:
-            fused = self.supervised(replace(inputs, student=inputs.teacher))
+        if self._is_its_own:
+            fused = self.supervised(replace(inputs, student=said[MAIN]))
             terms |= {f'fused_{name}': term for name, term in fused.items()}
+        return terms
+
+    def _compare(
+        self, inputs: Inputs, said: Mapping[str, Side], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for name, method in self.methods.items():
+            teacher = detached(said[name] if name in said else said[MAIN])
+            terms |= method(replace(inputs, teacher=teacher), rng)
         return terms
 
     def state(self) -> dict[str, Any]:
@@ -94,19 +125,6 @@ class Lesson(nn.Module):
         cast(Network, self.student).build_maps(voxels.level)
         output: Output = self.student(voxels)
         return output
-
-    def _compare(self, output: Output, batch: Batch) -> Inputs:
-        classes = output.voxel_logits.shape[1]
-        labels = voxel_labels(batch, classes)
-        if not self.methods and self._believed is None:
-            return make_inputs(output, None, batch, labels)
-        view = batch.voxels if batch.teacher is None else batch.teacher.voxels
-        theirs = self._teacher(view) if self._teacher else self._ask(view)
-        inputs = make_inputs(output, theirs, batch, labels)
-        check_teacher(inputs)
-        if self._believed is None:
-            return inputs
-        return believe(inputs, batch.owner, self._believed)
 
     def _weigh(
         self, terms: dict[str, Tensor], supervision: dict[str, Tensor], output: Output

@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
-from training.config import Config, load_config
+from training.config import Config, load_config, MAIN, Teacher
 from training.data.batch import make_batch
 from training.engine import Parts, Run
 from training.report import Result, show, write_pictures, write_report
-from training.run.build import build_parts, open_sources_once
+from training.run.build import build_parts, open_sources_once, Teachers
 from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import Sources
-from training.run.teachers import FrozenTeacher, load_teacher
+from training.run.teachers import load_teacher
 from training.scores.scoring import score, Stopwatch
 
 RUNS = Path('runs')
@@ -73,7 +73,7 @@ def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> 
             f'method: {" + ".join(config.method)} needs a teacher to train with; start '
             "training/distill.py, or train the student alone with --set 'method=[]'."
         )
-    perform(config, folder, console, ranks, None)
+    perform(config, folder, console, ranks, {})
 
 
 def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> None:
@@ -83,17 +83,21 @@ def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -
             'method: none, so there is nothing to distill; name some, as in '
             "--set 'method=[srkd]', set teacher.labels, or start training/train.py."
         )
-    perform(config, folder, console, ranks, find_teacher(config, console, ranks))
+    perform(config, folder, console, ranks, find_teachers([config], console, ranks))
 
 
-def find_teacher(config: Config, console: Console, ranks: Ranks) -> Path | None:
-    """The teacher's bundle."""
-    if config.teacher is None or config.teacher.shared:
-        return None
-    if config.teacher.bundle is not None:
-        return config.teacher.bundle
-    assert config.teacher.config is not None, 'the configuration checks it'
-    theirs = load_config(config.teacher.config)
+def find_teachers(configs: Sequence[Config], console: Console, ranks: Ranks) -> dict[str, Path]:
+    """The bundle of each teacher that the configurations ask; the main one first."""
+    asked = {name: each for config in configs for name, each in config.asked_teachers.items()}
+    names = sorted(asked, key=lambda name: name != MAIN)
+    return {name: _find_teacher(asked[name], console, ranks) for name in names}
+
+
+def _find_teacher(teacher: Teacher, console: Console, ranks: Ranks) -> Path:
+    if teacher.bundle is not None:
+        return teacher.bundle
+    assert teacher.config is not None, 'the configuration checks it'
+    theirs = load_config(teacher.config)
     folder = RunFolder(RUNS / theirs.name)
     console.line(f'the teacher: {theirs.name}, in {folder.path}')
     train(theirs, folder, console, ranks)
@@ -101,15 +105,23 @@ def find_teacher(config: Config, console: Console, ranks: Ranks) -> Path | None:
 
 
 def perform(
-    config: Config, folder: RunFolder, console: Console, ranks: Ranks, teacher: Path | None
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    ranks: Ranks,
+    teachers: Mapping[str, Path],
 ) -> None:
     """Trains in the folder to the end, or from where an earlier run of the same was ended."""
     with folder.occupied() if ranks.is_first else nullcontext():
-        _perform(config, folder, console, ranks, teacher)
+        _perform(config, folder, console, ranks, teachers)
 
 
 def _perform(
-    config: Config, folder: RunFolder, console: Console, ranks: Ranks, teacher: Path | None
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    ranks: Ranks,
+    teachers: Mapping[str, Path],
 ) -> None:
     with ranks.first_one_first():
         folder.claim(config)
@@ -118,7 +130,7 @@ def _perform(
         return
     with console.copied_to(folder.log):
         sources = open_sources_once(config, console, ranks)
-        explains = _explain(config, sources, teacher)
+        explains = _load_teachers(config, sources, teachers)
         parts = build_parts(config, sources, folder, console, ranks, explains)
         if ranks.is_first:
             console.banner(config.name, describe(parts, sources, explains))
@@ -129,14 +141,12 @@ def _perform(
     ranks.barrier()
 
 
-def _explain(config: Config, sources: Sources, teacher: Path | None) -> FrozenTeacher | None:
-    if teacher is None:
-        return None
-    device = choose_device(config.device)
-    return load_teacher(teacher, config, sources.train.table.name, device)
+def _load_teachers(config: Config, sources: Sources, paths: Mapping[str, Path]) -> Teachers:
+    device, labels = choose_device(config.device), sources.train.table.name
+    return {name: load_teacher(path, config, labels, device) for name, path in paths.items()}
 
 
-def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> dict[str, object]:
+def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, object]:
     """The banner: what learns what from what."""
     config, student = parts.config, parts.lesson.student
     batch = make_batch([sources.validation[0]], config.model.grid)
@@ -156,13 +166,13 @@ def describe(parts: Parts, sources: Sources, teacher: FrozenTeacher | None) -> d
     }
     if config.is_its_own_teacher:
         rows['teacher'] = 'the student itself, looking at the fused scans'
-    elif teacher is not None:
+    for name, teacher in teachers.items():
         theirs = make_batch([sources.validation[0]], teacher.spec.grid)
-        rows['teacher'] = (
+        rows[MAIN if name == MAIN else f'teacher of {name}'] = (
             f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
             f'parameters, {gmacs(teacher.network, theirs):.1f} G multiply-adds'
         )
-    if 'teacher' in rows:
+    if teachers or config.is_its_own_teacher:
         rows['methods'] = config.taught_by
     return rows
 

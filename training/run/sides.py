@@ -14,19 +14,15 @@ import torch
 from torch import Tensor
 
 from lidar_kd.models.output import Output
-from training.data.batch import Batch
+from training.data.batch import Batch, TeacherView
 from training.methods.inputs import Inputs, Rows, Side
 
 _SMALLEST = 1e-12  # posterior
 
 
-def make_inputs(student: Output, teacher: Output | None, batch: Batch, labels: Tensor) -> Inputs:
-    """`labels`: (V,) of the voxels. A student without a teacher is its own."""
-    voxels = batch.voxels
-    if teacher is None:
-        theirs = own_side(student)
-    else:
-        theirs = own_side(teacher) if batch.teacher is None else seen_by_student(teacher, batch)
+def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
+    """`labels`: (V,) of the voxels. Until a teacher takes its place, the student is its own."""
+    voxels, ours = batch.voxels, own_side(student)
     return Inputs(
         points=batch.points,
         labels=batch.labels,
@@ -36,8 +32,8 @@ def make_inputs(student: Output, teacher: Output | None, batch: Batch, labels: T
         voxel_scan=voxels.coords[:, 0].contiguous(),
         voxel_xyz=voxels.features[:, :3],  # the mean of its points
         voxel_labels=labels,
-        student=own_side(student),
-        teacher=theirs,
+        student=ours,
+        teacher=ours,
         names=batch.names,
     )
 
@@ -54,10 +50,14 @@ def own_side(output: Output) -> Side:
     )
 
 
-def seen_by_student(output: Output, batch: Batch) -> Side:
+def teacher_side(output: Output, view: TeacherView | None, batch: Batch) -> Side:
+    """A teacher's answers about the student's points and voxels."""
+    return own_side(output) if view is None else seen_by_student(output, view, batch)
+
+
+def seen_by_student(output: Output, view: TeacherView, batch: Batch) -> Side:
     """A teacher's answers, where its voxels are not the student's."""
-    assert batch.teacher is not None
-    row, ours, voxels = batch.teacher.rows, batch.voxels.point_voxel, len(batch.voxels.level)
+    row, ours, voxels = view.rows, batch.voxels.point_voxel, len(batch.voxels.level)
     points, early = _points_of(output), _early_of(output)
 
     @cache
