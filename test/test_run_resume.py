@@ -8,6 +8,7 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ from small_run import (
     fit,
     make_config,
     make_street,
+    ROOT,
     run_until_killed,
     save_teacher,
     Settings,
@@ -120,6 +122,26 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     assert main('', train, path) == 0
     assert 'this run is finished' in capsys.readouterr().out
     assert torch.load(folder.last, weights_only=True)['step'] == 6
+
+
+def test_a_signal_to_the_whole_group_saves_the_run_in_spite_of_its_workers(
+    street: Path, tmp_path: Path
+) -> None:
+    """As `timeout`, and what stops containers, send it."""
+    settings = settings_on(street, optim__steps=10_000, validate__every=5_000, data__workers=1)
+    path, folder = write_config(tmp_path / 'small.yaml', settings), RunFolder(tmp_path / 'run')
+    command = [sys.executable, str(ROOT / 'training' / 'train.py'), '--cfg', str(path),
+               '--out', str(folder.path)]  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stderr=pipe, text=True, start_new_session=True) as run:
+        while not (folder.log.is_file() and 'step 3/' in folder.log.read_text()):
+            assert run.poll() is None
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGTERM)
+        _, said = run.communicate()
+    assert run.returncode == EXIT_INTERRUPTED
+    assert said.splitlines()[-1].startswith('warning: interrupted after step ')
+    assert load_checkpoint(folder.last)['step'] >= 3
 
 
 HOLD_UNTIL_TOLD = """

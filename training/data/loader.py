@@ -103,8 +103,11 @@ class _Turns:
 
 
 def _leave_interrupts_alone(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the run saves itself and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and what ends a group of processes, reach the workers, too; the run saves itself
+    and then ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Loader:
