@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def two_scans() -> Inputs:
 
 
 def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
-    told = believe(two_scans(), OWNER, 0.5)
+    scans = two_scans()
+    told = believe(scans, [scans.teacher], OWNER, 0.5)
     assert told.labels.tolist() == [1, IGNORE, 3, IGNORE, 4]
     assert told.voxel_labels.tolist() == [1, 3, IGNORE]
     assert told.labels.dtype == told.voxel_labels.dtype == torch.uint8
@@ -61,9 +63,19 @@ def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
 
 
 def test_at_zero_every_answer_is_believed() -> None:
-    told = believe(two_scans(), OWNER, 0.0)
+    scans = two_scans()
+    told = believe(scans, [scans.teacher], OWNER, 0.0)
     assert told.labels.tolist() == [1, IGNORE, 3, 7, 4]
     assert told.voxel_labels.tolist() == [1, 3, 4]
+
+
+def test_several_teachers_are_believed_in_the_mean() -> None:
+    """Sure of 3 and of 3: 0.87. Sure of 7, the other not: 0.50. Sure of 4 and of 8: 0.44."""
+    scans = two_scans()
+    points = logits((5, SURE), (6, SURE), (3, SURE), (7, SURE), (8, SURE))
+    other = replace(scans.teacher, point_logits=lambda: points)
+    told = believe(scans, [scans.teacher, other], OWNER, 0.45)
+    assert told.labels.tolist() == [1, IGNORE, 3, 7, IGNORE]
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ class MainTeacher(Teacher):
     remedy: ClassVar[str] = f'{Teacher.remedy}, or set shared: true'
 
     shared: bool = False
-    labels: Share | None = None  # scans without any take its answers where it is so sure
+    labels: Share | None = None  # scans without any take all teachers' mean answer if so sure
 
     def _ways(self) -> list[str]:
         return [*super()._ways(), *(['shared'] if self.shared else [])]

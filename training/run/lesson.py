@@ -51,8 +51,8 @@ class Lesson(nn.Module):
     """The student and what is trained beside it; its parameters are what the optimiser gets.
 
     teachers: MAIN, and those that methods have for themselves by the method's name. itself: how
-    the student looks at the scans as its own teacher. believed: how sure the main teacher must
-    be for its answers to be labels of scans that have none.
+    the student looks at the scans as its own teacher. believed: how sure the teachers must be, in
+    the mean, for their answers to be labels of scans that have none.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Lesson(nn.Module):
         inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
         said = {name: self._listen(teacher, batch) for name, teacher in self._teachers.items()}
         if self._believed is not None:
-            inputs = believe(replace(inputs, teacher=said[MAIN]), batch.owner, self._believed)
+            inputs = believe(inputs, list(said.values()), batch.owner, self._believed)
         with torch.autocast(batch.points.device.type, enabled=False):
             supervision = self._supervise(inputs, said)
             terms = self._compare(inputs, said, rng)
