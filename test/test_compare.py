@@ -67,6 +67,18 @@ def test_figures_have_the_names_that_others_rely_on() -> None:
     assert figures['srkd_step_ratio'] == pytest.approx(1.2)
 
 
+def test_every_teacher_has_its_row() -> None:
+    taught = {'teacher': TAUGHT, 'pvkd': TeacherFigures(cost=STUDENT, outcome=outcome(0.4))}
+    figures = comparison(teachers=taught).figures()
+    assert figures['pvkd_teacher_miou'] == pytest.approx(40.0)
+    assert (figures['macs_share'], figures['pvkd_macs_share']) == (2 / 16, 1.0)
+    (_, _, scores), (_, columns, classes), (_, _, costs) = comparison(teachers=taught).tables()
+    assert [row[0] for row in scores][2:] == ['teacher', "pvkd's teacher"]
+    assert columns[-2:] == ('teacher', "pvkd's teacher")
+    assert classes[0][-2:] == ('60.00', '40.00')
+    assert [row[0] for row in costs] == ['teacher', 'student', 'student']
+
+
 def test_a_class_that_is_nowhere_has_a_dash() -> None:
     title, columns, rows = comparison(teachers={'teacher': TAUGHT}).tables()[1]
     assert columns == ('class', 'alone', 'srkd', 'teacher')

@@ -26,7 +26,6 @@ from training.comparing.figures import (
     Comparison,
     Outcome,
     show,
-    TEACHER,
     TeacherFigures,
     write,
 )
@@ -34,7 +33,7 @@ from training.comparing.plan import plan, Planned
 from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_run
 from training.comparing.side_by_side import SideBySide
-from training.config import Config, load_config, MAIN
+from training.config import Config, load_config
 from training.data.scan import ScanSet
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import find_teachers, perform, RUNS
@@ -126,7 +125,7 @@ def report(
         arms=arms,
         student=costs[0],
         teachers={
-            _title(name): TeacherFigures(
+            name: TeacherFigures(
                 cost=cost, outcome=score_run(scans, theirs, step_ms=0.0, peak_gb=0.0)
             )
             for (name, theirs), cost in zip(answers.items(), costs[1:])
@@ -136,10 +135,6 @@ def report(
     write(folder, comparison)
     draw(folder / 'comparison.png', comparison)
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
-
-
-def _title(teacher: str) -> str:
-    return TEACHER if teacher == MAIN else f"{teacher}'s teacher"
 
 
 def _seen_by_teacher(

@@ -12,9 +12,9 @@ from statistics import mean, median, stdev
 
 from lidar_kd.console import Console
 from lidar_kd.files import write_atomically
+from training.config import MAIN
 
 ALONE = 'alone'  # the student without a teacher
-TEACHER = 'teacher'  # the main one
 ANSWERS = 'answers'  # with the teacher's answers as labels (teacher.labels) and no method
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 _GAINS = ('miou', 'hard_miou')
@@ -62,7 +62,7 @@ class Comparison:
     title: str
     arms: Mapping[str, Sequence[Outcome]]  # the first one is the student alone
     student: Cost
-    teachers: Mapping[str, TeacherFigures] = field(default_factory=dict)  # by title
+    teachers: Mapping[str, TeacherFigures] = field(default_factory=dict)  # MAIN, or a method's own
     facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -93,8 +93,8 @@ class Comparison:
                 f'{arm}_hard_gain_se': 100 * hard.error,
                 f'{arm}_step_ratio': _step_ms(self.arms[arm]) / _step_ms(self.alone),
             }
-        for title, teacher in self.teachers.items():
-            before = '' if title == TEACHER else f'{title}: '
+        for name, teacher in self.teachers.items():
+            before = '' if name == MAIN else f'{name}_'
             values |= {
                 f'{before}teacher_miou': 100 * teacher.outcome.miou,
                 f'{before}macs_share': self.student.gmacs / teacher.cost.gmacs,
@@ -109,9 +109,9 @@ class Comparison:
         columns = ('', 'mIoU %', 'gain', 'hard classes %', 'gain', 'as the teacher %',
                    'step ms', 'peak GB')  # fmt: skip
         rows = [self._score_row(arm) for arm in self.arms]
-        for title, teacher in self.teachers.items():
+        for name, teacher in self.teachers.items():
             theirs = teacher.outcome
-            rows.append((title, f'{100 * theirs.miou:.2f}', '',
+            rows.append((title_of(name), f'{100 * theirs.miou:.2f}', '',
                          f'{100 * theirs.hard_miou:.2f}', '', '', '', ''))  # fmt: skip
         count = len(self.alone)
         title = (
@@ -137,7 +137,7 @@ class Comparison:
         )
 
     def _classes(self) -> Table:
-        columns = ('class', *self.arms, *self.teachers)
+        columns = ('class', *self.arms, *map(title_of, self.teachers))
         rows = [(name, *cells) for name, cells in self._class_cells()]
         return 'IoU % by class, means over the seeds', columns, rows
 
@@ -155,6 +155,10 @@ class Comparison:
             (c.name, f'{c.parameters:,}', f'{c.gmacs:.1f}', f'{c.latency_ms:.0f}') for c in costs
         ]
         return 'a scan from points to labels, medians, both in turns', columns, rows
+
+
+def title_of(teacher: str) -> str:
+    return teacher if teacher == MAIN else f"{teacher}'s teacher"
 
 
 def show(console: Console, comparison: Comparison) -> None:

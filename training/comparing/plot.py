@@ -12,10 +12,12 @@ from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 from lidar_kd.picture import save_picture
-from training.comparing.figures import ALONE, Comparison
+from training.comparing.figures import ALONE, Comparison, title_of
 
 INK = '#22262e'
 COLOURS = ('#8a919e', '#d0342c', '#1f4e9c', '#2f9e6b', '#b8860b', '#7b3fa0')
+
+STYLES = (':', '--', '-.', (0, (1, 4)))
 
 
 def draw(path: Path, comparison: Comparison) -> None:
@@ -45,9 +47,8 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
             means = np.mean([[v for _, v in curve[:shortest]] for curve in curves], axis=0)
             name = 'student alone' if arm == ALONE else arm
             axes.plot(steps, means, 'o-', color=colour, linewidth=2.4, label=name)
-    for title, style in zip(comparison.teachers, (':', '--', '-.', (0, (1, 5)))):
-        height = comparison.teachers[title].outcome.miou
-        axes.axhline(height, color=INK, linestyle=style, label=title)
+    for (name, teacher), style in zip(comparison.teachers.items(), STYLES):
+        axes.axhline(teacher.outcome.miou, color=INK, linestyle=style, label=title_of(name))
     axes.set_xlabel('step')
     axes.set_title('mIoU over the classes that occur', loc='left')
     axes.legend(frameon=False)

@@ -21,7 +21,8 @@ class FrozenTeacher:
     """No module, so that it is no part of what is trained or saved."""
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        self.spec, self.name, self.sha256 = bundle.spec, bundle.name, bundle.sha256
+        self.spec, self.sha256 = bundle.spec, bundle.sha256
+        self.name = bundle.spec.provenance.get('run', bundle.name)  # all runs' files: best
         self.parameters = sum(p.numel() for p in bundle.model.parameters())
         self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
 
