@@ -29,8 +29,9 @@ from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE, NUSCENES
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
-from training.config import Config, Data, Streets
+from training.config import Config
 from training.data.batch import Batch
+from training.data.settings import Data, Streets
 from training.engine import Parts, Run
 from training.run import sources
 from training.run.lesson import Terms

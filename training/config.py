@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     model_validator,
     NonNegativeFloat,
@@ -21,14 +19,9 @@ from pydantic import (
     PositiveInt,
 )
 
-from lidar_kd.errors import ConfigError
 from lidar_kd.models import MODELS, PRESETS
 from lidar_kd.voxels import CartesianGrid, Grid
-from training.data.augment import Augmentation
-from training.data.kinds import KINDS
-from training.data.streets.make import MAX_SEQUENCES
-from training.data.streets.quarters import QUARTERS
-from training.data.streets.sensors import SENSORS
+from training.data.settings import Data, one_of, Section
 from training.methods import METHODS
 from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import PvkdSettings
@@ -38,81 +31,6 @@ from training.run.yaml_file import check, read_settings
 
 MAIN = 'teacher'  # name of the teacher of all methods that have none of their own
 Share = Annotated[float, Field(ge=0, le=1)]
-Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
-
-
-def _one_of(key: str, value: str, choices: Sequence[str] | dict[str, Any]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key}: unknown '{value}'. Choose one of {', '.join(choices)}")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
-
-
-class Streets(Section):
-    """Simulated on first use; the first `train` sequences to learn from, the others to score."""
-
-    train: PositiveInt = 16  # sequences
-    validation: PositiveInt = 6  # sequences
-    labelled: PositiveInt | None = None  # of `train`, the first; the others are not looked at
-    unlabelled: NonNegativeInt = 0  # more sequences, for a teacher to explain; distill only
-    scans: PositiveInt = 25  # of each sequence, at 10 Hz
-    sensor: str = 'hdl64'
-    quarter: str = 'mixed'
-    enrich: NonNegativeFloat = 3.0  # times as many rare objects as in reality, to learn from
-    enrich_validation: NonNegativeFloat = 3.0  # the same among the sequences to score
-    seed: NonNegativeInt = 0
-
-    @model_validator(mode='after')
-    def _known(self) -> Streets:
-        _one_of('sensor', self.sensor, SENSORS)
-        _one_of('quarter', self.quarter, ['mixed', *QUARTERS])
-        if self.labelled is not None and self.labelled > self.train:
-            raise ValueError(f'labelled: {self.labelled} of {self.train} sequences to learn from')
-        total = self.train + self.validation + self.unlabelled
-        if total > MAX_SEQUENCES:
-            raise ValueError(
-                f'{total} sequences (train + validation + unlabelled): at most {MAX_SEQUENCES}'
-            )
-        return self
-
-
-class DataSource(Section):
-    """A data set on disk."""
-
-    kind: str = 'semantickitti'
-    root: Path | None = None  # None: data.root
-    sequences: Sequences | None = None  # None: all
-
-    @model_validator(mode='after')
-    def _known(self) -> DataSource:
-        _one_of('kind', self.kind, KINDS)
-        return self
-
-
-class Data(Section):
-    kind: str = 'streets'  # simulated on the spot, or the kind of data set under `root`
-    root: Path | None = None  # None: runs/streets/ for streets
-    streets: Streets = Streets()
-    train: Sequences = 'train'
-    validation: Sequences = 'val'
-    validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
-    unlabelled: tuple[DataSource, ...] = ()  # more scans for the teacher to explain; distill only
-    intensity_scale: PositiveFloat = 1.0  # times the stored intensity: 0..1 is the convention
-    workers: NonNegativeInt = 1  # processes that prepare batches, per rank
-    augment: Augmentation = Augmentation()
-    fusion: bool = False  # train on scans fused with the past of hard objects (a M2SKD teacher)
-    past_scans: PositiveInt = 4  # that fusion looks back
-
-    @model_validator(mode='after')
-    def _known(self) -> Data:
-        _one_of('kind', self.kind, ['streets', *KINDS])
-        if self.kind != 'streets' and self.root is None:
-            raise ValueError(f'root: the folder of the {self.kind} data set is missing')
-        if self.root is None and not all(source.root for source in self.unlabelled):
-            raise ValueError('unlabelled: root: the folder of a data set is missing')
-        return self
 
 
 class Network(Section):
@@ -122,7 +40,7 @@ class Network(Section):
 
     @model_validator(mode='after')
     def _known(self) -> Network:
-        _one_of('name', self.name, list(dict.fromkeys([*MODELS, *PRESETS])))
+        one_of('name', self.name, list(dict.fromkeys([*MODELS, *PRESETS])))
         return self
 
 
@@ -248,11 +166,11 @@ class Config(Section):
     @model_validator(mode='after')
     def _known(self) -> Config:
         for name in self.method:
-            _one_of('method', name, METHODS)
+            one_of('method', name, METHODS)
             if self.teacher is None and name not in self.teachers:
                 raise ValueError(f'teacher: missing, but {name} needs one')
         for name in self.teachers:
-            _one_of('teachers', name, METHODS)
+            one_of('teachers', name, METHODS)
         if self.is_its_own_teacher and (self.method != ('m2skd',) or self.teachers):
             raise ValueError('teacher.shared: only M2SKD shows its teacher more: method: [m2skd]')
         return self

@@ -29,7 +29,7 @@ from training.methods import build_methods
 from training.methods.inputs import Context, Widths
 from training.methods.supervised import Supervised
 from training.run.folder import RunFolder
-from training.run.lesson import Explains, Lesson, Taught
+from training.run.lesson import Explains, Lesson, Tutor
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
 from training.run.synced_norm import synchronise_norms
@@ -166,7 +166,7 @@ def _build_lesson(
         supervised,
         methods=methods,
         teachers={
-            name: Taught(_remember(config, name, teacher), sights[name])
+            name: Tutor(_remember(config, name, teacher), sights[name])
             for name, teacher in teachers.items()
         },
         itself=sights[MAIN] if config.is_its_own_teacher else None,

@@ -40,7 +40,7 @@ class Explains(Protocol):
     def __call__(self, voxels: Voxels) -> Output: ...
 
 
-class Taught(NamedTuple):
+class Tutor(NamedTuple):
     """A teacher, and how it looks at the scans."""
 
     explains: Explains
@@ -61,7 +61,7 @@ class Lesson(nn.Module):
         supervised: Supervised,
         *,
         methods: nn.ModuleDict | None = None,
-        teachers: Mapping[str, Taught] | None = None,
+        teachers: Mapping[str, Tutor] | None = None,
         itself: Sight | None = None,
         believed: float | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class Lesson(nn.Module):
         self._believed = believed
         self._is_its_own = itself is not None
         # no modules: neither trained nor saved with the student
-        self._teachers = {MAIN: Taught(self._ask, itself)} if itself else dict(teachers or {})
+        self._teachers = {MAIN: Tutor(self._ask, itself)} if itself else dict(teachers or {})
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
@@ -89,7 +89,7 @@ class Lesson(nn.Module):
         loss = torch.stack(list(weighted.values())).sum()
         return Terms(loss, _detached(supervision | terms), _detached(weighted))
 
-    def _listen(self, teacher: Taught, batch: Batch) -> Side:
+    def _listen(self, teacher: Tutor, batch: Batch) -> Side:
         view = batch.views.get(teacher.sight)
         answers = teacher.explains(batch.voxels if view is None else view.voxels)
         side = teacher_side(answers, view, batch)

@@ -14,10 +14,10 @@ import numpy as np
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError
-from training.config import Data, DataSource, Streets
 from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kinds import open_dataset
 from training.data.scan import Frame, Scan, ScanSet
+from training.data.settings import Data, DataSource, Streets
 from training.data.streets import make as streets_code
 from training.data.streets.make import make_streets
 from training.data.streets.sequence import Settings
