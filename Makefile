@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= passive
 .PHONY: test demo lint format bench clean
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
 
 demo: $(READY)
 	$(BIN)/python training/demo.py

@@ -69,6 +69,7 @@ setup(
             'hypothesis',
             'mypy',
             'pytest<8.4',  # newer ones break the ROS launch_testing plugins
+            'pytest-xdist',  # every core takes a part of the tests
             'ruff',
             'setuptools<80',  # newer ones break `colcon build --symlink-install`
             'types-PyYAML',

@@ -30,7 +30,16 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_replay')
 NATIVE = ('avx512', 'avx2', 'portable')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (-n 2) a file stays in one process, and so do all that talk over ROS."""
+    for item in items:
+        name = item.path.stem
+        group = 'ros' if name.startswith(ROS_TESTS) else name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def make_engine(name: str) -> Engine:
