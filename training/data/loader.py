@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+import os
 import signal
 import time
 from typing import NamedTuple
@@ -102,12 +103,12 @@ class _Turns:
             yield [Turn(epoch, int(index)) for index in mine]
 
 
-def _leave_interrupts_alone(worker: int) -> None:
-    """Ctrl-C, and what ends a group of processes, reach the workers, too; the run saves itself
-    and then ends them.
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C, and what `timeout` or a shell sends to a whole group of processes, are for the run
+    alone, which saves itself and then ends its workers.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)
 
 
 class Loader:
@@ -143,7 +144,7 @@ class Loader:
             collate_fn=partial(make_batch, grid=grid, sights=sights),
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_interrupts_alone,
+            worker_init_fn=_leave_signals_to_the_run,
             # DataLoader draws a seed of its own per epoch: not from the run's generator
             generator=torch.Generator(),
         )
