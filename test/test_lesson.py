@@ -180,6 +180,21 @@ def test_only_the_teacher_of_m2skd_sees_the_past_of_a_scan(street: Path, tmp_pat
     assert seen[True] > seen[False] == len(batch.points)  # same grid for both teachers
 
 
+def test_answers_that_are_labels_come_from_the_teachers_that_methods_ask(
+    street: Path, tmp_path: Path
+) -> None:
+    own = {'pvkd': {'bundle': str(save_teacher(tmp_path / 'own.safetensors'))}}
+    main = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors')), 'labels': 0.5}
+    for methods, asked in (
+        (['pvkd'], ['pvkd']),
+        (['srkd'], ['teacher']),
+        (['pvkd', 'srkd'], ['teacher', 'pvkd']),
+        ([], ['teacher']),
+    ):
+        config = distillation(street, tmp_path, *methods, teacher=main, teachers=own)
+        assert list(config.asked_teachers) == asked
+
+
 def test_a_method_whose_teacher_is_its_own_needs_no_other(street: Path, tmp_path: Path) -> None:
     bundle = str(save_teacher(tmp_path / 'own.safetensors'))
     settings = settings_on(street, teachers={'pvkd': {'bundle': bundle}}, method=['pvkd'])

@@ -59,6 +59,13 @@ def test_an_automatic_weight_is_a_share_of_the_supervised_gradient() -> None:
     assert figures == pytest.approx([0.2, 0.5, 0.1])
 
 
+def test_two_methods_share_what_one_of_them_would_weigh() -> None:
+    place = torch.zeros(1, requires_grad=True)
+    weights = Weights({'a': Auto(auto=0.1), 'b': 3.0}, methods=2)
+    measure_twice(weights, place)
+    assert weights.factors() == pytest.approx({'a': 0.1, 'b': 3.0})  # half of the 0.2 above
+
+
 def test_a_given_weight_stays_and_its_ratio_is_reported() -> None:
     place = torch.zeros(1, requires_grad=True)
     weights = Weights({'a': 3.0})

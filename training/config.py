@@ -97,7 +97,7 @@ class MainTeacher(Teacher):
     remedy: ClassVar[str] = f'{Teacher.remedy}, or set shared: true'
 
     shared: bool = False
-    labels: Share | None = None  # scans without any take all teachers' mean answer if so sure
+    labels: Share | None = None  # scans without any take the asked teachers' mean if so sure
 
     def _ways(self) -> list[str]:
         return [*super()._ways(), *(['shared'] if self.shared else [])]
@@ -123,7 +123,7 @@ class Config(Section):
     validate_: Validate = Field(default=Validate(), alias='validate')
     teacher: MainTeacher | None = None  # distill only
     teachers: dict[str, Teacher] = {}  # method -> one of its own, as a fused one for m2skd
-    method: tuple[str, ...] = ()  # distill only; several are added up
+    method: tuple[str, ...] = ()  # distill only; a sum of several divides automatic shares
     methods: Methods = Methods()
     log_every: PositiveInt = 20  # steps
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
@@ -154,8 +154,8 @@ class Config(Section):
         else:
             known = {MAIN: self.teacher, **self.teachers}
         names = {self.teacher_of(method) for method in self.method}
-        if self.teacher is not None and self.teacher.labels is not None:
-            names.add(MAIN)
+        if not self.method and self.learns_from_teacher:
+            names = {MAIN}
         return {name: teacher for name, teacher in known.items() if name in names}
 
     def is_shown_the_past(self, teacher: str) -> bool:

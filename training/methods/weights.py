@@ -38,14 +38,23 @@ Weight = Annotated[NonNegativeFloat | Auto, BeforeValidator(_read)]
 class Weights:
     """The factor of every term: given, or measured during the warm-up and then frozen.
 
+    methods: how many the terms belong to; automatic shares are divided by it, so that a sum of
+    methods weighs beside the labels what one of them does.
+
     A step: `if weights.wants_gradients: weights.measure(...)`, then `weights.factors()`, then
     `weights.advance()`. The same bits when resumed from `state_dict`.
     """
 
     def __init__(
-        self, weights: Mapping[str, float | Auto], *, warm_up: int = WARM_UP, every: int = EVERY
+        self,
+        weights: Mapping[str, float | Auto],
+        *,
+        methods: int = 1,
+        warm_up: int = WARM_UP,
+        every: int = EVERY,
     ) -> None:
         self._weights, self._warm_up, self._every = dict(weights), warm_up, every
+        self._methods = methods
         self._ratios: dict[str, list[float]] = {name: [] for name in self._weights}
         self._step = 0
 
@@ -99,7 +108,7 @@ class Weights:
         if not isinstance(weight, Auto):
             return weight
         ratio = self._ratio(name)
-        return min(_LARGEST, weight.auto / ratio) if ratio else 0.0
+        return min(_LARGEST, weight.auto / self._methods / ratio) if ratio else 0.0
 
     def _ratio(self, name: str) -> float:
         ratios = self._ratios[name]

@@ -69,7 +69,8 @@ class Lesson(nn.Module):
         self.student = student
         self.supervised = supervised
         self.methods = methods or nn.ModuleDict()
-        self.weights = Weights({name: w for m in self._listed() for name, w in m.weights.items()})
+        weights = {name: w for m in self._listed() for name, w in m.weights.items()}
+        self.weights = Weights(weights, methods=max(1, len(self.methods)))
         self._believed = believed
         self._is_its_own = itself is not None
         # no modules: neither trained nor saved with the student
