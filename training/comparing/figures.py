@@ -154,7 +154,7 @@ class Comparison:
         rows: list[tuple[str, ...]] = [
             (c.name, f'{c.parameters:,}', f'{c.gmacs:.1f}', f'{c.latency_ms:.0f}') for c in costs
         ]
-        return 'a scan from points to labels, medians, both in turns', columns, rows
+        return 'a scan from points to labels, medians, all in turns', columns, rows
 
 
 def title_of(teacher: str) -> str:

@@ -68,7 +68,7 @@ def measure_costs(bundles: Sequence[Path], scans: ScanSet, console: Console) -> 
     segmenters = [Segmenter(bundle) for bundle in bundles]
     times: list[list[float]] = [[] for _ in bundles]
     count = min(len(scans), _TIMED_SCANS)
-    with console.progress(count, 'timing both networks') as advance:
+    with console.progress(count, 'timing the networks') as advance:
         for index in range(count):
             points = scans[index].points
             for segmenter, spent in zip(segmenters, times):
