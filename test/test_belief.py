@@ -49,7 +49,6 @@ def two_scans() -> Inputs:
         voxel_labels=torch.tensor([1, IGNORE, IGNORE], dtype=torch.uint8),
         student=said,
         teacher=said,
-        names=('a', 'b'),
     )
 
 

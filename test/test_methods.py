@@ -97,7 +97,6 @@ def make_inputs(student: Answers, teacher: Answers, scans: int = 2, **changes: A
         'voxel_labels': torch.from_numpy(classes[random.integers(0, 6, scans * VOXELS)]),
         'student': student.side(),
         'teacher': teacher.side(),
-        'names': ('a', 'b')[:scans],
     }
     return Inputs(**given | changes)
 
@@ -326,10 +325,10 @@ def test_m2skd_without_early_features_is_refused_with_the_remedy() -> None:
 def test_a_teacher_that_answers_nan_is_named_with_its_scans() -> None:
     teacher = Answers(TEACHER, 2, 1)
     inputs = make_inputs(Answers(STUDENT, 2, 0), teacher)
-    check_teacher(inputs.teacher, inputs.names)
+    check_teacher(inputs.teacher, ('a', 'b'))
     teacher.all['point_logits'][5, 2] = float('nan')
     with pytest.raises(DataError, match='a b: the teacher answers with numbers'):
-        check_teacher(inputs.teacher, inputs.names)
+        check_teacher(inputs.teacher, ('a', 'b'))
 
 
 @pytest.mark.parametrize('settings', [SrkdSettings, PvkdSettings, M2skdSettings])

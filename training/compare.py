@@ -112,7 +112,7 @@ def report(
     scans = open_sources(config.data, console).validation
     student = runs[0].folder.bundle
     answers = {
-        name: answer_all(path, _seen_by_teacher(name, config, runs, console))
+        name: answer_all(path, _seen_by(name, scans, config, runs, console))
         for name, path in teachers.items()
     }
     costs = measure_costs([student, *teachers.values()], scans, console)
@@ -137,12 +137,11 @@ def report(
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
 
 
-def _seen_by_teacher(
-    name: str, config: Config, runs: Sequence[Planned], console: Console
+def _seen_by(
+    teacher: str, scans: ScanSet, config: Config, runs: Sequence[Planned], console: Console
 ) -> ScanSet:
     """A teacher of M2SKD knows the past of every scan."""
-    scans = open_sources(config.data, console).validation
-    fused = any(one.config.is_shown_the_past(name) for one in runs)
+    fused = any(one.config.is_shown_the_past(teacher) for one in runs)
     return fuse(scans, config.data, console) if fused else scans
 
 

@@ -93,10 +93,13 @@ def make_batch(scans: Sequence[Scan], grid: AnyGrid, *, sights: Sequence[Sight] 
     """With teachers the past of fused scans is for their eyes alone; without any it is learnt
     from. Points that one of the grids cannot hold are left out of the batch.
     """
-    seen = {s: _look(scans, s) for s in dict.fromkeys(sights) if _differs(s, scans, grid)}
-    if sights:
-        scans = [_present(scan)[0] for scan in scans]
-    scans, rows = _keep_what_all_see(scans, [rows for _, rows in seen.values()])
+    own = [_present(scan) for scan in scans] if sights else scans
+    seen = {
+        sight: _look(scans if sight.fused else own, sight)
+        for sight in dict.fromkeys(sights)
+        if _differs(sight, scans, grid)
+    }
+    scans, rows = _keep_what_all_see(own, [rows for _, rows in seen.values()])
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
@@ -136,15 +139,14 @@ def _look(scans: Sequence[Scan], sight: Sight) -> tuple[Voxels, list[Tensor]]:
     """A teacher's voxels, and by scan where its own points are among theirs; -1 nowhere."""
     if not sight.augmented:
         scans = [_before_augmentation(scan) for scan in scans]
-    if not sight.fused:
-        scans = [_present(scan)[0] for scan in scans]
-    own = [_present(scan)[1] for scan in scans]
     points, owner = _concatenate(scans)
     voxels = voxelize(points, sight.grid, batch=owner)
     row = torch.full((len(points),), -1)
     row[voxels.rows] = torch.arange(len(voxels.rows))
-    by_scan = row.split([len(scan) for scan in scans])
-    return voxels, [of_scan[rows] for of_scan, rows in zip(by_scan, own)]
+    by_scan = zip(scans, row.split([len(scan) for scan in scans]))
+    return voxels, [
+        rows if scan.past is None else rows[torch.from_numpy(~scan.past)] for scan, rows in by_scan
+    ]
 
 
 def _keep_what_all_see(
@@ -165,13 +167,9 @@ def _before_augmentation(scan: Scan) -> Scan:
     return scan if scan.unmoved is None else replace(scan, points=scan.unmoved)
 
 
-def _present(scan: Scan) -> tuple[Scan, Tensor]:
-    """The scan without what fusion added, and the rows that it had."""
-    if scan.past is None:
-        return scan, torch.arange(len(scan))
-    rows = np.flatnonzero(~scan.past)
-    own = replace(scan, past=None).take(rows)
-    return own, torch.from_numpy(rows)
+def _present(scan: Scan) -> Scan:
+    """The scan without what fusion added."""
+    return scan if scan.past is None else replace(scan, past=None).take(~scan.past)
 
 
 def _concatenate(scans: Sequence[Scan]) -> tuple[Tensor, Tensor]:

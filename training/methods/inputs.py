@@ -52,7 +52,6 @@ class Inputs:
     voxel_labels: Tensor  # (V,) uint8 majority label, 255 without any
     student: Side
     teacher: Side
-    names: tuple[str, ...] = ()  # of the scans, for messages
 
     @property
     def scans(self) -> int:

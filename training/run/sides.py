@@ -34,7 +34,6 @@ def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
         voxel_labels=labels,
         student=ours,
         teacher=ours,
-        names=batch.names,
     )
 
 
