@@ -89,7 +89,7 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
         ('teacher: {}', 'name a bundle, or a config that trains one, or set shared'),
         (
             'teacher: {bundle: a, config: b}',
-            'name a bundle, or a config that trains one, or set shared',
+            'teacher: bundle and config are set; keep one and set the other to null.',
         ),
         ('teachers: {pvkd: {}}', 'teachers.pvkd: name a bundle, or a config that trains one.'),
         ('teachers: {pkvd: {bundle: a}}', "teachers: unknown 'pkvd'. Choose one of srkd, pvkd"),

@@ -80,7 +80,10 @@ class Teacher(Section):
 
     @model_validator(mode='after')
     def _one(self) -> Teacher:
-        if len(self._ways()) != 1:
+        ways = self._ways()
+        if len(ways) > 1:
+            raise ValueError(f'{" and ".join(ways)} are set; keep one and set the other to null')
+        if not ways:
             raise ValueError(self.remedy)
         return self
 
