@@ -37,6 +37,7 @@ class Network(Section):
     name: str = 'minkunet_quarter'  # a model or a preset of lidar_kd.models
     settings: dict[str, Any] = {}  # for its constructor
     grid: Grid = CartesianGrid(voxel_m=0.2)
+    start: Path | None = None  # a bundle whose weights it begins with
 
     @model_validator(mode='after')
     def _known(self) -> Network:

@@ -32,6 +32,7 @@ from training.run.folder import RunFolder
 from training.run.lesson import Explains, Lesson, Tutor
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
+from training.run.start import begin_with, name_of
 from training.run.synced_norm import synchronise_norms
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
@@ -66,7 +67,8 @@ def build_parts(
     with ranks.first_one_first():
         counts = _count(sources.train, console)
         learning = _scans_to_learn_from(config, sources, sights, console)
-    student = _build_student(config, sources, ranks)
+    spec = describe(config, sources, teachers)
+    student = _build_student(config, spec, ranks)
     loader = Loader(
         learning,
         config.model.grid,
@@ -79,7 +81,7 @@ def build_parts(
     return Parts(
         config=config,
         lesson=_build_lesson(config, student, teachers, sights, sources, counts),
-        spec=describe(config, sources, teachers),
+        spec=spec,
         loader=loader,
         validation=fuse(sources.validation, config.data, console)
         if config.data.fusion
@@ -112,6 +114,8 @@ def describe(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
+    if config.model.start is not None:
+        facts['start'] = name_of(config.model.start)
     if teachers:
         names = dict.fromkeys(teacher.name for teacher in teachers.values())
         facts |= {'teacher': ', '.join(names), 'method': config.taught_by}
@@ -131,9 +135,11 @@ def open_sources_once(config: Config, console: Console, ranks: Ranks) -> Sources
         return open_sources(config.data, console)
 
 
-def _build_student(config: Config, sources: Sources, ranks: Ranks) -> nn.Module:
-    classes = sources.train.table.num_classes
+def _build_student(config: Config, spec: BundleSpec, ranks: Ranks) -> nn.Module:
+    classes = spec.labels.num_classes
     student = build_model(config.model.name, classes=classes, **config.model.settings)
+    if config.model.start is not None:
+        begin_with(config.model.start, student, spec)
     if ranks.world > 1 and config.optim.sync_norms:
         synchronise_norms(student)
     return student

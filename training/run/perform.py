@@ -164,6 +164,8 @@ def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, ob
         f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
         'folder': parts.folder.path,
     }
+    if config.model.start is not None:
+        rows['begins with'] = config.model.start
     if config.is_its_own_teacher:
         rows['teacher'] = 'the student itself, looking at the fused scans'
     for name, teacher in teachers.items():

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run may begin with the weights of a bundle instead of random ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_run import (
+    fit,
+    make_config,
+    make_street,
+    prepare,
+    save_teacher,
+    Settings,
+    settings_on,
+)
+import torch
+
+from lidar_kd.bundle import load_bundle
+from lidar_kd.errors import BundleError, ConfigError
+from lidar_kd.labels import SEMANTICKITTI
+from training.engine import Run
+from training.run.folder import RunFolder
+
+EIGHTH = {'name': 'minkunet', 'settings': {'width': 0.125}}
+
+
+@pytest.fixture(scope='module')
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_street(tmp_path_factory.mktemp('street'))
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Caches lie below the folder one is in; the number of threads is put back."""
+    monkeypatch.chdir(tmp_path)
+
+
+def beginning_with(bundle: Path, street: Path) -> Settings:
+    return settings_on(street, model__start=str(bundle))
+
+
+def test_the_network_begins_with_every_weight_of_the_bundle(street: Path, tmp_path: Path) -> None:
+    bundle = save_teacher(tmp_path / 'start.safetensors', **EIGHTH)
+    parts = prepare(make_config(tmp_path, beginning_with(bundle, street)), tmp_path / 'run')
+    begun = parts.lesson.student.state_dict()
+    for name, tensor in load_bundle(bundle).model.state_dict().items():
+        assert torch.equal(begun[name], tensor), name
+    assert parts.spec.provenance['start'] == 'start'
+
+
+def test_classes_of_another_table_start_anew_and_all_else_is_kept(
+    street: Path, tmp_path: Path
+) -> None:
+    # the same number of classes, so only the table tells that its head means something else
+    table = replace(SEMANTICKITTI, name='own', names=tuple(reversed(SEMANTICKITTI.names)))
+    bundle = save_teacher(tmp_path / 'start.safetensors', **EIGHTH, table=table)
+    parts = prepare(make_config(tmp_path, beginning_with(bundle, street)), tmp_path / 'run')
+    begun = parts.lesson.student.state_dict()
+    stored = load_bundle(bundle).model.state_dict()
+    anew = {name for name, tensor in stored.items() if not torch.equal(begun[name], tensor)}
+    assert anew == {'head.weight'}  # its bias is 0 in both
+
+
+def test_a_run_that_goes_on_does_so_from_its_checkpoint(street: Path, tmp_path: Path) -> None:
+    bundle = save_teacher(tmp_path / 'start.safetensors', **EIGHTH)
+    config = make_config(tmp_path, beginning_with(bundle, street))
+    whole = fit(config, tmp_path / 'whole')
+    (tmp_path / 'whole' / 'best.safetensors').unlink()
+    again = Run(prepare(config, tmp_path / 'whole'), whole.console)
+    again.fit()  # it is at its end: nothing is learnt
+    assert again.step == whole.step == 6
+    for name, tensor in whole.lesson.student.state_dict().items():
+        assert torch.equal(again.lesson.student.state_dict()[name], tensor), name
+
+
+def test_a_start_that_does_not_fit_is_one_sentence(street: Path, tmp_path: Path) -> None:
+    def refuse(error: type[Exception], sentence: str, bundle: Path) -> None:
+        with pytest.raises(error, match=sentence):
+            prepare(make_config(tmp_path, beginning_with(bundle, street)), tmp_path / 'run')
+        RunFolder(tmp_path / 'run').clear()
+
+    wider = save_teacher(tmp_path / 'w.safetensors', name='minkunet', settings={'width': 0.25})
+    refuse(ConfigError, r'minkunet width 0\.25, has other layers .* set model\.name and', wider)
+    other = save_teacher(tmp_path / 'o.safetensors')
+    refuse(ConfigError, r'spvcnn width 0\.25, has other layers', other)
+    scaled = save_teacher(tmp_path / 's.safetensors', **EIGHTH, scale=2.0)
+    refuse(ConfigError, r'intensity times 2, data\.intensity_scale is 1; set it', scaled)
+    refuse(BundleError, r'none\.safetensors: no such bundle', tmp_path / 'none.safetensors')
