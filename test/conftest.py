@@ -59,6 +59,19 @@ def make_engine(name: str) -> Engine:
         pytest.skip(str(reason))
 
 
+@pytest.fixture(scope='module')
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from small_run import make_street
+
+    return make_street(tmp_path_factory.mktemp('street'))
+
+
+@pytest.fixture
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Caches lie below the folder one is in; the number of threads is put back."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(params=('torch', 'torch unrolled', *NATIVE))
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine that a CPU may have, and what plain torch does on a card."""

@@ -54,15 +54,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
     'the same network': {'name': 'minkunet', 'grid': CartesianGrid(voxel_m=0.5)},
 }
 
-
-@pytest.fixture(scope='module')
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_street(tmp_path_factory.mktemp('street'))
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures('in_own_folder')
 
 
 def distillation(street: Path, folder: Path, *methods: str, **changes: Any) -> Config:

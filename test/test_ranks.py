@@ -30,15 +30,13 @@ WORLD = 2
 TOLERANCE = 1e-5  # of the largest gradient
 ALL_POINTS = 10_000  # more than a scan has: the draw takes all of them, whatever the rank
 
-pytestmark = pytest.mark.skipif(
-    not (distributed.is_available() and distributed.is_gloo_available()),
-    reason='this torch has no gloo',
-)
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = [
+    pytest.mark.skipif(
+        not (distributed.is_available() and distributed.is_gloo_available()),
+        reason='this torch has no gloo',
+    ),
+    pytest.mark.usefixtures('in_own_folder'),
+]
 
 
 def find_free_port() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_run import fit, make_config, make_street, prepare, ROOT, settings_on, write_config
+from small_run import fit, make_config, prepare, ROOT, settings_on, write_config
 import torch
 
 from lidar_kd.bundle import read_spec
@@ -31,15 +31,7 @@ from training.run.perform import distill, main, train
 
 Capture = pytest.CaptureFixture[str]
 
-
-@pytest.fixture(scope='module')
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_street(tmp_path_factory.mktemp('street'))
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures('in_own_folder')
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from small_run import (
     check_same,
     fit,
     make_config,
-    make_street,
     ROOT,
     run_until_killed,
     save_teacher,
@@ -34,16 +33,7 @@ from training.run.perform import main, train
 
 KILLED_AT = 5  # the last checkpoint before it is that of step 3
 
-
-@pytest.fixture(scope='module')
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_street(tmp_path_factory.mktemp('street'))
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """Caches lie below the folder one is in; the number of threads is put back."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures('in_own_folder')
 
 
 def supervised(street: Path, tmp_path: Path) -> Settings:

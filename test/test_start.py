@@ -10,7 +10,6 @@ import pytest
 from small_run import (
     fit,
     make_config,
-    make_street,
     prepare,
     save_teacher,
     Settings,
@@ -26,16 +25,7 @@ from training.run.folder import RunFolder
 
 EIGHTH = {'name': 'minkunet', 'settings': {'width': 0.125}}
 
-
-@pytest.fixture(scope='module')
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_street(tmp_path_factory.mktemp('street'))
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """Caches lie below the folder one is in; the number of threads is put back."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures('in_own_folder')
 
 
 def beginning_with(bundle: Path, street: Path) -> Settings:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import fit, make_config, make_street, prepare, save_teacher, settings_on
+from small_run import fit, make_config, prepare, save_teacher, settings_on
 import torch
 
 from lidar_kd.bundle import load_bundle
@@ -23,11 +23,6 @@ from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
 
 GRID = CartesianGrid(voxel_m=0.5)
-
-
-@pytest.fixture(scope='module')
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_street(tmp_path_factory.mktemp('street'))
 
 
 @pytest.fixture(params=['minkunet', 'spvcnn'])
