@@ -18,7 +18,7 @@ Shapes = dict[str, torch.Size]
 def begin_with(path: Path, network: nn.Module, ours: BundleSpec) -> None:
     """Takes the bundle's weights; what tells the classes of another table apart starts anew."""
     bundle = load_bundle(path)
-    check_start(bundle.spec, ours, str(path))
+    _check(bundle.spec, ours, str(path))
     known = bundle.model.state_dict()
     if bundle.spec.labels != ours.labels:
         known = {name: known[name] for name in known.keys() - _names_by_classes(ours)}
@@ -30,7 +30,7 @@ def name_of(path: Path) -> str:
     return read_spec(path).provenance.get('run', path.stem)
 
 
-def check_start(theirs: BundleSpec, ours: BundleSpec, where: str) -> None:
+def _check(theirs: BundleSpec, ours: BundleSpec, where: str) -> None:
     by_classes = _names_by_classes(ours)
     trunks = [
         {name: shape for name, shape in _shapes(spec).items() if name not in by_classes}
