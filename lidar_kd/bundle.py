@@ -59,6 +59,10 @@ class BundleSpec(_Settings):
     labels: ClassTable
     provenance: dict[str, str] = Field(default_factory=dict)  # data, teacher, date, scores, ...
 
+    def run_or(self, name: str) -> str:
+        """The run that made it, if one did: the files of all runs are called alike."""
+        return self.provenance.get('run', name)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:

@@ -7,19 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_run import (
-    fit,
-    make_config,
-    prepare,
-    save_teacher,
-    Settings,
-    settings_on,
-)
+from small_run import fit, make_config, prepare, save_teacher, Settings, settings_on
 import torch
 
 from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import BundleError, ConfigError
-from lidar_kd.labels import SEMANTICKITTI
+from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI
 from training.engine import Run
 from training.run.folder import RunFolder
 
@@ -41,24 +34,30 @@ def test_the_network_begins_with_every_weight_of_the_bundle(street: Path, tmp_pa
     assert parts.spec.provenance['start'] == 'start'
 
 
+# the first has as many classes, so only the table tells that its head means something else
+@pytest.mark.parametrize(
+    ('table', 'anew'),
+    [
+        (replace(SEMANTICKITTI, name='own', names=SEMANTICKITTI.names[::-1]), {'head.weight'}),
+        (NUSCENES, {'head.weight', 'head.bias'}),
+    ],
+    ids=['own', 'nuscenes'],
+)
 def test_classes_of_another_table_start_anew_and_all_else_is_kept(
-    street: Path, tmp_path: Path
+    street: Path, tmp_path: Path, table: ClassTable, anew: set[str]
 ) -> None:
-    # the same number of classes, so only the table tells that its head means something else
-    table = replace(SEMANTICKITTI, name='own', names=tuple(reversed(SEMANTICKITTI.names)))
     bundle = save_teacher(tmp_path / 'start.safetensors', **EIGHTH, table=table)
     parts = prepare(make_config(tmp_path, beginning_with(bundle, street)), tmp_path / 'run')
     begun = parts.lesson.student.state_dict()
     stored = load_bundle(bundle).model.state_dict()
-    anew = {name for name, tensor in stored.items() if not torch.equal(begun[name], tensor)}
-    assert anew == {'head.weight'}  # its bias is 0 in both
+    # a bias begins with 0 whoever makes it
+    assert anew == {k for k, tensor in stored.items() if not torch.equal(begun[k], tensor)}
 
 
 def test_a_run_that_goes_on_does_so_from_its_checkpoint(street: Path, tmp_path: Path) -> None:
     bundle = save_teacher(tmp_path / 'start.safetensors', **EIGHTH)
     config = make_config(tmp_path, beginning_with(bundle, street))
     whole = fit(config, tmp_path / 'whole')
-    (tmp_path / 'whole' / 'best.safetensors').unlink()
     again = Run(prepare(config, tmp_path / 'whole'), whole.console)
     again.fit()  # it is at its end: nothing is learnt
     assert again.step == whole.step == 6

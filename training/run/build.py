@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn
 
-from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec
+from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
@@ -32,7 +32,7 @@ from training.run.folder import RunFolder
 from training.run.lesson import Explains, Lesson, Tutor
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
-from training.run.start import begin_with, name_of
+from training.run.start import begin_with
 from training.run.synced_norm import synchronise_norms
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
@@ -115,7 +115,7 @@ def describe(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
     if config.model.start is not None:
-        facts['start'] = name_of(config.model.start)
+        facts['start'] = read_spec(config.model.start).run_or(config.model.start.stem)
     if teachers:
         names = dict.fromkeys(teacher.name for teacher in teachers.values())
         facts |= {'teacher': ', '.join(names), 'method': config.taught_by}

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lidar_kd.bundle import BundleSpec, load_bundle, read_spec
+from lidar_kd.bundle import BundleSpec, load_bundle
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
+from training.run.teachers import check_intensity
 
 Shapes = dict[str, torch.Size]
 
@@ -18,34 +19,20 @@ Shapes = dict[str, torch.Size]
 def begin_with(path: Path, network: nn.Module, ours: BundleSpec) -> None:
     """Takes the bundle's weights; what tells the classes of another table apart starts anew."""
     bundle = load_bundle(path)
-    _check(bundle.spec, ours, str(path))
-    known = bundle.model.state_dict()
-    if bundle.spec.labels != ours.labels:
-        known = {name: known[name] for name in known.keys() - _names_by_classes(ours)}
-    network.load_state_dict(known, strict=False)
-
-
-def name_of(path: Path) -> str:
-    """The run that made the bundle: files of all runs are called alike."""
-    return read_spec(path).provenance.get('run', path.stem)
-
-
-def _check(theirs: BundleSpec, ours: BundleSpec, where: str) -> None:
-    by_classes = _names_by_classes(ours)
+    check_intensity(bundle.spec, ours.intensity.scale, str(path))
+    by_classes, known = _names_by_classes(network, ours), bundle.model.state_dict()
     trunks = [
-        {name: shape for name, shape in _shapes(spec).items() if name not in by_classes}
-        for spec in (theirs, ours)
+        {name: shape for name, shape in _shapes(model).items() if name not in by_classes}
+        for model in (bundle.model, network)
     ]
     if trunks[0] != trunks[1]:
         raise ConfigError(
-            f'{where}: its network, {_describe(theirs)}, has other layers than the one to train, '
-            f'{_describe(ours)}; set model.name and model.settings to those of the bundle.'
+            f'{path}: its network, {_describe(bundle.spec)}, has other layers than the one to '
+            f'train, {_describe(ours)}; set model.name and model.settings to those of the bundle.'
         )
-    if theirs.intensity.scale != ours.intensity.scale:
-        raise ConfigError(
-            f'{where}: it was trained with intensity times {theirs.intensity.scale:g}, '
-            f'data.intensity_scale is {ours.intensity.scale:g}; set it to the same.'
-        )
+    if bundle.spec.labels != ours.labels:
+        known = {name: known[name] for name in known.keys() - by_classes}
+    network.load_state_dict(known, strict=False)
 
 
 def _describe(spec: BundleSpec) -> str:
@@ -53,14 +40,13 @@ def _describe(spec: BundleSpec) -> str:
     return ' '.join([spec.model.name, *settings])
 
 
-def _names_by_classes(spec: BundleSpec) -> set[str]:
+def _names_by_classes(network: nn.Module, spec: BundleSpec) -> set[str]:
     """Of the tensors whose shape depends on the number of classes."""
-    shapes, others = _shapes(spec), _shapes(spec, more_classes=1)
-    return {name for name, shape in shapes.items() if others[name] != shape}
-
-
-def _shapes(spec: BundleSpec, *, more_classes: int = 0) -> Shapes:
-    classes = spec.labels.num_classes + more_classes
     with torch.device('meta'):
-        network = build_model(spec.model.name, classes=classes, **spec.model.settings)
+        one_more = spec.labels.num_classes + 1
+        other = _shapes(build_model(spec.model.name, classes=one_more, **spec.model.settings))
+    return {name for name, shape in _shapes(network).items() if other[name] != shape}
+
+
+def _shapes(network: nn.Module) -> Shapes:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}

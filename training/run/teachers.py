@@ -22,7 +22,7 @@ class FrozenTeacher:
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
         self.spec, self.sha256 = bundle.spec, bundle.sha256
-        self.name = bundle.spec.provenance.get('run', bundle.name)  # all runs' files: best
+        self.name = bundle.spec.run_or(bundle.name)
         self.parameters = sum(p.numel() for p in bundle.model.parameters())
         self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
 
@@ -46,9 +46,12 @@ def check_teacher(spec: BundleSpec, config: Config, labels: str, where: str) -> 
             f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "
             f"labelled in those of '{labels}'; choose a teacher of the same label table."
         )
-    scale = config.data.intensity_scale
+    check_intensity(spec, config.data.intensity_scale, where)
+
+
+def check_intensity(spec: BundleSpec, scale: float, where: str) -> None:
     if spec.intensity.scale != scale:
         raise ConfigError(
-            f'{where}: the teacher was trained with intensity times {spec.intensity.scale:g}, '
+            f'{where}: it was trained with intensity times {spec.intensity.scale:g}, '
             f'data.intensity_scale is {scale:g}; set it to the same.'
         )
