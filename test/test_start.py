@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_run import fit, make_config, prepare, save_teacher, Settings, settings_on
+from small_run import fit, make_config, prepare, ROOT, save_teacher, Settings, settings_on
 import torch
 
 from lidar_kd.bundle import load_bundle
+from lidar_kd.console import Console
 from lidar_kd.errors import BundleError, ConfigError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI
+from training.config import load_config
 from training.engine import Run
 from training.run.folder import RunFolder
+from training.run.perform import train
+from training.run.ranks import Ranks
 
 EIGHTH = {'name': 'minkunet', 'settings': {'width': 0.125}}
 
@@ -78,3 +82,10 @@ def test_a_start_that_does_not_fit_is_one_sentence(street: Path, tmp_path: Path)
     scaled = save_teacher(tmp_path / 's.safetensors', **EIGHTH, scale=2.0)
     refuse(ConfigError, r'intensity times 2, data\.intensity_scale is 1; set it', scaled)
     refuse(BundleError, r'none\.safetensors: no such bundle', tmp_path / 'none.safetensors')
+
+
+def test_a_bundle_that_is_not_there_is_told_before_anything_is_simulated(tmp_path: Path) -> None:
+    config = load_config(ROOT / 'config' / 'baseline.yaml', ['model.start=nowhere.safetensors'])
+    with pytest.raises(BundleError, match='nowhere'):
+        train(config, RunFolder(tmp_path / 'run'), Console(quiet=True), Ranks())
+    assert not Path('runs').exists()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from lidar_kd.bundle import read_spec
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
@@ -128,6 +129,8 @@ def _perform(
     if folder.is_finished:
         console.line(f'{folder.path}: this run is finished; its report is there. --fresh: anew')
         return
+    for bundle in filter(None, [config.model.start, *teachers.values()]):
+        read_spec(bundle)  # a wrong path is told before minutes of simulating, not after
     with console.copied_to(folder.log):
         sources = open_sources_once(config, console, ranks)
         explains = _load_teachers(config, sources, teachers)
