@@ -64,7 +64,7 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         text = path.read_text(encoding='utf-8')
     except OSError as error:
         raise ConfigError(
-            f'{path}: cannot be read ({error.strerror}); pass the configuration with --cfg.'
+            f'{path}: cannot be read ({error.strerror}); check --cfg and teacher.config.'
         ) from None
     settings = parse_yaml(text, path.name) or {}
     if not isinstance(settings, dict):
