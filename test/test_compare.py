@@ -56,6 +56,13 @@ def test_one_seed_has_no_standard_error() -> None:
     assert '+10.00' in one.tables()[0][2][1]
 
 
+def test_scans_without_any_hard_class_have_a_dash_there() -> None:
+    arms = {arm: [outcome(0.5, math.nan), outcome(0.6, math.nan)] for arm in ('alone', 'srkd')}
+    without = comparison(arms=arms)
+    assert without.figures()['srkd_hard_gain'] is None
+    assert without.tables()[0][2][1][1:5] == ('55.00 +- 7.07', '+0.00 +- 0.00', '-', '-')
+
+
 def test_figures_have_the_names_that_others_rely_on() -> None:
     figures = comparison(teachers={'teacher': TAUGHT}).figures()
     assert figures['baseline_miou'] == pytest.approx(51.0)

@@ -116,6 +116,22 @@ def test_a_term_that_hardly_has_a_gradient_is_not_blown_up() -> None:
     assert weights.factors() == {'a': 1000}
 
 
+def test_gradients_that_float16_cannot_hold_are_measured_all_the_same() -> None:
+    place = torch.zeros(1, requires_grad=True, dtype=torch.float16)
+    weights = Weights({'a': Auto()})
+    exact = place.float()
+    weights.measure({'a': (exact * 2e-8).sum()}, (exact * 1e-6).sum(), [place])
+    assert weights.factors() == {'a': pytest.approx(0.1 / 0.02, rel=1e-2)}
+    assert weights.without_gradient() == []
+
+
+def test_a_term_without_any_gradient_is_named() -> None:
+    place = torch.zeros(1, requires_grad=True)
+    weights = Weights({'a': Auto(), 'given': 2.0})
+    weights.measure({'a': place.sum() * 0, 'given': place.sum() * 0}, place.sum(), [place])
+    assert weights.without_gradient() == ['a']
+
+
 def measure_on_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(

@@ -170,6 +170,8 @@ class Run:
         columns = ['term', 'factor', 'gradient / supervision', 'weighted']
         rows = [[name, *(f'{value:.3g}' for value in values)] for name, *values in table]
         self.console.table('gradients at the shared features, by the warm-up', columns, rows)
+        for name in self.lesson.weights.without_gradient():
+            self.console.warn(f'{name} had no gradient in the warm-up, so it does not count')
 
     def _record(self, row: dict[str, Any]) -> None:
         self.folder.append(row)
@@ -293,10 +295,11 @@ class Run:
 
 def amp_type(precision: str, device: torch.device) -> torch.dtype | None:
     """The type of automatic mixed precision; none on a CPU, where `high` is faster."""
-    if device.type == 'cpu':
-        torch.set_float32_matmul_precision('highest' if precision == 'float32' else 'high')
+    on_cpu = device.type == 'cpu'
+    high = precision == 'high' or (on_cpu and precision != 'float32')
+    # both ways: an earlier run of this process, a teacher's, may have left the other
+    torch.set_float32_matmul_precision('high' if high else 'highest')
+    if on_cpu:
         return None
     types = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'auto': torch.bfloat16}
-    if precision == 'high':
-        torch.set_float32_matmul_precision('high')
     return types.get(precision)

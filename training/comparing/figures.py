@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import json
 import math
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
+
+import numpy as np
 
 from lidar_kd.console import Console
 from lidar_kd.files import write_atomically
@@ -77,8 +79,7 @@ class Comparison:
         """`of`: 'miou' or 'hard_miou'; seed by seed."""
         pairs = zip(self.arms[arm], self.alone)
         gains = [getattr(with_it, of) - getattr(without, of) for with_it, without in pairs]
-        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-        return Gain(mean=mean(gains), error=error)
+        return Gain(mean=mean(gains), error=_deviation(gains) / math.sqrt(len(gains)))
 
     def figures(self) -> dict[str, float | None]:
         """By the names of the design; percentage points for gains and mIoU."""
@@ -200,13 +201,21 @@ def _plain(table: Table) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    text = f'{100 * mean(values):.2f}'
-    return f'{text} +- {100 * stdev(values):.2f}' if len(values) > 1 else text
+    return _with_error(_percent(mean(values)), _deviation(values))
 
 
 def _signed(gain: Gain) -> str:
-    text = f'{100 * gain.mean:+.2f}'
-    return text if math.isnan(gain.error) else f'{text} +- {100 * gain.error:.2f}'
+    text = '-' if math.isnan(gain.mean) else f'{100 * gain.mean:+.2f}'
+    return _with_error(text, gain.error)
+
+
+def _with_error(text: str, error: float) -> str:
+    return text if math.isnan(error) else f'{text} +- {100 * error:.2f}'
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """NaN for one value, and where one is NaN: no hard class may occur."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def _percent(value: float) -> str:

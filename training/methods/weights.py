@@ -17,6 +17,7 @@ from torch import distributed, Tensor
 
 WARM_UP = 200  # steps in which gradients are measured
 EVERY = 10  # steps between two measurements
+_HALF_SCALE = 2.0**16  # as torch's GradScaler begins: float16 holds no gradient below 6e-8
 _LARGEST = 1e3  # automatic weight: what hardly has a gradient is not blown up; as published ones
 
 
@@ -96,6 +97,11 @@ class Weights:
         rows = [(name, self._factor(name), self._ratio(name)) for name in self._weights]
         return [(name, factor, ratio, factor * ratio) for name, factor, ratio in rows]
 
+    def without_gradient(self) -> list[str]:
+        """Terms with an automatic weight that has had nothing to measure, and so is 0."""
+        return [name for name, weight in self._weights.items()
+                if isinstance(weight, Auto) and not self._ratios[name]]  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
         return {'step': self._step, 'ratios': {k: list(v) for k, v in self._ratios.items()}}
 
@@ -132,8 +138,9 @@ def _gradient_norm(loss: Tensor, place: Tensor) -> Tensor | None:
     """() of the gradient at some features; None if the loss does not depend on them."""
     if not loss.requires_grad:
         return None
-    (gradient,) = torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)
-    return None if gradient is None else gradient.float().norm()
+    scale = _HALF_SCALE if place.dtype == torch.float16 else 1.0
+    (gradient,) = torch.autograd.grad(loss * scale, place, retain_graph=True, allow_unused=True)
+    return None if gradient is None else gradient.float().norm() / scale
 
 
 def _mean_over_ranks(ratios: Tensor) -> Tensor:
