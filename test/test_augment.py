@@ -183,6 +183,33 @@ def test_lasermix_of_a_scan_with_itself_is_that_scan() -> None:
         assert sorted(map(tuple, mixed.points)) == sorted(map(tuple, scan.points))
 
 
+NOWHERE = [[math.nan, 1, 1], [math.inf, 0, math.inf], [0, 0, -math.inf]]
+
+
+def test_points_that_are_nowhere_do_not_move_the_bands() -> None:
+    mine, other = random_scan(50), random_scan(60, seed=1)
+    ours, theirs = (
+        make_scan(np.concatenate([xyz(scan), NOWHERE]), scan.labels.tolist() + [label] * 3)
+        for scan, label in ((mine, CAR), (other, PERSON))
+    )
+    for first in (0, 1):
+        expected = swap_bands(mine, other, bands=4, first=first)
+        mixed = swap_bands(ours, theirs, bands=4, first=first)
+        finite = np.isfinite(xyz(mixed)).all(1)
+        assert np.array_equal(xyz(mixed)[finite], xyz(expected))
+        # the scan keeps its own, as without a mix, and gets none of the other's
+        assert mixed.labels[~finite].tolist() == [CAR] * 3
+    nothing = swap_bands(make_scan(NOWHERE), make_scan(NOWHERE), bands=3)
+    assert len(nothing) == 3
+
+
+def test_points_that_are_nowhere_are_in_no_sector() -> None:
+    scan, other = make_scan([[1, 0, 0], NOWHERE[0]], CAR), make_scan([[-2, 0, 0], NOWHERE[0]])
+    mixed = swap_sector(scan, other, start=math.radians(135), width=math.pi)
+    expected = np.array([[1, 0, 0], NOWHERE[0], [-2, 0, 0]])
+    assert np.array_equal(xyz(mixed), expected, equal_nan=True)
+
+
 def test_mix3d_joins_two_scans_each_with_its_own_motion() -> None:
     scan, other = make_scan([[3, 0, 4]], CAR), make_scan([[0, 5, 12]], ROAD)
     settings = Augmentation(flip=False, scale=0, mix3d=1)

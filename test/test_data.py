@@ -177,6 +177,27 @@ def test_poses_that_end_too_early_or_lack_their_calibration_are_named(root: Path
         open_semantickitti(root)
 
 
+@pytest.mark.parametrize(
+    'spoilt', ['nan 0 0 0 0 1 0 0 0 0 1 0', '1 0 0 inf 0 1 0 0 0 0 1 0', '0 ' * 12, '2 0 0 ' * 4]
+)
+def test_what_is_no_pose_is_named_before_anything_is_read(root: Path, spoilt: str) -> None:
+    poses, calib = root / 'sequences/00/poses.txt', root / 'sequences/00/calib.txt'
+    calib.write_text(f'Tr: {spoilt}\n')
+    with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift; copy"):
+        open_semantickitti(root)
+    calib.write_text(CALIB)
+    lines = POSES.splitlines()
+    poses.write_text('\n'.join([lines[0], spoilt, spoilt]))
+    with pytest.raises(DataError, match=r'poses\.txt: 2 of 3 poses, first number 1, are no rota'):
+        open_semantickitti(root)
+
+
+def test_the_digits_of_a_pose_need_not_be_exact(root: Path) -> None:
+    rounded = POSES.replace('1 0 0 0 0 1', '1.001 0 0 0 0 0.999')
+    (root / 'sequences/00/poses.txt').write_text(rounded)
+    assert open_semantickitti(root, ['00'])[0].pose is not None
+
+
 def test_a_plain_folder_has_scans_of_any_kind_and_no_labels(tmp_path: Path) -> None:
     (tmp_path / 'monday').mkdir()
     np.ones((5, 4), '<f4').tofile(tmp_path / 'monday' / 'a.bin')

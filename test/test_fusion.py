@@ -322,6 +322,15 @@ def test_sightings_are_the_points_of_each_object(parked: Path) -> None:
     assert np.allclose(sightings.points_of(1), [[18.02, 4, 1, 1], [18.02, 4, 0.5, 1]])
 
 
+def test_a_point_that_is_nowhere_is_no_part_of_an_object(tmp_path: Path) -> None:
+    nowhere: Rows = [(float('nan'), 4.0, 1.0, RAW_TRUCK, 3)]
+    write_drive(tmp_path, '00', [nowhere + parked_truck(index) for index in range(2)])
+    fused = fuse_all(tmp_path)
+    assert fused.bank.sightings.sizes.tolist() == [2, 2]
+    # its own three points, which nothing is taken from, and two of the past
+    assert np.isfinite(fused[1].points).all(1).tolist() == [False, True, True, True, True]
+
+
 def test_nothing_fused_is_nothing_changed() -> None:
     scan = Scan(points=np.zeros((1, 4), np.float32), labels=np.zeros(1, np.uint8))
     assert fuse(scan, None) is scan

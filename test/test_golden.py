@@ -223,6 +223,38 @@ def test_the_script_writes_a_bundle_that_loads(
     }
 
 
+@pytest.mark.parametrize(
+    ('words', 'scale', 'said'),
+    [
+        ('--labels nuscenes', 1 / 255, '0.00392157'),  # it stores 0 to 255
+        ('--labels nuscenes --intensity-scale 1', 1, '1'),
+        ('--labels semantickitti --partial', 1, '1'),
+    ],
+)
+def test_the_intensity_scale_comes_from_the_label_table_unless_given(
+    tmp_path: Path,
+    state: dict[str, Tensor],
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    scale: float,
+    said: str,
+) -> None:
+    if '--partial' in words:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith('final')}
+    checkpoint, bundle = save_torch(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
+    options = ['--network', 'spunet', *words.split()]
+    assert main([str(checkpoint), '-o', str(bundle), *options]) == 0
+    assert load_bundle(bundle).spec.intensity.scale == scale
+    assert f'intensity times {said};' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('scale', ['0', '-1', 'nan', 'inf', 'loud'])
+def test_an_intensity_scale_that_is_none_is_refused(tmp_path: Path, scale: str) -> None:
+    words = [str(tmp_path / 'a.pth'), '-o', str(tmp_path / 'b'), '--network', 'spunet']
+    with pytest.raises(SystemExit, match='2'):
+        main([*words, f'--intensity-scale={scale}'])
+
+
 def test_labels_with_another_number_of_classes_are_refused(
     tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from lidar_kd.errors import DataError
 from lidar_kd.labels import IGNORE, NUSCENES
 from training.data.check import check_scans
+from training.data.instances import collect_sightings
 from training.data.kinds import open_dataset
 from training.data.nuscenes import open_nuscenes, SPLITS
 
@@ -158,9 +159,26 @@ def test_other_splits_ask_for_their_tables(root: Path) -> None:
         open_nuscenes(root, 'train')
 
 
-def test_an_unknown_scene_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r'no LIDAR_TOP key frame of scene-9.*scene\.json lists'):
-        open_nuscenes(root, 'scene-9')
+@pytest.mark.parametrize(
+    ('wanted', 'missing'),
+    [
+        ('scene-9', 'scene-9'),
+        (['scene-0103', 'scene-9999', 'scene-0104'], 'scene-0104, scene-9999'),
+        (['val', 'scene-0103'], 'val'),  # a split stands alone
+        ([], 'was asked for'),
+    ],
+)
+def test_scenes_that_are_not_there_are_named(
+    root: Path, wanted: str | list[str], missing: str
+) -> None:
+    with pytest.raises(DataError, match=rf'scene\.json: no scene {missing}; name one split'):
+        open_nuscenes(root, wanted)
+
+
+def test_scenes_without_a_key_frame_are_named(root: Path) -> None:
+    edit(root, 'sample', lambda rows: rows.pop())
+    with pytest.raises(DataError, match=r'no LIDAR_TOP key frame of scene-0103; unpack'):
+        open_nuscenes(root, 'scene-0103')
 
 
 def test_without_lidarseg_the_scans_are_unlabelled(root: Path) -> None:
@@ -218,9 +236,19 @@ def panoptic(root: Path) -> Path:
         )
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         # car 5; adult (category 2) 1; child (category 3) 1
+        np.array([17, 2, 3], np.uint8).tofile(
+            root / f'lidarseg/v1.0-mini/scan{letter}_lidarseg.bin'
+        )
         np.savez_compressed(root / name, data=np.array([17005, 2001, 3001], np.uint16))
     (root / 'v1.0-mini' / 'panoptic.json').write_text(json.dumps(rows))
     return root
+
+
+def write_labels(root: Path, lidarseg: list[int], panoptic: list[int]) -> None:
+    """Of scan B, the first one."""
+    np.array(lidarseg, np.uint8).tofile(root / 'lidarseg/v1.0-mini/scanB_lidarseg.bin')
+    path = root / 'panoptic/v1.0-mini/scanB_panoptic.npz'
+    np.savez_compressed(path, data=np.array(panoptic, np.uint16))
 
 
 def test_panoptic_files_number_the_objects(panoptic: Path) -> None:
@@ -233,13 +261,63 @@ def test_panoptic_files_number_the_objects(panoptic: Path) -> None:
 
 
 def test_panoptic_points_without_an_object_have_the_number_0(panoptic: Path) -> None:
-    path = panoptic / 'panoptic/v1.0-mini/scanB_panoptic.npz'
     # driveable surface; a car that is no object of its own; car 999, the highest there can be
-    np.savez_compressed(path, data=np.array([24000, 17000, 17999], np.uint16))
+    write_labels(panoptic, [24, 17, 17], [24000, 17000, 17999])
     scan = open_nuscenes(panoptic)[0]
     assert scan.labels.tolist() == [NUSCENES.names.index('driveable_surface'), CAR, CAR]
     assert scan.instances is not None
     assert scan.instances.tolist() == [0, 0, 17999]
+
+
+def test_what_panoptic_leaves_out_keeps_its_class_of_lidarseg(panoptic: Path) -> None:
+    # 0 in panoptic: a car's point in two boxes; a barrier's in none. A car that panoptic calls
+    # adult 1 is of no object either.
+    write_labels(panoptic, [17, 9, 17], [0, 0, 2001])
+    scans = open_nuscenes(panoptic)
+    assert scans[0].labels.tolist() == [CAR, BARRIER, CAR]
+    assert scans.read_labels(0).tolist() == [CAR, BARRIER, CAR]
+    instances = scans[0].instances
+    assert instances is not None
+    assert instances.tolist() == [0, 0, 0]
+
+
+def test_panoptic_alone_asks_for_lidarseg(panoptic: Path) -> None:
+    (panoptic / 'v1.0-mini' / 'lidarseg.json').unlink()
+    with pytest.raises(DataError, match=r'no lidarseg\.json.*unpack nuScenes-lidarseg beside'):
+        open_nuscenes(panoptic)
+
+
+def test_panoptic_of_other_scans_is_noticed(panoptic: Path) -> None:
+    write_labels(panoptic, [17, 9, 31], [17001, 0])
+    with pytest.raises(DataError, match=r'scanB_panoptic\.npz: 2 object numbers for 3 labels'):
+        open_nuscenes(panoptic)[0]
+
+
+def test_without_panoptic_objects_are_refused_after_one_scan(root: Path) -> None:
+    seen: list[int] = []
+    scans = open_nuscenes(root)
+    with pytest.raises(DataError, match=r'no instance ids, as scene-0061/scanB shows; unpack'):
+        collect_sightings(scans, cache=root / 'cache', advance=lambda: seen.append(1))
+    assert seen == []
+
+
+def test_panoptic_gives_the_objects_to_fuse_and_paste(panoptic: Path) -> None:
+    sightings = collect_sightings(open_nuscenes(panoptic), cache=panoptic / 'cache')
+    # an adult and a child in each of three scans; a car is of no hard class
+    assert sightings.number.tolist() == [2001, 3001] * 3
+
+
+def test_a_panoptic_file_with_a_damaged_byte_is_read_or_named(panoptic: Path) -> None:
+    path = panoptic / 'panoptic/v1.0-mini/scanB_panoptic.npz'
+    scans, whole, told = open_nuscenes(panoptic), path.read_bytes(), ''
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            scans[0]
+        except DataError as error:
+            told += f'{error}\n'
+    assert all(line.startswith(f'{path}: ') for line in told.splitlines())
+    assert 'not a file of nuScenes-panoptic (error)' in told  # zlib's
 
 
 @pytest.mark.parametrize('content', [b'', b'no archive', b'PK\x03\x04 cut off'])

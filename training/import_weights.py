@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 import hashlib
 import json
+import math
 from pathlib import Path
 import pickle
 import sys
@@ -43,6 +44,7 @@ UNREADABLE = (
     pickle.UnpicklingError,
 )
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
+INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,16 +72,18 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     if family.note:
         provenance['differences'] = family.note
     voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
+    scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
     spec = BundleSpec(
         model=ModelSpec(name=family.model, settings=settings),
         grid=grid_of(family, voxel_m),
-        intensity=IntensitySpec(scale=options.intensity_scale),
+        intensity=IntensitySpec(scale=scale),
         labels=labels,
         provenance=provenance,
     )
     save_bundle(options.output, model, spec)
     count = sum(parameter.numel() for parameter in model.parameters())
     console.line(f'{options.output}: {family.model}, {count:,} parameters, {settings}')
+    console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
 
 
 def grid_of(family: Family, voxel_m: float) -> CartesianGrid:
@@ -247,12 +251,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         '--intensity-scale',
-        type=float,
-        default=1.0,
+        type=_positive,
         metavar='S',
-        help='times the stored intensity gives what it was trained on (default: 1)',
+        help='times the stored intensity gives what it was trained on '
+        '(default: by the label table, nuscenes 1/255, others 1)',
     )
     return parser.parse_args(argv)
+
+
+def _positive(word: str) -> float:
+    if not 0 < float(word) < math.inf:
+        raise argparse.ArgumentTypeError(f'{word} is no number above 0')
+    return float(word)
 
 
 if __name__ == '__main__':

@@ -155,13 +155,16 @@ def laser_mix(scan: Scan, other: Scan, rng: Rng) -> Scan:
 
 
 def swap_bands(scan: Scan, other: Scan, *, bands: int, first: int = 0) -> Scan:
-    """Equal bands of inclination from the lowest beam up; with first = 0 the lowest is ours."""
+    """Equal bands of inclination from the lowest beam up; with first = 0 the lowest is ours.
+
+    Points that are not finite lie in no band: ours stay, and the other's stay away.
+    """
     ours, theirs = _inclination(scan), _inclination(other)
     both = np.concatenate([ours, theirs])
-    low, high = both.min(initial=math.inf), both.max(initial=-math.inf)
+    low, high = np.nanmin(both, initial=math.inf), np.nanmax(both, initial=-math.inf)
     width = max(float(high - low), 1e-6) / bands
     place = [np.minimum((angle - low) // width, bands - 1) % 2 for angle in (ours, theirs)]
-    return join(scan.take(place[0] == first), other.take(place[1] != first))
+    return join(scan.take(place[0] != 1 - first), other.take(place[1] == 1 - first))
 
 
 def _paste(scan: Scan, objects: Sequence[Scan], most: int, table: ClassTable, rng: Rng) -> Scan:
@@ -182,5 +185,8 @@ def _in_sector(scan: Scan, start: float, width: float) -> NDArray[np.bool_]:
 
 
 def _inclination(scan: Scan) -> NDArray[np.float32]:
+    """NaN where a point is not finite."""
     x, y, z = scan.points[:, :3].T
-    return np.arctan2(z, np.hypot(x, y))
+    angle = np.arctan2(z, np.hypot(x, y))
+    angle[~np.isfinite(scan.points[:, :3]).all(1)] = np.nan
+    return angle

@@ -122,6 +122,7 @@ def fuse(scan: Scan, past: Scan | None) -> Scan:
         return scan
     # only an object's own points can be met again
     objects = np.flatnonzero(np.isin(scan.labels, np.unique(past.labels)))
+    objects = objects[np.isfinite(scan.points[objects, :3]).all(axis=1)]
     cells = pack_cells(np.concatenate([scan.points[objects, :3], past.points[:, :3]]))
     first = np.unique(cells, return_index=True)[1]
     new = np.sort(first[first >= len(objects)]) - len(objects)

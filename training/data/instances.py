@@ -73,6 +73,7 @@ def collect_sightings(
     path = cache / f'instances_{digest_files(scans)}.npz'
     found = load_arrays(path, Sightings)
     if found is None:
+        _require_numbers(scans)
         found = _pack(scans, list(_cut_all(scans, advance)))
         save_arrays(path, found)
     return Sightings(**found)
@@ -109,22 +110,33 @@ def count_before(items: list[Any]) -> list[int]:
     return counts
 
 
+def _require_numbers(scans: ScanSet) -> None:
+    """One scan tells of labels that cannot number objects; only all of them that none does."""
+    if len(scans) and scans[0].instances is None:
+        raise _say_unnumbered(scans, f'as {scans.frames[0].name} shows')
+
+
 def _cut_all(scans: ScanSet, advance: Advance) -> Iterator[tuple[int, Scan]]:
     """(frame, object) of all scans; an error if the objects have no numbers."""
     numbered, hard_points = False, 0
     for index in range(len(scans)):
         scan = scans[index]
+        # a point that is nowhere would take its whole object along when that is set down
+        scan = scan.take(np.flatnonzero(np.isfinite(scan.points).all(axis=1)))
         hard_points += int(np.isin(scan.labels, scans.table.hard_ids).sum())
         for each in cut_instances(scan, scans.table.hard_ids, smallest=1):
             numbered = True
             yield index, each
         advance()
     if hard_points and not numbered:
-        raise DataError(
-            f'{scans.root}: no instance ids, though {hard_points} points are of the hard classes; '
-            'unpack the labels that have them (SemanticKITTI: the upper 16 bits of each label, '
-            'nuScenes: nuScenes-panoptic).'
-        )
+        raise _say_unnumbered(scans, f'though {hard_points} points are of the hard classes')
+
+
+def _say_unnumbered(scans: ScanSet, why: str) -> DataError:
+    return DataError(
+        f'{scans.root}: no instance ids, {why}; unpack the labels that have them '
+        '(SemanticKITTI: the upper 16 bits of each label, nuScenes: nuScenes-panoptic).'
+    )
 
 
 def _pack(scans: ScanSet, cut: list[tuple[int, Scan]]) -> Arrays:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """nuScenes-lidarseg, read from the official tables (v1.0-*/*.json); the devkit is not needed.
 
-A frame is a key frame of LIDAR_TOP, named scene/sample_data token as submissions name it. Where
-nuScenes-panoptic is unpacked its files give the labels, since they number the objects as well.
+A frame is a key frame of LIDAR_TOP, named scene/sample_data token as submissions name it. Its
+labels are those of nuScenes-lidarseg; nuScenes-panoptic, where unpacked, numbers the objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import json
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import NUSCENES
-from training.data.scan import Frame, Raw, ScanSet
+from training.data.nuscenes_labels import LabelReader
+from training.data.scan import Frame, ScanSet
 
 SENSOR = 'LIDAR_TOP'
 Row = dict[str, Any]
@@ -51,43 +51,44 @@ SPLITS: dict[str, tuple[str, Callable[[str], bool]]] = {
 def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = None) -> ScanSet:
     """All scenes, those of a split (train, val, test, mini_train, mini_val), or those named."""
     root = Path(root)
-    if isinstance(scenes, str) and scenes in SPLITS:
-        version, belongs = SPLITS[scenes]
-        tables = root / version
-    else:
-        tables = _find_tables(root)
-        named = None if scenes is None else {scenes} if isinstance(scenes, str) else set(scenes)
-        belongs = lambda scene: named is None or scene in named  # noqa: E731
-    frames = _list_frames(root, tables, belongs)
+    tables, chosen = _choose(root, scenes)
+    frames = _list_frames(root, tables, chosen)
     if not frames:
         raise DataError(
             f'{tables}: no {SENSOR} key frame of {scenes or "any scene"}; '
-            "name a split or scenes that scene.json lists, like 'scene-0061'."
+            'unpack the tables again or name other scenes.'
         )
     return ScanSet(
-        kind='nuscenes', root=root, table=NUSCENES, frames=frames, read_raw=read_label_file
+        kind='nuscenes',
+        root=root,
+        table=NUSCENES,
+        frames=frames,
+        read_raw=LabelReader(_find_numbers(root, tables, frames)),
     )
 
 
-def read_label_file(path: Path) -> Raw:
-    """Categories, and the object numbers where it is a file of nuScenes-panoptic."""
-    if path.suffix == '.npz':
-        return _read_panoptic_file(path)
-    return np.fromfile(path, np.uint8), None  # lidarseg: the category's index
-
-
-def _read_panoptic_file(path: Path) -> Raw:
-    """1000 x the category's index + the object's number within the category, 0 without one."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            raw = file['data'].astype(np.uint32)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+def _choose(root: Path, wanted: str | Sequence[str | int] | None) -> tuple[Path, dict[str, str]]:
+    """The folder of tables, and the scenes asked for: token -> name."""
+    if isinstance(wanted, str) and wanted in SPLITS:
+        version, belongs = SPLITS[wanted]
+        tables = root / version
+        return tables, {t: name for t, name in _read_scenes(tables).items() if belongs(name)}
+    tables = _find_tables(root)
+    present = _read_scenes(tables)
+    if wanted is None:
+        return tables, present
+    names = {wanted} if isinstance(wanted, str) else {str(name) for name in wanted}
+    missing = sorted(names - set(present.values()))
+    if missing or not names:
         raise DataError(
-            f'{path}: not a file of nuScenes-panoptic ({type(error).__name__}); unpack it again.'
-        ) from None
-    # The whole number, as several categories become one class and each of them starts from 1.
-    numbers: NDArray[np.uint32] = np.where(raw % 1000 > 0, raw, 0).astype(np.uint32)
-    return raw // 1000, numbers
+            f'{tables / "scene.json"}: no scene {", ".join(missing) or "was asked for"}; '
+            f"name one split ({', '.join(SPLITS)}), or scenes that it lists, like 'scene-0061'."
+        )
+    return tables, {token: name for token, name in present.items() if name in names}
+
+
+def _read_scenes(tables: Path) -> dict[str, str]:
+    return {token: row['name'] for token, row in _read(tables, 'scene').items()}
 
 
 def _find_tables(root: Path) -> Path:
@@ -101,9 +102,7 @@ def _find_tables(root: Path) -> Path:
     return found[0]
 
 
-def _list_frames(root: Path, tables: Path, belongs: Callable[[str], bool]) -> tuple[Frame, ...]:
-    scenes = {token: row['name'] for token, row in _read(tables, 'scene').items()}
-    scenes = {token: name for token, name in scenes.items() if belongs(name)}
+def _list_frames(root: Path, tables: Path, scenes: Mapping[str, str]) -> tuple[Frame, ...]:
     samples = _read(tables, 'sample', lambda row: row['scene_token'] in scenes)
     scans = _read_scans(tables, samples)
     labels = _read_label_paths(root, tables, scans)
@@ -120,8 +119,7 @@ def _list_frames(root: Path, tables: Path, belongs: Callable[[str], bool]) -> tu
         )
         for token, row in scans.items()
     ]
-    order = {frame.name: scans[frame.name.rpartition('/')[2]]['timestamp'] for frame in frames}
-    return tuple(sorted(frames, key=lambda frame: (frame.sequence, order[frame.name])))
+    return tuple(sorted(frames, key=lambda f: (f.sequence, scans[_token(f)]['timestamp'])))
 
 
 def _read_scans(tables: Path, samples: Table) -> Table:
@@ -139,14 +137,38 @@ def _read_scans(tables: Path, samples: Table) -> Table:
     )
 
 
-def _read_label_paths(root: Path, tables: Path, scans: Table) -> dict[str, Path]:
+def _read_label_paths(root: Path, tables: Path, scans: Collection[str]) -> dict[str, Path]:
     """sample_data token -> label file; nothing where there are no labels, as in the test."""
-    for name in ('panoptic', 'lidarseg'):
-        if (tables / f'{name}.json').is_file():
-            _check_categories(tables)
-            rows = _read(tables, name, lambda row: row['sample_data_token'] in scans)
-            return {row['sample_data_token']: root / row['filename'] for row in rows.values()}
-    return {}
+    labels = _read_files(root, tables, 'lidarseg', scans)
+    if labels is not None:
+        _check_categories(tables)
+    elif (tables / 'panoptic.json').is_file():
+        raise DataError(
+            f'{tables}: panoptic.json, but no lidarseg.json, which has the classes '
+            '(nuScenes-panoptic leaves out points); unpack nuScenes-lidarseg beside it.'
+        )
+    return labels or {}
+
+
+def _find_numbers(root: Path, tables: Path, frames: Sequence[Frame]) -> dict[Path, Path]:
+    """lidarseg file -> panoptic file; nothing where nuScenes-panoptic is not unpacked."""
+    labels = {_token(frame): frame.labels for frame in frames if frame.labels is not None}
+    files = _read_files(root, tables, 'panoptic', labels) or {}
+    return {labels[token]: path for token, path in files.items()}
+
+
+def _read_files(
+    root: Path, tables: Path, name: str, scans: Collection[str]
+) -> dict[str, Path] | None:
+    """sample_data token -> the file that a table names for it; None without the table."""
+    if not (tables / f'{name}.json').is_file():
+        return None
+    rows = _read(tables, name, lambda row: row['sample_data_token'] in scans)
+    return {row['sample_data_token']: root / row['filename'] for row in rows.values()}
+
+
+def _token(frame: Frame) -> str:
+    return frame.name.rpartition('/')[2]
 
 
 def _check_categories(tables: Path) -> None:

@@ -122,6 +122,12 @@ def _read_poses(sequence: Path, *, needed: int) -> Poses | None:
             f'{path}: {len(camera)} poses, but the scans go up to number {needed - 1}; '
             'copy the file again, or remove it to go without poses.'
         )
+    broken = np.flatnonzero(~_are_rigid(camera))
+    if len(broken):
+        raise DataError(
+            f'{path}: {len(broken)} of {len(camera)} poses, first number {broken[0]}, are no '
+            'rotation and shift; copy the file again, or remove it to go without poses.'
+        )
     # The lines hold the left camera's motion; Tr brings the sensor's points to that camera.
     to_camera = _read_calibration(sequence / 'calib.txt')
     moved: Poses = np.linalg.inv(to_camera) @ camera @ to_camera
@@ -136,10 +142,19 @@ def _read_calibration(path: Path) -> Poses:
             f"{path}: no line 'Tr:' found; copy the file that comes with poses.txt, "
             'or remove poses.txt to go without poses.'
         )
-    matrix: Poses = _read_matrices(path, found[:1])[0]
-    if abs(np.linalg.det(matrix) - 1) > 0.01:
+    matrices = _read_matrices(path, found[:1])
+    if not _are_rigid(matrices).all():
         raise DataError(f"{path}: 'Tr:' is no rotation and shift; copy the file again.")
+    matrix: Poses = matrices[0]
     return matrix
+
+
+def _are_rigid(matrices: Poses) -> NDArray[np.bool_]:
+    """(frames,) which are finite and have a determinant of 1, but for the digits of a file."""
+    finite = np.isfinite(matrices).all(axis=(1, 2), keepdims=True)
+    turns = np.where(finite, matrices, 0)[:, :3, :3]
+    rigid: NDArray[np.bool_] = np.abs(np.linalg.det(turns) - 1) <= 0.01
+    return rigid
 
 
 def _read_lines(path: Path) -> list[str]:

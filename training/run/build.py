@@ -65,8 +65,8 @@ def build_parts(
     device = prepare_machine(config, ranks)
     sights = find_sights(config, teachers)
     with ranks.first_one_first():
-        counts = _count(sources.train, console)
         learning = _scans_to_learn_from(config, sources, sights, console)
+        counts = _count(sources.train, console)
     spec = describe(config, sources, teachers)
     student = _build_student(config, spec, ranks)
     loader = Loader(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -50,8 +51,9 @@ def check_teacher(spec: BundleSpec, config: Config, labels: str, where: str) -> 
 
 
 def check_intensity(spec: BundleSpec, scale: float, where: str) -> None:
-    if spec.intensity.scale != scale:
+    if not math.isclose(spec.intensity.scale, scale, rel_tol=1e-4):  # 0.00392157 is 1 / 255
         raise ConfigError(
             f'{where}: it was trained with intensity times {spec.intensity.scale:g}, '
-            f'data.intensity_scale is {scale:g}; set it to the same.'
+            f'data.intensity_scale is {scale:g}; set it to the same, or import the bundle again '
+            'with the right --intensity-scale of training/import_weights.py.'
         )
