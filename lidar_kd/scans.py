@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scans on disk -> points (N, 4) float32: x, y, z in metres, intensity as stored."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 import zipfile
@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from lidar_kd.cloud_intensity import IntensityRange
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.pcd import read_pcd
 from lidar_kd.ply import read_ply
@@ -23,6 +24,7 @@ _INTENSITY_FIELDS = (
     'reflectance',
     'signal',
 )
+_LOOKED_AT = 5  # scans, to find the range of their intensity
 _NPZ_KEYS = ('points', 'xyz', 'scan', 'cloud')
 
 
@@ -48,6 +50,17 @@ def count_points(path: Path, *, columns: int | None = None) -> int:
     if suffix in ('.bin', '.pcd.bin'):
         return path.stat().st_size // (4 * _choose_columns(suffix, columns))
     return len(read_scan(path, columns=columns))
+
+
+def find_full_scale(count: int, intensity_of: Callable[[int], NDArray[Any]]) -> float:
+    """What the intensity of one sensor's scans goes up to: 1, 255, 4095 or 65535.
+
+    The same few of `count` scans are looked at whichever are wanted first.
+    """
+    seen = IntensityRange()
+    for index in np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int)).tolist():
+        seen.find(intensity_of(index))
+    return seen.full_scale
 
 
 def find_scans(folder: str | Path) -> list[Path]:

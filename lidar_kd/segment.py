@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 import sys
@@ -23,7 +23,7 @@ from lidar_kd.files import write_atomically
 from lidar_kd.jobs import check_output, Job, plan_jobs, Rank
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.picture import draw_scan, save_picture
-from lidar_kd.scans import read_scan
+from lidar_kd.scans import find_full_scale, read_scan
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
 _DESCRIPTION = """\
@@ -56,6 +56,7 @@ class Options:
     picture: bool = False
     format: str = 'raw'
     columns: int | None = None
+    intensity_scale: float | None = None
     overwrite: bool = False
 
 
@@ -146,6 +147,13 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         metavar='N',
         help='float32 per point of .bin files (default: 4; 5 for .pcd.bin)',
     )
+    add(
+        '--intensity-scale',
+        type=float,
+        metavar='FACTOR',
+        help='times the stored intensity gives 0 to 1 (default: 1, 1/255, 1/4095 or 1/65535, '
+        'by what some of the scans hold)',
+    )
     add('--overwrite', action='store_true', help='segment again where labels exist')
     return Options(**vars(parser.parse_args(argv)))
 
@@ -158,10 +166,24 @@ def run(options: Options, rank: Rank, console: Console) -> int:
     for folder in sorted({job.label.parent for job in jobs}):
         check_output(folder)
     share = rank.take_share(jobs)
-    _show_banner(console, bundle, segmenter, rank, f'{len(share)} of {len(jobs)}')
+    scale = options.intensity_scale or 1 / _find_full_scale(jobs, options)
+    _show_banner(console, bundle, segmenter, rank, f'{len(share)} of {len(jobs)}', scale)
+    options = replace(options, intensity_scale=scale / bundle.spec.intensity.scale)
     summary = segment_all(share, segmenter, bundle.spec.labels, options, console)
     summary.show(console)
     return EXIT_BAD_INPUT if summary.failed else 0
+
+
+def _find_full_scale(jobs: Sequence[Job], options: Options) -> float:
+    """Of all scans, also those that are done or another process's: they are one sensor's."""
+
+    def intensity_of(index: int) -> NDArray[np.float32]:
+        try:
+            return read_scan(jobs[index].scan, columns=options.columns)[:, 3]
+        except LidarKdError:
+            return np.zeros(0, np.float32)  # segmenting it tells what is wrong
+
+    return find_full_scale(len(jobs), intensity_of)
 
 
 def segment_all(
@@ -192,6 +214,7 @@ def segment_one(job: Job, segmenter: Segmenter, options: Options, summary: Summa
     read_ms = (time.perf_counter() - start) * 1000
     if not len(points):
         raise DataError(f'{job.scan}: holds no points; record or export it again.')
+    points[:, 3] *= np.float32(options.intensity_scale or 1)
     try:
         segmentation = segmenter.segment(points)
     except torch.cuda.OutOfMemoryError:
@@ -237,7 +260,7 @@ def _write(
 
 
 def _show_banner(
-    console: Console, bundle: Bundle, segmenter: Segmenter, rank: Rank, scans: str
+    console: Console, bundle: Bundle, segmenter: Segmenter, rank: Rank, scans: str, scale: float
 ) -> None:
     precision = str(segmenter.dtype).removeprefix('torch.')
     rows = {
@@ -246,6 +269,7 @@ def _show_banner(
         'labels': f'{bundle.spec.labels.name}, {bundle.spec.labels.num_classes} classes',
         'device': f'{segmenter.device}, {segmenter.engine.name} engine, {precision}',
         'scans': scans,
+        'intensity': f'0 to {1 / scale:g} as stored; --intensity-scale if that is wrong',
     }
     if rank.world > 1:
         rows['process'] = f'{rank.index} of {rank.world}; the others report errors only'

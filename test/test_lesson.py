@@ -24,7 +24,7 @@ from small_run import (
 )
 import torch
 
-from lidar_kd.bundle import load_bundle, read_spec
+from lidar_kd.bundle import BundleSpec, IntensitySpec, load_bundle, ModelSpec, read_spec
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE, NUSCENES
@@ -35,7 +35,7 @@ from training.data.settings import Data, Streets
 from training.engine import Parts, Run
 from training.run import sources
 from training.run.lesson import Terms
-from training.run.teachers import FrozenTeacher
+from training.run.teachers import check_intensity, FrozenTeacher
 
 METHODS = ('srkd', 'pvkd', 'm2skd')
 PTV3 = {
@@ -234,10 +234,26 @@ def test_more_scans_without_labels_take_part_in_a_distillation(
 def test_scans_to_score_are_not_learnt_from_without_labels_either(
     street: Path, tmp_path: Path
 ) -> None:
-    more = [{'sequences': ['08']}]  # of the same data set
-    config = distillation(street, tmp_path, 'srkd', data__unlabelled=more)
-    with pytest.raises(DataError, match='2 scans are in both splits'):
-        prepare(config, tmp_path / 'run')
+    (tmp_path / 'also').symlink_to(street)
+    for root in (None, str(tmp_path / 'also')):  # the same data set, by either name
+        more = [{'root': root, 'sequences': ['08']}]
+        config = distillation(street, tmp_path, 'srkd', data__unlabelled=more)
+        with pytest.raises(DataError, match='2 scans are in both splits'):
+            prepare(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('given', [None, 1 / 4095])
+def test_scans_without_labels_have_an_intensity_of_their_own(
+    given: float | None, street: Path, tmp_path: Path
+) -> None:
+    place = make_street(tmp_path / 'recorded') / 'sequences' / '08' / 'velodyne'
+    for scan in place.glob('*.bin'):
+        (np.fromfile(scan, '<f4').reshape(-1, 4) * [1, 1, 1, 4095]).astype('<f4').tofile(scan)
+    more = [{'kind': 'folder', 'root': str(place), 'intensity_scale': given}]
+    changes = {'data__unlabelled': more, 'data__intensity_scale': 1 / 255}
+    data = distillation(street, tmp_path, 'srkd', **changes).data
+    (others,) = sources.open_sources(data, Console(quiet=True)).unlabelled
+    assert others[1].points[:, 3].max() / 255 == pytest.approx(1, rel=0.02)
 
 
 def test_labels_of_streets_that_only_a_teacher_explains_are_left_unread(
@@ -274,6 +290,18 @@ def test_a_teacher_of_another_intensity_scale_is_refused(street: Path, tmp_path:
     save_teacher(tmp_path / 'teacher.safetensors', scale=0.5)
     with pytest.raises(ConfigError, match=r'with intensity times 0.5, data.intensity_scale is 1;'):
         find_teachers(distillation(street, tmp_path, 'srkd'))
+
+
+def test_intensity_scales_may_differ_in_their_digits_only() -> None:
+    spec = BundleSpec(
+        model=ModelSpec(name='spvcnn'),
+        grid=CartesianGrid(voxel_m=0.1),
+        labels=NUSCENES,
+        intensity=IntensitySpec(scale=1 / 255),
+    )
+    check_intensity(spec, 0.00392157, 'imported.safetensors')  # as config/nuscenes/ writes it
+    with pytest.raises(ConfigError, match=r'imported\.safetensors.*--intensity-scale of'):
+        check_intensity(spec, 0.004, 'imported.safetensors')
 
 
 def test_a_teacher_that_answers_nan_is_named_before_it_teaches(

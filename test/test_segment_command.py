@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 import pytest
+from small_run import save_teacher
 import torch
 
 from lidar_kd import segment
@@ -30,15 +31,18 @@ class FrontIsCar:
     """Stands for the network: car in front of the sensor, road behind it."""
 
     calls: list[int] = []
+    brightest: list[float] = []
     device = torch.device('cpu')
     engine = SimpleNamespace(name='toy')
     dtype = torch.float32
 
     def __init__(self, bundle: Bundle, *, device: str, precision: str) -> None:
         self.calls.clear()
+        self.brightest.clear()
 
     def segment(self, points: NDArray[np.float32]) -> Segmentation:
         self.calls.append(len(points))
+        self.brightest.append(float(points[:, 3].max()))
         finite = np.isfinite(points[:, :3]).all(1)
         labels = np.where(points[:, 0] > 0, 0, 8).astype(np.uint8)
         labels[~finite] = IGNORE
@@ -112,6 +116,28 @@ def test_labels_go_beside_the_scans_by_default(folder: Path, bundle: Path) -> No
 def test_train_ids_are_one_byte_per_point(folder: Path, bundle: Path) -> None:
     assert run(bundle, folder / '00', '-o', folder / 'out', '--format', 'train') == 0
     assert (folder / 'out/velodyne/000000.label').read_bytes() == bytes(LABELS)
+
+
+@pytest.mark.parametrize('full_scale', [1, 255, 4095])
+def test_the_network_gets_the_same_intensity_whatever_it_is_stored_as(
+    full_scale: int, folder: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scan in sorted(folder.rglob('*.bin'))[:2]:  # the first two are brighter than the last
+        (POINTS * [1, 1, 1, full_scale]).astype(np.float32).tofile(scan)
+    (POINTS * [1, 1, 1, full_scale / 2]).astype(np.float32).tofile(
+        folder / '01/velodyne/000000.bin'
+    )
+    assert run(bundle, folder) == 0
+    assert FrontIsCar.brightest == pytest.approx([1, 1, 0.5])
+    assert f'0 to {full_scale} as stored' in capsys.readouterr().out
+    assert run(bundle, folder / '01', '--intensity-scale', 0.5) == 0  # alone it may look darker
+    assert FrontIsCar.brightest == pytest.approx([full_scale / 4])
+
+
+def test_a_bundle_that_expects_stored_intensities_gets_those(folder: Path, tmp_path: Path) -> None:
+    wide = save_teacher(tmp_path / 'wide.safetensors', scale=1 / 255)
+    assert run(wide, folder) == 0
+    assert FrontIsCar.brightest == pytest.approx([255, 255, 255])  # times its 1/255: 1
 
 
 def test_unseen_points_are_raw_id_zero_and_counted(

@@ -11,10 +11,12 @@ from PIL import Image
 import pytest
 from tiny import write_bundle, write_kitti
 
+from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import ConfigError
-from lidar_kd.labels import SEMANTICKITTI
+from lidar_kd.labels import NUSCENES, SEMANTICKITTI
+from lidar_kd.segmenter import Segmenter
 from training import view
-from training.view import guess_kind, main
+from training.view import guess_kind, main, make_parser, open_answers, open_scans
 from training.views.perspective import annotate, Camera, draw_perspective
 from training.views.scenes import colour_intensity, Scenes
 
@@ -144,6 +146,22 @@ def test_one_scan_and_a_bundle_make_a_picture(tmp_path: Path) -> None:
     assert picture.stat().st_size > 0
 
 
+def test_a_scan_without_labels_has_the_classes_and_the_intensity_of_the_bundle(
+    tmp_path: Path,
+) -> None:
+    bundle = write_bundle(tmp_path / 'a.safetensors', NUSCENES)
+    points = np.random.default_rng(0).uniform(0, 255, (60, 4)).astype(np.float32)
+    points.tofile(tmp_path / 'a.bin')
+    options = make_parser().parse_args([str(tmp_path / 'a.bin'), '--bundle', str(bundle)])
+    scans, answer = open_answers(options, open_scans(options), load_bundle(bundle))
+    assert scans.table == NUSCENES
+    in_shares = points * np.array([1, 1, 1, 1 / 255], np.float32)
+    expected = Segmenter(load_bundle(bundle)).segment(in_shares).labels
+    assert answer is not None
+    assert (answer(scans[0]) == expected).all()
+    assert (answer(scans[0]) != Segmenter(load_bundle(bundle)).segment(points).labels).any()
+
+
 @pytest.mark.parametrize(
     ('words', 'sentence'),
     [
@@ -179,3 +197,6 @@ def test_the_layout_is_found_out(tmp_path: Path) -> None:
     (tmp_path / 'n' / 'v1.0-mini').mkdir(parents=True)
     (tmp_path / 'n' / 'v1.0-mini' / 'scene.json').write_text('[]')
     assert guess_kind(tmp_path / 'n') == 'nuscenes'
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'metadata.yaml').write_text('')
+    assert guess_kind(tmp_path / 'bag') == 'bags'

@@ -20,18 +20,24 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lidar_kd.bundle import load_bundle
+import numpy as np
+
+from lidar_kd.bags import is_bag
+from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.picture import save_picture
+from lidar_kd.scans import find_full_scale
 from lidar_kd.segmenter import Segmenter
 from training.data.folder import open_folder
 from training.data.kinds import KINDS, open_dataset
-from training.data.scan import ScanSet
+from training.data.scan import Scan, ScanSet
 from training.scores.predictions import StoredPredictions
-from training.scores.scoring import Answer, check_tables
+from training.scores.scoring import Answer, check_tables, Labels
 from training.views.perspective import annotate, Camera, draw_perspective
 from training.views.scenes import COLOURINGS, Scenes
+
+WITHOUT_LABELS = ('folder', 'bags')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,9 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def view(options: argparse.Namespace, console: Console) -> None:
     scans = open_scans(options)
+    bundle = load_bundle(options.bundle) if options.bundle else None
+    scans, answer = open_answers(options, scans, bundle)
     if not 0 <= options.scan < len(scans):
         raise ConfigError(f'--scan {options.scan}: there are scans 0 to {len(scans) - 1}.')
-    scenes = Scenes(scans, open_answers(options, scans))
+    scenes = Scenes(scans, answer)
     colouring = options.colour or scenes.colourings(options.scan)[0]
     if options.picture is None and has_display():
         console.line(f'{scans.describe()}; keys: n p next and previous scan, l colouring, q quit')
@@ -83,7 +91,7 @@ def view(options: argparse.Namespace, console: Console) -> None:
 
 def open_scans(options: argparse.Namespace) -> ScanSet:
     data: Path = options.data
-    if data.is_file():
+    if data.is_file() and not is_bag(data):
         scans = open_folder(data.parent)
         only = tuple(frame for frame in scans.frames if frame.scan == data)
         if not only:
@@ -95,22 +103,36 @@ def open_scans(options: argparse.Namespace) -> ScanSet:
 
 
 def guess_kind(root: Path) -> str:
+    if is_bag(root):
+        return 'bags'
     if any(root.glob('v1.0-*/scene.json')):
         return 'nuscenes'
     layouts = ('sequences/*/velodyne', '*/velodyne')
     return 'semantickitti' if any(any(root.glob(each)) for each in layouts) else 'folder'
 
 
-def open_answers(options: argparse.Namespace, scans: ScanSet) -> Answer | None:
+def open_answers(
+    options: argparse.Namespace, scans: ScanSet, bundle: Bundle | None
+) -> tuple[ScanSet, Answer | None]:
+    """The scans in the classes of what answers, and the answers."""
     if options.predictions is not None:
-        return StoredPredictions(options.predictions, scans)
-    if options.bundle is None:
-        return None
-    bundle = load_bundle(options.bundle)
-    if scans.kind != 'folder':
-        check_tables(bundle.spec.labels, scans.table)
+        return scans, StoredPredictions(options.predictions, scans)
+    if bundle is None:
+        return scans, None
+    scale = 1.0  # a data set's intensity is as its bundles expect it
+    if scans.kind in WITHOUT_LABELS:
+        scans = replace(scans, table=bundle.spec.labels)
+        full = find_full_scale(len(scans), lambda index: scans[index].points[:, 3])
+        scale = 1 / full / bundle.spec.intensity.scale
+    check_tables(bundle.spec.labels, scans.table)
     segmenter = Segmenter(bundle, device=options.device)
-    return lambda scan: segmenter.segment(scan.points).labels
+
+    def answer(scan: Scan) -> Labels:
+        points = scan.points.copy()
+        points[:, 3] *= np.float32(scale)
+        return segmenter.segment(points).labels
+
+    return scans, answer
 
 
 def has_display() -> bool:

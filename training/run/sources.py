@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 import hashlib
+import math
 from operator import itemgetter
 import os
 from pathlib import Path
@@ -14,9 +16,10 @@ import numpy as np
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError
+from lidar_kd.scans import find_full_scale
 from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kinds import open_dataset
-from training.data.scan import Frame, Scan, ScanSet
+from training.data.scan import Frame, Points, Scan, ScanSet
 from training.data.settings import Data, DataSource, Streets
 from training.data.streets import make as streets_code
 from training.data.streets.make import make_streets
@@ -39,7 +42,7 @@ class Sources:
 
 
 def open_sources(data: Data, console: Console) -> Sources:
-    others = [_open_unlabelled(source, data.root) for source in data.unlabelled]
+    others = [_open_unlabelled(source, data) for source in data.unlabelled]
     if data.kind == 'streets':
         root = simulate(data.streets, data.root or STREETS, console)
         train, validation, more = _sequences(data.streets)
@@ -70,10 +73,30 @@ def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _open_unlabelled(source: DataSource, default: Path | None) -> ScanSet:
-    root = source.root or default
+def _open_unlabelled(source: DataSource, data: Data) -> ScanSet:
+    """Its intensity in the units of the labelled data, by which all are multiplied later."""
+    root = source.root or data.root
     assert root is not None, 'the configuration checks it'
-    return open_dataset(source.kind, root, source.sequences)
+    scans = open_dataset(source.kind, root, source.sequences)
+    scale = source.intensity_scale or 1 / find_full_scale(
+        len(scans), lambda index: scans[index].points[:, 3]
+    )
+    if math.isclose(scale, data.intensity_scale, rel_tol=1e-4):
+        return scans
+    return replace(scans, read_points=_Rescaled(scans.read_points, scale / data.intensity_scale))
+
+
+@dataclass(frozen=True)
+class _Rescaled:
+    """Reads scans whose intensity has another range; goes to the workers."""
+
+    read: Callable[[Path], Points]
+    factor: float
+
+    def __call__(self, path: Path) -> Points:
+        points = self.read(path).copy()
+        points[:, 3] *= np.float32(self.factor)
+        return points
 
 
 def _without_labels(scans: ScanSet) -> ScanSet:
@@ -97,7 +120,7 @@ def spread(scans: ScanSet, most: int | None) -> ScanSet:
 
 def simulate(settings: Streets, root: Path, console: Console) -> Path:
     """The folder with these streets; makes what is missing of them."""
-    folder = root / f'{settings.sensor}-{_digest(settings)}'
+    folder = root / f'{settings.sensor}-{digest_streets(settings)}'
     workers = os.cpu_count() or 1
     parts = (
         (0, settings.train, settings.enrich),
@@ -119,7 +142,7 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
     return folder
 
 
-def _digest(settings: Streets) -> str:
+def digest_streets(settings: Streets) -> str:
     """Changes with the settings and with the simulator: old streets are never taken for new."""
     digest = hashlib.sha256(settings.model_dump_json(exclude={'labelled', 'unlabelled'}).encode())
     for path in sorted(Path(str(streets_code.__file__)).parent.glob('*.py')):
@@ -137,7 +160,13 @@ def _check_disjoint(train: ScanSet, validation: ScanSet) -> None:
 
 
 def _place(frame: Frame) -> str:
-    return str(frame.scan)
+    return str(_resolve(frame.scan.parent) / frame.scan.name)
+
+
+@lru_cache(maxsize=4096)
+def _resolve(folder: Path) -> Path:
+    """The same for a folder that two sources name in two ways."""
+    return folder.resolve()
 
 
 class Several:
