@@ -133,7 +133,7 @@ def prepare(
     console = Console(quiet=True)
     sources = open_sources(config.data, console)
     folder = RunFolder(out)
-    folder.claim(config)
+    folder.claim(config, {})
     teachers = teachers or find_teachers(config)
     return build_parts(config, sources, folder, console, ranks or Ranks(), teachers)
 

@@ -12,11 +12,13 @@ import sys
 import pytest
 from small_run import make_street, save_teacher, settings_on, write_config
 
+from lidar_kd.errors import ConfigError
 from training import compare
 from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
 from training.comparing.plan import plan
 from training.config import load_config
 
+SRKD = Path(__file__).resolve().parents[1] / 'config' / 'srkd.yaml'
 STUDENT = Cost(name='student', parameters=1, gmacs=2.0, latency_ms=10.0)
 TEACHER = Cost(name='teacher', parameters=8, gmacs=16.0, latency_ms=40.0)
 
@@ -84,6 +86,16 @@ def test_every_teacher_has_its_row() -> None:
     assert columns[-2:] == ('teacher', "pvkd's teacher")
     assert classes[0][-2:] == ('60.00', '40.00')
     assert [row[0] for row in costs] == ['teacher', 'student', 'student']
+
+
+def test_a_teacher_that_is_shown_the_past_is_scored_without_it_too() -> None:
+    taught = TeacherFigures(cost=TEACHER, outcome=outcome(0.5), shown_the_past=outcome(0.6, 0.3))
+    both = comparison(teachers={'teacher': taught})
+    rows = {row[0]: row[1:4:2] for row in both.tables()[0][2]}
+    assert rows['teacher'] == ('50.00', '10.00')
+    assert rows['teacher, shown the past'] == ('60.00', '30.00')
+    assert both.figures()['teacher_miou'] == pytest.approx(50)
+    assert both.figures()['teacher_fused_miou'] == pytest.approx(60)
 
 
 def test_a_class_that_is_nowhere_has_a_dash() -> None:
@@ -177,6 +189,23 @@ def test_the_student_alone_is_trained_once_whatever_it_is_compared_with(
     assert same[0].folder.path.exists()
     other = plan(load_config(Path('small.yaml'), ['optim.lr=1e-3']), ['alone'], 1, Path('third'))
     assert not other[0].folder.path.exists()
+
+
+def test_epochs_that_would_be_longer_with_scans_that_the_student_alone_does_not_read_are_refused(
+    command: list[str],
+) -> None:
+    more = ['data.unlabelled=[{kind: bags, root: BAGS}]', 'optim.steps=null']
+    with pytest.raises(ConfigError, match='optim.steps: missing; in as many epochs'):
+        plan(load_config(Path('small.yaml'), more), ['alone', 'srkd'], 1, Path('x'))
+
+
+def test_another_simulator_is_another_student_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for digest in ('before', 'after'):
+        monkeypatch.setattr('training.comparing.plan.digest_streets', lambda _, d=digest: d)
+        (one,) = plan(load_config(SRKD), ['alone'], 1, Path('x'))
+        folders.append(one.folder.path.parent.name)
+    assert folders[0] != folders[1]
 
 
 @pytest.mark.parametrize(('option', 'value'), [('--jobs', '0'), ('--seeds', '-1')])

@@ -99,7 +99,12 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
         ('optim: {steps: 1.5}', 'optim.steps: input should be a valid integer'),
         ('optim: {ema: 1}', 'optim.ema: input should be less than 1'),
         ('data: {augment: {drop: 1}}', 'data.augment.drop: input should be less than 1'),
-        ('methods: {srkd: {output: -1}}', 'methods.srkd.output'),
+        ('methods: {srkd: {output: -1}}', 'methods.srkd.output: not a weight: write a number'),
+        ('methods: {srkd: {output: true}}', 'methods.srkd.output: not a weight'),
+        ('methods: {srkd: {output: {auto: 0}}}', 'methods.srkd.output: not a weight'),
+        ('methods: {srkd: {output: {autos: 1}}}', 'methods.srkd.output: not a weight'),
+        ('{method: [srkd, srkd], teacher: {bundle: a}}', 'method: srkd + srkd names one twice'),
+        ('{method: [srkd], teacher: {bundle: a}, data: {fusion: true}}', 'set it to false'),
         ('log_every: 0', 'log_every: input should be greater than 0'),
     ],
 )

@@ -26,6 +26,8 @@ from small_run import (
 )
 import torch
 
+from lidar_kd.errors import ConfigError
+from training.config import Config
 from training.engine import Run
 from training.run.folder import load_checkpoint, RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED
@@ -78,6 +80,17 @@ def test_a_run_that_got_kill_9_ends_with_the_bits_of_one_that_did_not(
         beside = load_checkpoint(killed.last)['lesson']
         assert {len(ratios) for ratios in beside['weights']['ratios'].values()} == {2}
         assert 'm2skd.late.map.weight' in beside['methods']
+
+
+def test_a_run_whose_teacher_or_streets_have_changed_is_refused(tmp_path: Path) -> None:
+    config, folder = Config(name='x'), RunFolder(tmp_path)
+    folder.claim(config, {'teacher': 'ab12', 'streets': 'old'})
+    folder.last.touch()
+    folder.claim(config, {'teacher': 'ab12', 'streets': 'old', 'model.start': 'new to it'})
+    with pytest.raises(ConfigError, match='something else to learn from .teacher ab12 -> cd34.;'):
+        folder.claim(config, {'teacher': 'cd34', 'streets': 'old'})
+    folder.origins.unlink()  # a run from before they were written
+    folder.claim(config, {'teacher': 'cd34', 'streets': 'new'})
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(

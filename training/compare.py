@@ -31,7 +31,7 @@ from training.comparing.figures import (
 )
 from training.comparing.plan import plan, Planned
 from training.comparing.plot import draw
-from training.comparing.runs import answer_all, measure_costs, read_run, score_run
+from training.comparing.runs import answer_all, measure_costs, read_run, score_teacher
 from training.comparing.side_by_side import SideBySide
 from training.config import Config, load_config
 from training.data.scan import ScanSet
@@ -111,10 +111,7 @@ def report(
     """Scores every bundle again on the same scans; tables, a plot, files."""
     scans = open_sources(config.data, console).validation
     student = runs[0].folder.bundle
-    answers = {
-        name: answer_all(path, _seen_by(name, scans, config, runs, console))
-        for name, path in teachers.items()
-    }
+    answers = {name: answer_all(path, scans) for name, path in teachers.items()}
     costs = measure_costs([student, *teachers.values()], scans, console)
     main = next(iter(answers.values()), [])
     arms: dict[str, list[Outcome]] = {}
@@ -126,9 +123,11 @@ def report(
         student=costs[0],
         teachers={
             name: TeacherFigures(
-                cost=cost, outcome=score_run(scans, theirs, step_ms=0.0, peak_gb=0.0)
+                cost=cost,
+                outcome=score_teacher(scans, answers[name]),
+                shown_the_past=_score_with_the_past(name, path, scans, config, runs, console),
             )
-            for (name, theirs), cost in zip(answers.items(), costs[1:])
+            for (name, path), cost in zip(teachers.items(), costs[1:])
         },
     )
     show(console, comparison)
@@ -137,12 +136,14 @@ def report(
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
 
 
-def _seen_by(
-    teacher: str, scans: ScanSet, config: Config, runs: Sequence[Planned], console: Console
-) -> ScanSet:
-    """A teacher of M2SKD knows the past of every scan."""
-    fused = any(one.config.is_shown_the_past(teacher) for one in runs)
-    return fuse(scans, config.data, console) if fused else scans
+def _score_with_the_past(
+    name: str, path: Path, scans: ScanSet, config: Config, runs: Sequence[Planned],
+    console: Console,
+) -> Outcome | None:  # fmt: skip
+    """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
+    if not any(one.config.is_shown_the_past(name) for one in runs):
+        return None
+    return score_teacher(scans, answer_all(path, fuse(scans, config.data, console)))
 
 
 def write_figures(path: Path, folder: Path) -> None:

@@ -164,8 +164,7 @@ class Config(Section):
 
     def is_shown_the_past(self, teacher: str) -> bool:
         """Whether the teacher of that name sees scans fused with their past."""
-        fuses = 'm2skd' in self.method and teacher == self.teacher_of('m2skd')
-        return self.data.fusion or fuses
+        return 'm2skd' in self.method and teacher == self.teacher_of('m2skd')
 
     @model_validator(mode='after')
     def _known(self) -> Config:
@@ -175,6 +174,13 @@ class Config(Section):
                 raise ValueError(f'teacher: missing, but {name} needs one')
         for name in self.teachers:
             one_of('teachers', name, METHODS)
+        if len(set(self.method)) < len(self.method):
+            raise ValueError(f'method: {" + ".join(self.method)} names one twice')
+        if self.data.fusion and self.learns_from_teacher:
+            raise ValueError(
+                'data.fusion: fuses the scans of a network that is trained alone, as a teacher; '
+                'M2SKD shows its teacher fused scans itself: set it to false'
+            )
         if self.is_its_own_teacher and (self.method != ('m2skd',) or self.teachers):
             raise ValueError('teacher.shared: only M2SKD shows its teacher more: method: [m2skd]')
         return self

@@ -47,8 +47,11 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherFigures:
+    """`outcome` on the scans that the students are scored on, as these see them."""
+
     cost: Cost
     outcome: Outcome
+    shown_the_past: Outcome | None = None  # on the same fused with theirs, as M2SKD asks it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,8 @@ class Comparison:
                 f'{before}macs_share': self.student.gmacs / teacher.cost.gmacs,
                 f'{before}speedup': teacher.cost.latency_ms / self.student.latency_ms,
             }
+            if teacher.shown_the_past:
+                values[f'{before}teacher_fused_miou'] = 100 * teacher.shown_the_past.miou
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
     def tables(self) -> list[Table]:
@@ -111,9 +116,10 @@ class Comparison:
                    'step ms', 'peak GB')  # fmt: skip
         rows = [self._score_row(arm) for arm in self.arms]
         for name, teacher in self.teachers.items():
-            theirs = teacher.outcome
-            rows.append((title_of(name), f'{100 * theirs.miou:.2f}', '',
-                         f'{100 * theirs.hard_miou:.2f}', '', '', '', ''))  # fmt: skip
+            rows.append(_teacher_row(title_of(name), teacher.outcome))
+            if teacher.shown_the_past:
+                rows.append(_teacher_row(f'{title_of(name)}, shown the past',
+                                         teacher.shown_the_past))  # fmt: skip
         count = len(self.alone)
         title = (
             f'{self.title}: mean and standard deviation of {count} seed{"s" * (count > 1)}; gain '
@@ -160,6 +166,10 @@ class Comparison:
 
 def title_of(teacher: str) -> str:
     return teacher if teacher == MAIN else f"{teacher}'s teacher"
+
+
+def _teacher_row(title: str, theirs: Outcome) -> tuple[str, ...]:
+    return title, _percent(theirs.miou), '', _percent(theirs.hard_miou), '', '', '', ''
 
 
 def show(console: Console, comparison: Comparison) -> None:

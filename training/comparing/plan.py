@@ -11,6 +11,7 @@ from lidar_kd.errors import ConfigError
 from training.comparing.figures import ALONE, ANSWERS
 from training.config import Config, Methods
 from training.run.folder import RunFolder
+from training.run.sources import digest_streets
 from training.run.yaml_file import check
 
 # what the others differ in
@@ -33,8 +34,20 @@ class Planned:
 
 def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
     """Seed by seed, so that an interrupted comparison has pairs to show."""
+    _check_steps(config)
     numbers = range(config.seed, config.seed + seeds)
     return [_plan_run(config, arm, seed, out) for seed in numbers for arm in arms]
+
+
+def _check_steps(config: Config) -> None:
+    """Scans without labels make the epochs of all but the student alone longer."""
+    data = config.data
+    more = data.unlabelled or (data.kind == 'streets' and data.streets.unlabelled)
+    if more and config.optim.steps is None:
+        raise ConfigError(
+            'optim.steps: missing; in as many epochs the student alone, which reads no scans '
+            'without labels, would take fewer steps than the others: set it, as to 2000.'
+        )
 
 
 def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
@@ -59,6 +72,8 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     one = check(config.model_dump(by_alias=True) | changes, Config, arm)
     if arm == ALONE:
         # without defaults: a key that is new one day has its own in the runs that are there
-        known = one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True).encode()
-        out = out.parent / f'alone-{hashlib.sha256(known).hexdigest()[:8]}'
+        known = one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True)
+        if one.data.kind == 'streets':  # which are others when the simulator changes
+            known += digest_streets(one.data.streets)
+        out = out.parent / f'alone-{hashlib.sha256(known.encode()).hexdigest()[:8]}'
     return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(out / one.name))

@@ -45,7 +45,7 @@ class SideBySide:
                     self._start()
                     time.sleep(POLL_S)
                     self._collect()
-                    if interruption.wanted:
+                    if interruption.wanted and self._running:
                         folder = self._folders[next(iter(self._running))]
                         raise Interrupted(folder.path, _last_step(folder))
             finally:

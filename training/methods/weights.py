@@ -30,7 +30,15 @@ class Auto(BaseModel):
 
 
 def _read(value: Any) -> Any:
-    return {} if value == 'auto' else value
+    """Refuses here what is no weight, since a union complains once per member."""
+    if isinstance(value, Auto) or value == 'auto':
+        return Auto() if value == 'auto' else value
+    is_share = isinstance(value, Mapping) and value.keys() == {'auto'}
+    number = value['auto'] if is_share else value
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if not is_number or not 0 <= number < math.inf or (is_share and not number):
+        raise ValueError('not a weight: write a number from 0 up, auto, or {auto: SHARE}')
+    return value
 
 
 Weight = Annotated[NonNegativeFloat | Auto, BeforeValidator(_read)]

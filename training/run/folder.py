@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import fcntl
 import json
@@ -33,6 +33,7 @@ class RunFolder:
         self.best = path / 'best.pt'
         self.bundle = path / 'best.safetensors'
         self.config = path / 'config.yaml'
+        self.origins = path / 'origins.json'
         self.metrics = path / 'metrics.jsonl'
         self.log = path / 'log.txt'
 
@@ -56,27 +57,42 @@ class RunFolder:
                 time.sleep(0.1)
             yield
 
-    def claim(self, config: Config) -> None:
-        """Writes the configuration, or makes sure that the one there is the same."""
+    def claim(self, config: Config, origins: Mapping[str, str]) -> None:
+        """Writes configuration and origins, or makes sure that those there are the same.
+
+        origins: what a path or a setting stands for now, as the digest of a teacher's bundle.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.is_file() and self.last.is_file():  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
-            changes = describe_changes(config, _fill_in(there))
-            if changes:
-                raise ConfigError(
-                    f'{self.path}: holds a run with another configuration '
-                    f'({"; ".join(changes[:3])}{", ..." * (len(changes) > 3)}); '
-                    'choose another --out, or add --fresh to start over.'
-                )
+            self._refuse('another configuration', describe_changes(config, _fill_in(there)))
+            self._refuse('something else to learn from', self._describe_origins(origins))
             return
-        with write_atomically(self.config) as temporary:
-            document = config.model_dump(mode='json', by_alias=True)
-            temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
+        document = yaml.safe_dump(config.model_dump(mode='json', by_alias=True), sort_keys=False)
+        for path, text in ((self.config, document), (self.origins, json.dumps(dict(origins)))):
+            with write_atomically(path) as temporary:
+                temporary.write_text(text, encoding='utf-8')
+
+    def _refuse(self, what: str, changes: Sequence[str]) -> None:
+        if changes:
+            raise ConfigError(
+                f'{self.path}: holds a run with {what} '
+                f'({"; ".join(changes[:3])}{", ..." * (len(changes) > 3)}); choose another --out, '
+                'or start over: with --fresh, or without this folder.'
+            )
+
+    def _describe_origins(self, origins: Mapping[str, str]) -> list[str]:
+        """What differs; nothing is known of a run from before they were written."""
+        there = json.loads(self.origins.read_text()) if self.origins.is_file() else {}
+        common = sorted(there.keys() & origins.keys())
+        return [f'{key} {there[key]} -> {origins[key]}'
+                for key in common if there[key] != origins[key]]  # fmt: skip
 
     def clear(self) -> None:
         """Removes what an earlier run left here, and nothing else."""
         report = self.path / 'report.json'
-        files = self.last, self.best, self.bundle, self.config, self.metrics, self.log, report
+        files = (self.last, self.best, self.bundle, self.config, self.origins, self.metrics,
+                 self.log, report)  # fmt: skip
         with self.occupied():
             for file in files:
                 file.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+import hashlib
 from pathlib import Path
 
 from lidar_kd.bundle import read_spec
@@ -21,7 +22,7 @@ from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks
-from training.run.sources import Sources
+from training.run.sources import digest_streets, Sources
 from training.run.teachers import load_teacher
 from training.scores.scoring import score, Stopwatch
 
@@ -125,7 +126,7 @@ def _perform(
     teachers: Mapping[str, Path],
 ) -> None:
     with ranks.first_one_first():
-        folder.claim(config)
+        folder.claim(config, find_origins(config, teachers))
     if folder.is_finished:
         console.line(f'{folder.path}: this run is finished; its report is there. --fresh: anew')
         return
@@ -142,6 +143,18 @@ def _perform(
         if ranks.is_first:
             finish(parts, console)
     ranks.barrier()
+
+
+def find_origins(config: Config, teachers: Mapping[str, Path]) -> dict[str, str]:
+    """Digests of what may change while the configuration stays the same."""
+    bundles = dict(teachers)
+    if config.model.start is not None:
+        bundles['model.start'] = config.model.start
+    there = {name: path for name, path in bundles.items() if path.is_file()}
+    origins = {name: hashlib.sha256(p.read_bytes()).hexdigest()[:12] for name, p in there.items()}
+    if config.data.kind == 'streets':
+        origins['streets'] = digest_streets(config.data.streets)
+    return origins
 
 
 def _load_teachers(config: Config, sources: Sources, paths: Mapping[str, Path]) -> Teachers:
