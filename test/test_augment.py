@@ -268,6 +268,12 @@ def test_nothing_is_pasted_into_what_stands_there() -> None:
     )  # 1 m beside
 
 
+def test_nothing_is_pasted_where_the_ground_is_not_known() -> None:
+    person = make_scan([[4, 0, -1], [4, 0, 0.5]], PERSON, 3)
+    street = make_scan([[0, 4, math.nan]], ROAD)
+    assert paste_on_ground(street, person, onto=ON_ROAD, ground=ON_ROAD, rng=rng()) is street
+
+
 def test_pasting_takes_objects_from_the_bank_else_from_another_scan() -> None:
     street = make_scan([[0, 4, -1.7]], ROAD)
     person = make_scan(np.full((25, 3), [4, 0, 0]), PERSON, 3)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import os
 from pathlib import Path
 import pickle
@@ -16,15 +17,8 @@ import pytest
 from lidar_kd.errors import DataError
 from lidar_kd.labels import SEMANTICKITTI
 from training.data.augment import augment, Augmentation
-from training.data.fusion import (
-    build_bank,
-    fuse,
-    FusedScans,
-    InstanceBank,
-    PASSES,
-    REGISTERED,
-    STILL,
-)
+from training.data import fusion
+from training.data.fusion import build_bank, fuse, FusedScans, LEFT_OUT, PASSES, REGISTERED, STILL
 from training.data.instances import build_paste_bank, collect_sightings
 from training.data.scan import join, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
@@ -181,6 +175,20 @@ def test_a_moving_object_of_a_drive_lands_on_itself(tmp_path: Path) -> None:
         # In scan 2 the shape is 2 x (0.7 - 2) = -2.6 m off. Not to the millimetre: no two scans
         # share a point.
         assert np.abs(landed - shape[index::3] - [-2.6, 0, 0]).max() < 0.1
+
+
+@pytest.mark.parametrize(('period_s', 'how'), [(0.1, LEFT_OUT), (0.5, REGISTERED)])
+def test_between_key_frames_an_object_comes_further(
+    period_s: float, how: int, tmp_path: Path
+) -> None:
+    shape = make_shape(300)
+    drive = [
+        [(x + (6 - AHEAD_M) * index, y, z, RAW_PERSON, 5) for x, y, z in shape[index::2].tolist()]
+        for index in range(2)
+    ]  # 6 m: 12 m/s at the 2 Hz of nuScenes, no person at 10 Hz
+    write_drive(tmp_path, '00', drive)
+    scans = replace(open_semantickitti(tmp_path), period_s=period_s)
+    assert build_bank(scans, cache=tmp_path).links.how.tolist() == [how]
 
 
 def test_a_bank_serves_the_scans_it_was_built_from_and_no_others(parked: Path) -> None:
@@ -374,7 +382,7 @@ def test_real_objects_that_stand_land_on_themselves(tmp_path: Path) -> None:
     assert np.average(links.distance_m[moves], weights=sizes[moves]) <= 0.1
 
 
-def find_moving(scans: ScanSet, bank: InstanceBank) -> NDArray[np.bool_]:
+def find_moving(scans: ScanSet, bank: fusion.InstanceBank) -> NDArray[np.bool_]:
     """(S,) what the raw labels say, which the fusion does not see: moving from 252 on."""
     found = bank.sightings
     moving = np.zeros(len(found), np.bool_)

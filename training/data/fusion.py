@@ -35,7 +35,7 @@ from training.data.weights import CACHE
 PAST_SCANS = 4
 PASSES = 2  # over the scans when a bank is built
 FEWEST = 20  # points of a view that can be registered
-FASTEST_M = 3.0  # per scan
+FASTEST_M_S = 30.0
 MOST_YAW = math.radians(45)  # between two views; beyond it an object was flipped, not turned
 SAME_M = 0.01  # two points closer than about this are one
 STILL, REGISTERED, LEFT_OUT = range(3)
@@ -169,8 +169,8 @@ def require_poses(scans: ScanSet) -> None:
         )
 
 
-def place_views(views: list[Points], present: Points, steps: list[int]) -> list[Landing]:
-    """Where the past views of one object belong; `steps` tells how many scans ago each was.
+def place_views(views: list[Points], present: Points, ago_s: list[float]) -> list[Landing]:
+    """Where the past views of one object belong; `ago_s` tells how long ago each was.
 
     It stands still if every view lands on it: one that creeps is still near after one scan, but
     not after four.
@@ -181,12 +181,12 @@ def place_views(views: list[Points], present: Points, steps: list[int]) -> list[
     if max(in_place) <= near:
         return [Landing(STILL, np.eye(4), distance) for distance in in_place]
     landings = []
-    for view, before, step in zip(views, in_place, steps):
+    for view, before, ago in zip(views, in_place, ago_s):
         landing = Landing(LEFT_OUT, np.eye(4), before)
         if min(len(view), len(present)) >= FEWEST:
             motion = register(view, present, nearest)
             after = float(nearest(apply(motion, view))[1].mean())
-            if after < before and after <= near and is_plausible(motion, view, step):
+            if after < before and after <= near and is_plausible(motion, view, ago):
                 landing = Landing(REGISTERED, motion, after)
         landings.append(landing)
     return landings
@@ -199,11 +199,11 @@ def tolerance_m(present: Points) -> float:
     return 0.08 + 0.004 * float(np.hypot(*present[:, :2].mean(0)))
 
 
-def is_plausible(motion: Matrix, view: Points, steps: int) -> bool:
-    """Whether an object can have moved so between two scans."""
+def is_plausible(motion: Matrix, view: Points, ago_s: float) -> bool:
+    """Whether an object can have moved so in that time."""
     centre = view.mean(0, keepdims=True)
     moved_m = float(np.linalg.norm(apply(motion, centre) - centre))
-    return moved_m < FASTEST_M * steps and abs(yaw_of(motion)) < MOST_YAW
+    return moved_m < FASTEST_M_S * ago_s and abs(yaw_of(motion)) < MOST_YAW
 
 
 Link = tuple[int, int, Matrix, int, float, int]  # in the order of Links
@@ -223,9 +223,9 @@ def _link_all(
                 apply(to_here[step], sightings.points_of(row)[:, :3])
                 for step, row in zip(seen, past_rows)
             ]
-            steps = [step + 1 for step in seen]
+            ago_s = [(step + 1) * scans.period_s for step in seen]
             here = sightings.points_of(present)[:, :3]
-            landings = place_views(views, here, steps) if views else []
+            landings = place_views(views, here, ago_s) if views else []
             for row, step, landing in zip(past_rows, seen, landings):
                 motion = landing.motion @ to_here[step]
                 yield present, row, motion, landing.how, landing.distance_m, step + 1
@@ -278,7 +278,7 @@ def _concatenate(parts: list[Scan]) -> Scan:
 
 
 def _digest_poses(scans: ScanSet, past_scans: int) -> str:
-    digest = hashlib.sha256(f'{past_scans}'.encode())
+    digest = hashlib.sha256(f'{past_scans} {scans.period_s}'.encode())
     for frame in scans.frames:
         digest.update(b'' if frame.pose is None else np.ascontiguousarray(frame.pose).tobytes())
     return digest.hexdigest()[:8]

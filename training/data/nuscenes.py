@@ -21,6 +21,7 @@ from training.data.nuscenes_labels import LabelReader
 from training.data.scan import Frame, ScanSet
 
 SENSOR = 'LIDAR_TOP'
+PERIOD_S = 0.5  # between key frames
 Row = dict[str, Any]
 Table = dict[str, Row]  # token -> row
 
@@ -64,6 +65,7 @@ def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = N
         table=NUSCENES,
         frames=frames,
         read_raw=LabelReader(_find_numbers(root, tables, frames)),
+        period_s=PERIOD_S,
     )
 
 

@@ -48,7 +48,8 @@ def paste_on_ground(
     centre = np.median(instance.points[:, :2], 0)
     is_onto = np.flatnonzero(np.isin(scan.labels, onto))
     range_m = np.hypot(*points[is_onto, :2].T)
-    places = is_onto[np.abs(range_m - math.hypot(*centre)) < RANGE_M]
+    is_there = np.isfinite(points[is_onto, 2])  # else the object would be nowhere
+    places = is_onto[is_there & (np.abs(range_m - math.hypot(*centre)) < RANGE_M)]
     if not len(places):
         return scan
     standing = points[~np.isin(scan.labels, ground)]

@@ -118,6 +118,7 @@ class ScanSet:
     frames: tuple[Frame, ...]
     read_raw: Callable[[Path], Raw]
     read_points: Callable[[Path], Points] = read_scan
+    period_s: float = 0.1  # between two scans of a sequence
 
     def __len__(self) -> int:
         return len(self.frames)
