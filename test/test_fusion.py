@@ -16,8 +16,8 @@ import pytest
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import SEMANTICKITTI
-from training.data.augment import augment, Augmentation
 from training.data import fusion
+from training.data.augment import augment, Augmentation
 from training.data.fusion import build_bank, fuse, FusedScans, LEFT_OUT, PASSES, REGISTERED, STILL
 from training.data.instances import build_paste_bank, collect_sightings
 from training.data.scan import join, Scan, ScanSet
