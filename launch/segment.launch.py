@@ -4,6 +4,7 @@
 `points` is the only argument one needs; `--show-args` lists the others.
 """
 
+from collections.abc import Mapping
 import os
 from pathlib import Path
 
@@ -27,12 +28,21 @@ ARGUMENTS = {
     'params_file': (str(CONFIG / 'segment.yaml'), 'Parameters of the node.'),
     'device': ('', 'auto, cpu, cuda or cuda:N; empty: what params_file says.'),
     'rviz': ('false', 'Also start RViz with the labelled cloud.'),
-    'bag': ('', 'Also play this bag, in a loop, with its clock (then give use_sim_time:=true).'),
-    'use_sim_time': ('false', 'Take the time from /clock.'),
+    'fixed_frame': (
+        'lidar',
+        "RViz's fixed frame: that of your clouds, or target_frame; lidar is the replay's.",
+    ),
+    'bag': ('', 'Also play this bag, in a loop, with its clock.'),
+    'use_sim_time': ('', 'Time from /clock; empty: true with bag, else what params_file says.'),
     'namespace': ('', 'Namespace of the node.'),
     'log_level': ('info', 'debug, info, warn, error or fatal.'),
-    'autostart': ('true', 'Configure and activate; false leaves that to a lifecycle manager.'),
+    'autostart': (
+        '',
+        'Configure and activate; false leaves that to a lifecycle manager; empty: what '
+        'params_file says, else true.',
+    ),
 }
+FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 
 IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
 PROFILE = str(CONFIG / 'fastdds_large_clouds.xml')
@@ -43,21 +53,43 @@ ENVIRONMENT = {
 }
 
 
+def read_arguments(context: LaunchContext) -> dict[str, str]:
+    return {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+
+
+def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
+    """Only what was given: it goes before params_file and a parent's SetParameter."""
+    given = {name: values[name] for name in ('model', 'device') if values[name]}
+    if values['autostart']:
+        given['autostart'] = read_flag('autostart', values['autostart'])
+    return {**given, **choose_time(values)}
+
+
+def choose_time(values: Mapping[str, str]) -> dict[str, bool]:
+    """A bag brings its clock along."""
+    word = values['use_sim_time'] or ('true' if values['bag'] else '')
+    return {'use_sim_time': read_flag('use_sim_time', word)} if word else {}
+
+
+def read_flag(name: str, word: str) -> bool:
+    if word.lower() not in FLAGS:
+        raise ValueError(f'{name}:={word} is neither true nor false (nor 1 or 0).')
+    return FLAGS[word.lower()]
+
+
 def set_unless_set(name: str, value: str) -> SetEnvironmentVariable:
     return SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
 
 
 def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    given = {name: values[name] for name in ('model', 'device') if values[name]}
-    flags = {name: values[name].lower() == 'true' for name in ('use_sim_time', 'autostart')}
+    values = read_arguments(context)
     return [
         Node(
             package='lidar_kd',
             executable='segment_node',
             name=NAME,
             namespace=values['namespace'],
-            parameters=[values['params_file'], {**given, **flags}],
+            parameters=[values['params_file'], choose_parameters(values)],
             remappings=[('~/points', values['points'])],
             arguments=['--ros-args', '--log-level', values['log_level']],
             output='screen',
@@ -73,15 +105,16 @@ def start_bag(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    namespace = LaunchConfiguration('namespace').perform(context).strip('/')
+    values = read_arguments(context)
+    namespace = values['namespace'].strip('/')
     prefix = f'/{namespace}/{NAME}' if namespace else f'/{NAME}'
     return [
         Node(
             package='rviz2',
             executable='rviz2',
-            arguments=['-d', str(CONFIG / 'lidar_kd.rviz')],
+            arguments=['-d', str(CONFIG / 'lidar_kd.rviz'), '-f', values['fixed_frame']],
             remappings=[(f'/{NAME}/{topic}', f'{prefix}/{topic}') for topic in SHOWN],
-            parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
+            parameters=[choose_time(values)],
         )
     ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from lidar_kd.cloud_layout import Field, Layout, list_names, MalformedCloud
 
 FIELDS = ('intensity', 'reflectivity', 'signal')  # 'auto' takes the first one there is
 FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)  # of intensities: 0-1, 8 bits, 12 bits, raw
-_STRAY = 1e-3  # share of the points that may exceed a full scale without changing it
+_STRAY_SHARE = 1e-3  # of the points may exceed a full scale without changing it
+_STRAYS = 8  # points may where that share is less, but no more than _FEW_SHARE of those with any
+_FEW_SHARE = 0.25
 
 
 def choose_intensity(layout: Layout, wanted: str) -> Field | None:
@@ -32,21 +35,35 @@ def choose_intensity(layout: Layout, wanted: str) -> Field | None:
 
 
 class IntensityRange:
-    """The full scale of one sensor's intensity: it only grows, a dark scan does not change it."""
+    """The full scale of one sensor's intensity: it only grows, a dark scan does not change it.
 
-    def __init__(self) -> None:
+    The first scan sets it; after that it takes `patience` scans in a row to raise it.
+    """
+
+    def __init__(self, patience: int = 1) -> None:
         self.full_scale = FULL_SCALES[0]
+        self._recent: deque[float] = deque(maxlen=patience)  # what the last scans needed
+
+    @property
+    def settled(self) -> bool:
+        """Whether a scan has set it."""
+        return bool(self._recent)
 
     def find(self, values: NDArray[Any]) -> float:
         """values (N,) as the sensor gives them; 8-bit integers are 0-255 whatever they hold."""
-        self.full_scale = max(self.full_scale, self._needed(values))
+        is_first = not self._recent
+        self._recent.append(self._needed(values))
+        if is_first or len(self._recent) == self._recent.maxlen:
+            self.full_scale = max(self.full_scale, min(self._recent))
         return self.full_scale
 
     @staticmethod
     def _needed(values: NDArray[Any]) -> float:
         if values.dtype.itemsize == 1:
             return FULL_SCALES[1]
-        allowed = _STRAY * len(values)
+        allowed = _STRAY_SHARE * len(values)
+        if allowed < _STRAYS:  # organised clouds have zeros where there was no echo
+            allowed = max(allowed, min(_STRAYS, _FEW_SHARE * np.count_nonzero(values)))
         scales = FULL_SCALES if values.dtype.kind == 'f' else FULL_SCALES[1:]
         fitting = (each for each in scales if np.count_nonzero(values > each) <= allowed)
         return next(fitting, FULL_SCALES[-1])

@@ -18,6 +18,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.time import Time
@@ -29,15 +30,19 @@ from lidar_kd.cloud import MalformedCloud
 from lidar_kd.errors import LidarKdError
 from lidar_kd.mailbox import Worker
 from lidar_kd.node_frames import Frames, NoTransform
+from lidar_kd.node_log import explain, ToRos, trace
 from lidar_kd.node_parameters import check_changes, declare_parameters
 from lidar_kd.node_pipeline import Labelled, Pipeline
-from lidar_kd.node_statistics import Answer, ERROR, judge, list_values, OK, Statistics
+from lidar_kd.node_statistics import Answer, ERROR, judge, list_values, OK, Statistics, WARN
 from lidar_kd.node_topics import Input, Outputs
 from lidar_kd.ros_session import ros_session
 
 ADAPT_S = 0.25  # how soon new publishers are noticed
 DIAGNOSE_S = 1.0
 LOG_EVERY_S = 5.0
+CLOCK_SILENT = (
+    'use_sim_time is set but /clock is silent: play the bag with --clock, or set it to false'
+)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -48,7 +53,7 @@ class SegmentNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._input: Input | None = None
         self._worker: Worker[PointCloud2] | None = None
-        self._failure = ''  # why configuring failed
+        self._failure = ''  # why configuring or activating failed
         self._statistics = Statistics(time.monotonic())
         self._answered_s = 0.0
         self._warned_s: dict[str, float] = {}
@@ -56,35 +61,31 @@ class SegmentNode(LifecycleNode):
         self.settings = declare_parameters(self)
         self.add_on_set_parameters_callback(self._check_changes)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(ADAPT_S, self._adapt)
-        self.create_timer(DIAGNOSE_S, self._diagnose)
+        # A steady clock: the node speaks also while the time of ROS stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(ADAPT_S, self._adapt, clock=self._steady)
+        self.create_timer(DIAGNOSE_S, self._diagnose, clock=self._steady)
 
     # transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self._pipeline = Pipeline(self.settings)
-            if self.settings.target_frame:
-                self._frames = Frames(self, self.settings.target_frame)
-        except (LidarKdError, OSError, RuntimeError, MemoryError) as error:
+            self._configure()
+        except Exception as error:  # noqa: BLE001 - rclpy would drop it without a word
             self._release()
-            self._failure = ' '.join(str(error).split())
-            self.get_logger().error(f'not configured: {self._failure}')
-            return FAILURE
+            return self._fail('not configured', error)
         self._failure = ''
-        self._outputs = Outputs(self, self._pipeline.clouds)
-        self.get_logger().info(f'configured: {", ".join(self._pipeline.facts().values())}')
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        assert self._pipeline is not None
-        assert self._outputs is not None
-        result = super().on_activate(state)
-        self._outputs.announce(self._pipeline.label_info())
-        self._statistics = Statistics(time.monotonic())
-        self._answered_s = 0.0
-        self._worker = Worker(self._label)
-        self._input = Input(self, self._receive, self.settings.reliability)
+        try:
+            result = super().on_activate(state)
+            self._activate()
+        except Exception as error:  # noqa: BLE001 - rclpy would drop it without a word
+            self._stop()
+            super().on_deactivate(state)
+            return self._fail('not activated', error)
+        self._failure = ''
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -93,6 +94,7 @@ class SegmentNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
+        self._failure = ''
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -112,6 +114,28 @@ class SegmentNode(LifecycleNode):
         self._stop()
         self._release()
         super().destroy_node()
+
+    def _configure(self) -> None:
+        self._pipeline = Pipeline(self.settings)
+        if self.settings.target_frame:
+            self._frames = Frames(self, self.settings.target_frame)
+        self._outputs = Outputs(self, self._pipeline.clouds)
+        self.get_logger().info(f'configured: {", ".join(self._pipeline.facts().values())}')
+
+    def _activate(self) -> None:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        self._pipeline.begin()
+        self._outputs.announce(self._pipeline.label_info())
+        self._statistics = Statistics(time.monotonic())
+        self._answered_s = 0.0
+        self._worker = Worker(self._label)
+        self._input = Input(self, self._receive, self.settings.reliability)
+
+    def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
+        self._failure = f'{what}: {explain(error)}'
+        self.get_logger().error(f'{self._failure}{trace(error)}')
+        return FAILURE
 
     def _stop(self) -> None:
         if self._input:
@@ -163,8 +187,8 @@ class SegmentNode(LifecycleNode):
             self._drop(
                 'GPU memory', f'{message.width * message.height:,} points did not fit the GPU'
             )
-        except (RuntimeError, ValueError, MemoryError) as error:
-            self._drop('error', str(error))
+        except Exception as error:  # noqa: BLE001 - the worker's thread would end without a word
+            self._drop('error', f'{explain(error)}{trace(error)}')
 
     def _answer(self, message: PointCloud2) -> None:
         assert self._pipeline is not None
@@ -236,14 +260,10 @@ class SegmentNode(LifecycleNode):
             self._input.adapt()
 
     def _diagnose(self) -> None:
-        level, sentence = OK, 'not active'
         values: dict[str, str] = {}
-        if self._failure:
-            level, sentence = ERROR, f'not configured: {self._failure}'
         if self._pipeline:
-            values = self._pipeline.facts()
-        if self._input:
-            level, sentence = self._judge(values, self._input)
+            values = {**self._pipeline.facts(), **self._pipeline.intensity_facts()}
+        level, sentence = self._assess(values)
         status = DiagnosticStatus(
             level=bytes([level]),
             name=f'{self.get_fully_qualified_name()}: segmentation',
@@ -254,6 +274,18 @@ class SegmentNode(LifecycleNode):
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+
+    def _assess(self, values: dict[str, str]) -> tuple[int, str]:
+        """The level and a sentence; `values` gets the numbers."""
+        level, sentence = OK, 'not active'
+        if self._failure:
+            level, sentence = ERROR, self._failure
+        if self._input:
+            level, sentence = self._judge(values, self._input)
+        if self.get_clock().now().nanoseconds:
+            return level, sentence
+        self._warn('clock', CLOCK_SILENT)
+        return max(level, WARN), f'{CLOCK_SILENT}; {sentence}' if level == ERROR else CLOCK_SILENT
 
     def _judge(self, values: dict[str, str], source: Input) -> tuple[int, str]:
         summary = self._statistics.summarise(time.monotonic())
@@ -282,22 +314,10 @@ class SegmentNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
 
-class _ToRos(logging.Handler):
-    """What the library logs, in the node's voice."""
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say = self._logger.warning if record.levelno >= logging.WARNING else self._logger.info
-        say(record.getMessage())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     with ros_session(arguments):
         logger = rclpy.logging.get_logger('lidar_kd')
-        logging.getLogger('lidar_kd').addHandler(_ToRos(logger))
+        logging.getLogger('lidar_kd').addHandler(ToRos(logger))
         node = None
         try:
             node = SegmentNode()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
@@ -14,6 +15,9 @@ from std_msgs.msg import Header
 
 from lidar_kd.errors import ConfigError, DataError
 
+_BACK = JumpThreshold(
+    min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+)
 _PATIENCE = Duration(seconds=0.05)  # TF of a moving frame comes a little after the scan
 
 
@@ -36,6 +40,10 @@ class Frames:
         self._failure = tf2_ros.TransformException
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
+        # A bag that begins again: what TF knows of its end would refuse what comes now as too old.
+        self._jumps: Any = node.get_clock().create_jump_callback(
+            _BACK, post_callback=lambda _: self._buffer.clear()
+        )
 
     def pose(self, header: Header) -> NDArray[np.float64]:
         """(4, 4) from the scan's frame to the target, at the scan's stamp."""
@@ -50,6 +58,7 @@ class Frames:
         return make_pose(found.transform)
 
     def destroy(self) -> None:
+        self._jumps.unregister()
         self._listener.unregister()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 import gc
 import json
+import logging
 import math
 from pathlib import Path
 import time
@@ -28,12 +30,15 @@ from lidar_kd.cloud import (
     read_layout,
     select,
 )
+from lidar_kd.cloud_intensity import choose_intensity
 from lidar_kd.errors import BundleError
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.node_settings import Filter, Settings
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
+log = logging.getLogger(__name__)
 SEGMENTED, LABELED = 'segmented', 'labeled'
+_PATIENCE = 5  # scans: a sign that shines at the sensor for a moment is no new full scale
 Pose = NDArray[np.float64]
 
 
@@ -52,8 +57,7 @@ class Pipeline:
     """One bundle on one device. Made by configure; afterwards one thread labels with it."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        set_threads(settings.threads)
         bundle = load_bundle(choose_model(settings.model))
         self._bundle = f'{bundle.name} ({bundle.sha256})'
         self._segmenter = Segmenter(
@@ -65,8 +69,13 @@ class Pipeline:
         self.check_filters(settings.filters)
         if settings.warm_up_points:
             self._segmenter.warm_up(settings.warm_up_points)
-        self._intensity_range = IntensityRange()
         self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets the sensor: the next scan may be another one's."""
+        self._intensity = IntensityRange(_PATIENCE)
+        self._intensity_source: tuple[str, float] = '-', 0.0  # field, intensity_scale
 
     @property
     def table(self) -> ClassTable:
@@ -86,13 +95,7 @@ class Pipeline:
     ) -> Labelled:
         """`pose` (4, 4) brings the scan to where the network and the listeners want it."""
         start_s = time.perf_counter()
-        cloud = decode(
-            message,
-            intensity_field=settings.intensity_field,
-            intensity_scale=settings.intensity_scale or None,
-            scale_to=1 / self._segmenter.spec.intensity.scale,
-            intensity_range=self._intensity_range,
-        )
+        cloud = self._decode(message, settings)
         cloud = cloud if pose is None else move(cloud, pose)
         decoded_ms = 1e3 * (time.perf_counter() - start_s)
         result = self._segmenter.segment(cloud.points)
@@ -108,6 +111,31 @@ class Pipeline:
             unlabelled=len(seen) - int(np.count_nonzero(seen)),
             entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
         )
+
+    def _decode(self, message: Any, settings: Settings) -> Cloud:
+        field = choose_intensity(read_layout(message), settings.intensity_field)
+        source = (field.name if field else 'none', settings.intensity_scale)
+        if source != self._intensity_source:  # another field has a scale of its own
+            self.begin()
+            self._intensity_source = source
+        seen = self._intensity
+        before = seen.full_scale if seen.settled else math.inf
+        cloud = decode(
+            message,
+            intensity_field=settings.intensity_field,
+            intensity_scale=settings.intensity_scale or None,
+            scale_to=1 / self._segmenter.spec.intensity.scale,
+            intensity_range=seen,
+        )
+        if seen.full_scale > before:
+            log.warning(
+                'the full scale of %s is %g from now on, after %g; set intensity_scale if that '
+                'is wrong',
+                source[0],
+                seen.full_scale,
+                before,
+            )
+        return cloud
 
     def label_info(self) -> str:
         """JSON: what the ids in ~/labeled and ~/segmented mean."""
@@ -134,6 +162,14 @@ class Pipeline:
             facts['GPU memory (MB)'] = f'{torch.cuda.memory_reserved(device) / 1e6:.0f}'
         return facts
 
+    def intensity_facts(self) -> dict[str, str]:
+        """For diagnostics: '-' before the first scan, and where intensity_scale is given."""
+        seen = self._intensity
+        return {
+            'intensity field': self._intensity_source[0],
+            'intensity full scale': f'{seen.full_scale:g}' if seen.settled else '-',
+        }
+
     def release(self) -> None:
         """Gives the memory back; the pipeline is of no use afterwards."""
         device = self._segmenter.device
@@ -141,6 +177,20 @@ class Pipeline:
         gc.collect()
         if device.type == 'cuda':
             torch.cuda.empty_cache()
+
+
+@cache
+def default_threads() -> int:
+    """What torch had before the first change: asked once, then."""
+    return torch.get_num_threads()
+
+
+def set_threads(wanted: int) -> None:
+    """0: as many as before any change."""
+    default = default_threads()  # asked also where it is not wanted: later it could not be
+    count = wanted or default
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
 
 
 def choose_model(path: str) -> Path:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+import os
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Float64, Header, String
 
@@ -26,9 +28,15 @@ _LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-_BIG_CLOUDS = (
+_PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+_FAST_DDS = (
     'clouds above 0.5 MB need the Fast DDS profile: set FASTDDS_DEFAULT_PROFILES_FILE (before '
     'Kilted FASTRTPS_DEFAULT_PROFILES_FILE) to config/fastdds_large_clouds.xml on both sides'
+)
+_FAST_DDS_PROFILE = 'does it run with the Fast DDS profile that this node has?'
+_CYCLONE_DDS = (
+    "big clouds overflow the socket's buffer: sudo sysctl -w net.core.rmem_max=2147483647, then "
+    "SocketReceiveBufferSize in Cyclone DDS's configuration"
 )
 
 
@@ -74,7 +82,8 @@ class Input:
         kinds = {each.topic_type for each in publishers} - {'sensor_msgs/msg/PointCloud2'}
         if kinds:
             return f'{opening} of type {", ".join(sorted(kinds))}: it must be PointCloud2'
-        return f'{opening}: is the sensor running? {_BIG_CLOUDS}'
+        remedy = explain_losses(get_rmw_implementation_identifier(), os.environ)
+        return f'{opening}: is the sensor running? {remedy}'
 
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)
@@ -118,6 +127,16 @@ class Outputs:
     def destroy(self) -> None:
         for publisher in (*self._clouds.values(), *self._times.values(), self._label_info):
             self._node.destroy_lifecycle_publisher(publisher)
+
+
+def explain_losses(middleware: str, environment: Mapping[str, str]) -> str:
+    """Why big clouds of a publisher that is there may not arrive, by its rmw's name."""
+    if 'fastrtps' in middleware:
+        has_profile = any(environment.get(name) for name in _PROFILE_VARIABLES)
+        return _FAST_DDS_PROFILE if has_profile else _FAST_DDS
+    if 'cyclonedds' in middleware:
+        return _CYCLONE_DDS
+    return f'does {middleware} lose big clouds? try a reliable publisher'
 
 
 def make_cloud(header: Header, payload: Payload) -> PointCloud2:

@@ -35,6 +35,7 @@ RELIABILITIES = {
     'reliable': ReliabilityPolicy.RELIABLE,
     'best_effort': ReliabilityPolicy.BEST_EFFORT,
 }
+FRAME_ID = 'lidar'  # where neither the bag nor the user names one
 _LISTENERS_S = 0.05  # how often it is looked whether they came
 _FAREWELL = Duration(seconds=2)  # for the last clouds to arrive
 _FAREWELL_S = 0.5  # the same where nobody says that they did
@@ -67,7 +68,7 @@ class Settings:
     truth: bool = _parameter(
         False, "Also publish a sequence's labels, as train ids in the field truth (uint8)."
     )
-    frame_id: str = _parameter('', "Of the clouds; empty: the bag's, else lidar.")
+    frame_id: str = _parameter('', f"Of the clouds; empty: the bag's, else {FRAME_ID}.")
     reliability: str = _parameter('reliable', f'QoS: {" or ".join(RELIABILITIES)}.')
     depth: int = _parameter(5, 'QoS: clouds kept for slow listeners.', upper=1000)
     listeners: int = _parameter(0, 'Begin when so many subscribe.', upper=100)
@@ -124,7 +125,7 @@ class ReplayNode(Node):
         payload, recorded_frame = self._next
         header = Header(
             stamp=self.get_clock().now().to_msg(),
-            frame_id=self.settings.frame_id or recorded_frame or 'lidar',
+            frame_id=self.settings.frame_id or recorded_frame or FRAME_ID,
         )
         self._publisher.publish(make_cloud(header, payload))
         self.published += 1

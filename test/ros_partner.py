@@ -16,6 +16,7 @@ import time
 from typing import Any
 from unittest.mock import patch
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -29,6 +30,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock  # type: ignore[import, unused-ignore]
 from sensor_msgs.msg import PointCloud2, PointField
 import torch
 
@@ -152,6 +154,7 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
         self._scans = self.create_publisher(
             PointCloud2, points, QoSProfile(depth=5, reliability=policy)
         )
+        self._clock_publisher: Any = None
         self._clients_by_name: dict[Any, Any] = {}
         self.listen('/diagnostics', DiagnosticArray)
 
@@ -166,6 +169,17 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
 
     def publish(self, scan: PointCloud2) -> None:
         self._scans.publish(scan)
+
+    def set_time(self, node: Node, time_s: int) -> None:
+        """What /clock says from now on; returns when the node has heard it."""
+        if self._clock_publisher is None:
+            self._clock_publisher = self.create_publisher(Clock, '/clock', 10)
+
+        def is_heard() -> bool:
+            self._clock_publisher.publish(Clock(clock=Time(sec=time_s)))
+            return bool(node.get_clock().now().nanoseconds == time_s * 10**9)
+
+        wait_for(is_heard, f'the time {time_s}')
 
     def has_listener(self) -> bool:
         return bool(self._scans.get_subscription_count())

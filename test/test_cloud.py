@@ -164,6 +164,31 @@ def test_a_stray_intensity_does_not_change_the_scale_of_all_others() -> None:
     assert decode(pack('kitti', points)).points[0, 3] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(('count', 'strays'), [(16, 4), (40, 8), (2000, 8)])
+def test_a_few_strays_do_not_change_the_scale_of_a_short_scan(count: int, strays: int) -> None:
+    # a quarter, but at most 8, may exceed; 0.1 % of 2000 would be 2
+    points = [(1, 2, 3, 51.0)] * (count - strays) + [(1, 2, 3, 6e4)] * strays
+    assert decode(pack('kitti', points)).points[0, 3] == pytest.approx(0.2)
+    points[0] = points[-1]
+    assert decode(pack('kitti', points)).points[1, 3] == pytest.approx(51 / 65535)
+
+
+def test_the_first_scan_sets_the_scale_and_only_several_in_a_row_raise_it() -> None:
+    seen = IntensityRange(patience=3)
+    usual, sign, raw = (np.full(100, value, np.float32) for value in (200, 3000, 60000))
+    assert not seen.settled
+    assert [seen.find(usual), seen.settled] == [255, True]
+    assert [seen.find(values) for values in (sign, sign, usual, raw, sign)] == [255] * 5
+    # the last three needed 65535, 4095 and 65535: 4095 is what all of them did
+    assert seen.find(raw) == 4095
+    assert [seen.find(usual) for _ in range(3)] == [4095] * 3
+
+
+def test_bytes_are_0_to_255_in_the_first_scan_and_all_others() -> None:
+    seen = IntensityRange(patience=3)
+    assert [seen.find(np.full(9, value, np.uint8)) for value in (0, 1, 255, 255)] == [255] * 4
+
+
 def test_the_field_of_the_intensity_can_be_chosen() -> None:
     message = pack('ouster', POINTS)
     ring = decode(message, intensity_field='ring', intensity_scale=1.0)

@@ -6,7 +6,10 @@ from __future__ import annotations
 import ast
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+import sys
+from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 from xml.etree import ElementTree
 
 import pytest
@@ -33,7 +36,7 @@ def test_every_argument_of_the_node_is_there_and_described() -> None:
     names = {key.value for key in arguments.keys}
     assert names == {
         'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
-        'log_level', 'autostart',
+        'log_level', 'autostart', 'fixed_frame',
     }  # fmt: skip
     assert all(value.elts[1].value.endswith('.') for value in arguments.values)
 
@@ -71,15 +74,60 @@ def test_rviz_shows_the_newest_labelled_cloud_in_colour() -> None:
         assert (topic['Depth'], topic['Reliability Policy']) == (1, 'Best Effort')
 
 
-@needs_launch
-def test_the_launch_description_names_its_arguments_and_starts_the_node() -> None:
-    from launch.actions import DeclareLaunchArgument
-
+@pytest.fixture
+def segment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The launch file; where there is no launch system its names mean nothing."""
+    if not has_launch:
+        names = ('launch', 'launch.actions', 'launch.conditions', 'launch.substitutions')
+        for name in (*names, 'launch_ros', 'launch_ros.actions'):
+            monkeypatch.setitem(sys.modules, name, MagicMock())
     spec = spec_from_file_location('segment_launch', SEGMENT)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    description = module.generate_launch_description()
+    return module
+
+
+def test_rviz_begins_in_the_frame_of_the_replay(segment: ModuleType) -> None:
+    replay = pytest.importorskip('lidar_kd.replay', reason='ROS 2 is not here')
+    tree = yaml.safe_load((ROOT / 'config' / 'lidar_kd.rviz').read_text())
+    assert tree['Visualization Manager']['Global Options']['Fixed Frame'] == replay.FRAME_ID
+    assert segment.ARGUMENTS['fixed_frame'][0] == replay.FRAME_ID
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, {}),
+        ({'model': 'a.safetensors', 'device': 'cpu'}, {'model': 'a.safetensors', 'device': 'cpu'}),
+        ({'autostart': 'False'}, {'autostart': False}),
+        ({'autostart': '1', 'use_sim_time': 'true'}, {'autostart': True, 'use_sim_time': True}),
+        ({'bag': 'drive'}, {'use_sim_time': True}),
+        ({'bag': 'drive', 'use_sim_time': '0'}, {'use_sim_time': False}),
+    ],
+    ids=str,
+)
+def test_only_what_was_given_goes_before_the_parameters_file(
+    segment: ModuleType, given: dict[str, str], expected: dict[str, Any]
+) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    assert segment.choose_parameters({**defaults, **given}) == expected
+
+
+@pytest.mark.parametrize('name', ['autostart', 'use_sim_time'])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(segment: ModuleType, name: str) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    with pytest.raises(ValueError, match=f'{name}:=yes is neither true nor false'):
+        segment.choose_parameters({**defaults, name: 'yes'})
+
+
+@needs_launch
+def test_the_launch_description_names_its_arguments_and_starts_the_node(
+    segment: ModuleType,
+) -> None:
+    from launch.actions import DeclareLaunchArgument
+
+    description = segment.generate_launch_description()
     declared = [each for each in description.entities if isinstance(each, DeclareLaunchArgument)]
-    assert {each.name for each in declared} == set(module.ARGUMENTS)
+    assert {each.name for each in declared} == set(segment.ARGUMENTS)

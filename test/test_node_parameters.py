@@ -29,6 +29,7 @@ import yaml
 
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.node import SegmentNode
+from lidar_kd.node_topics import explain_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 CPE = np.dtype(
@@ -48,6 +49,7 @@ CPE = np.dtype(
         ({'model': 'corrupt'}, 'not a complete safetensors file'),
         ({'device': 'cuda:7'}, 'device cuda:7: this'),
         ({'device': 'gpu'}, "device 'gpu' is unknown: use auto, cpu"),
+        ({'device': 'meta'}, "device 'meta' is unknown: use auto, cpu"),
         ({'target_frame': 'base_link'}, 'needs tf2_ros: sudo apt install'),
         ({'filters.ground.classes': ['floor']}, "'floor' is no class"),
     ],
@@ -197,13 +199,27 @@ def test_silence_is_explained(small_bundle: str) -> None:
         )
 
 
+def test_lost_clouds_are_explained_by_the_middleware_in_use() -> None:
+    profile = {'FASTRTPS_DEFAULT_PROFILES_FILE': 'profile.xml'}
+    for name in ('rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
+        assert 'fastdds_large_clouds.xml' in explain_losses(name, {})
+        assert 'fastdds_large_clouds.xml' not in explain_losses(name, profile)
+    assert 'net.core.rmem_max' in explain_losses('rmw_cyclonedds_cpp', profile)
+    assert explain_losses('rmw_zenoh_cpp', {}).startswith('does rmw_zenoh_cpp lose big clouds?')
+
+
 class FakeTf(ModuleType):
     """A sensor that hangs upside down, 2 m ahead of `base`; other frames are unknown."""
 
     class TransformException(Exception):
         pass
 
+    cleared: list[str] = []
+
     class Buffer:
+        def clear(self) -> None:
+            FakeTf.cleared.append('all')
+
         def lookup_transform(self, target: str, source: str, stamp: Any, timeout: Any) -> Any:
             if source != 'velodyne':
                 raise FakeTf.TransformException(f'{source} does not exist')
@@ -237,3 +253,21 @@ def test_scans_are_brought_into_the_target_frame_or_dropped(
         partner.publish(make_scan(points, frame='unknown'))
         wait_for(lambda: values_of(partner.diagnose()).get('dropped: transform') == '1', 'a drop')
         assert len(partner.heard[f'/{NAME}/segmented']) == 1
+
+
+def test_tf_is_forgotten_when_the_time_jumps_back(
+    small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+    monkeypatch.setattr(FakeTf, 'cleared', [])
+    with running_node(model=small_bundle, target_frame='base', use_sim_time=True) as node:
+        partner.activate()
+        for seconds in (100, 101):
+            partner.set_time(node, seconds)
+        assert FakeTf.cleared == []
+        partner.set_time(node, 7)
+        assert FakeTf.cleared == ['all']
+        assert partner.change('deactivate')
+        assert partner.change('cleanup')
+        partner.set_time(node, 1)
+        assert FakeTf.cleared == ['all']

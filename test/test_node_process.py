@@ -17,6 +17,7 @@ from lidar_kd.node import main
 from training.live.processes import find_profile_variable, ROOT, running
 
 SCANS = 20
+START_S = 60  # torch is loaded, perhaps on a busy machine
 QUICK = {'warm_up_points': 0}
 PROFILE = ROOT / 'config' / 'fastdds_large_clouds.xml'
 
@@ -27,7 +28,7 @@ def test_it_starts_by_itself_answers_and_ends_on_interrupt(
     parameters = {'model': small_bundle, **QUICK}
     log = tmp_path / 'node.log'
     with running('segment_node', parameters, {}, log) as process:
-        wait_for(partner.has_listener, 'the subscription', 30)
+        wait_for(partner.has_listener, 'the subscription', START_S)
         assert partner.ask(make_scan(scatter(500))).width == 500
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0, log.read_text()
@@ -38,7 +39,9 @@ def test_what_cannot_be_configured_leaves_it_alive(partner: Partner, tmp_path: P
     parameters = {'model': tmp_path / 'missing.safetensors', **QUICK}
     log = tmp_path / 'node.log'
     with running('segment_node', parameters, {}, log) as process:
-        wait_for(lambda: 'no such bundle; check the path' in log.read_text(), 'the sentence', 30)
+        wait_for(
+            lambda: 'no such bundle; check the path' in log.read_text(), 'the sentence', START_S
+        )
         assert partner.state() == 'unconfigured'
         assert process.poll() is None
 
@@ -103,6 +106,7 @@ def test_without_the_profile_the_node_says_why_nothing_arrives(
         running('replay_node', replay, {}, tmp_path / 'replay.log'),
         spinning(Partner) as partner,
     ):
+        wait_for(lambda: partner.heard['/diagnostics'], 'the node', START_S)
         wait_for(
             lambda: (
                 'fastdds_large_clouds.xml' in log.read_text()
