@@ -28,6 +28,7 @@ from lidar_kd.models import build_model
 from lidar_kd.voxels import Grid
 
 FORMAT_VERSION = 1
+COLUMNS = 4  # of a point that a network sees
 _KEY = 'lidar_kd'  # of our document among the file's metadata
 _NOT_STORED = 'num_batches_tracked'  # counts training steps; means nothing to a frozen network
 _SHOWN = 3  # tensors named in an error
@@ -77,6 +78,15 @@ class Bundle:
     def name(self) -> str:
         return self.path.stem if self.path else self.spec.model.name
 
+    def require_columns(self) -> None:
+        """An imported network may want more of a point, as its colour or its time."""
+        wanted = self.spec.model.settings.get('in_channels', COLUMNS)
+        if wanted != COLUMNS:
+            raise BundleError(
+                f'{self.path or self.name}: the network takes {wanted} columns, and points have '
+                f'{COLUMNS}: x, y, z and intensity; import or train one that takes those.'
+            )
+
 
 def save_bundle(
     path: str | Path, model: nn.Module, spec: BundleSpec, *, dtype: torch.dtype = torch.float32
@@ -88,7 +98,7 @@ def save_bundle(
         for name, tensor in model.state_dict().items()
         if not name.endswith(_NOT_STORED)
     }
-    _check_tensors(tensors, _build(spec, path), spec, path)
+    _check_tensors(tensors, _outline(spec, path), spec, path)
     metadata = {_KEY: spec.model_dump_json(), 'format': 'pt'}
     try:
         with write_atomically(path) as temporary:
@@ -106,10 +116,10 @@ def load_bundle(path: str | Path) -> Bundle:
         spec = _parse_spec(file.metadata(), path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    model = _build(spec, path)
+    model = _outline(spec, path)
     _check_tensors(tensors, model, spec, path)
-    model.load_state_dict(tensors, strict=False)  # the check above was the strict one
-    return Bundle(model=model.float().eval(), spec=spec, path=path, sha256=digest[:12])
+    _fill(model, tensors)
+    return Bundle(model=model.eval(), spec=spec, path=path, sha256=digest[:12])
 
 
 def read_spec(path: str | Path) -> BundleSpec:
@@ -159,7 +169,7 @@ def _parse_spec(metadata: Mapping[str, str] | None, path: Path) -> BundleSpec:
     except ValidationError as error:
         first = error.errors()[0]
         detail = f'{".".join(map(str, first["loc"]))}: {first["msg"]}'
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         detail = str(error)
     raise BundleError(f'{path}: damaged bundle description ({detail}); export it again.')
 
@@ -173,7 +183,10 @@ def _check_version(document: Any, path: Path) -> None:
         )
 
 
-def _build(spec: BundleSpec, path: Path) -> nn.Module:
+def _outline(spec: BundleSpec, path: Path) -> nn.Module:
+    """The network without memory: what a damaged description asks for may not fit into any. And
+    random weights would be drawn from the run that saves it.
+    """
     settings: dict[str, Any] = {'classes': spec.labels.num_classes, **spec.model.settings}
     if settings['classes'] != spec.labels.num_classes:
         raise BundleError(
@@ -181,10 +194,22 @@ def _build(spec: BundleSpec, path: Path) -> nn.Module:
             f"'{spec.labels.name}' {spec.labels.num_classes}; export it with its own table."
         )
     try:
-        return build_model(spec.model.name, **settings)
+        with torch.device('meta'):
+            return build_model(spec.model.name, **settings)
     except ConfigError as error:
         sentence = str(error).rstrip('.')
         raise BundleError(f'{path}: {sentence}; was it made by a newer lidar_kd?') from None
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies: what a file lends would change with it."""
+    state = {
+        name: torch.zeros(outline.shape, dtype=outline.dtype)
+        if name.endswith(_NOT_STORED)
+        else tensors[name].to(outline.dtype, copy=True)
+        for name, outline in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
 
 
 def _pack(tensor: Tensor, dtype: torch.dtype) -> Tensor:

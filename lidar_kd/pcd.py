@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads PCD files (ascii, binary, binary_compressed) in plain numpy: no open3d on the robot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,10 @@ class _Header:
     names: tuple[str, ...]
     formats: tuple[str, ...]  # one numpy format per field
     counts: tuple[int, ...]  # values per point and field
+    dtype: np.dtype[np.void]  # one point
     points: int
     encoding: str  # what follows DATA
     size: int  # bytes up to the first point
-
-    @property
-    def dtype(self) -> np.dtype[np.void]:
-        """One point; positions as names, because PCL repeats the name '_' for padding."""
-        fields = zip(self.formats, self.counts, strict=True)
-        return np.dtype([(str(i), fmt, (count,)) for i, (fmt, count) in enumerate(fields)])
 
 
 def read_pcd(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -111,10 +107,20 @@ def _parse_header(entries: dict[str, list[str]], size: int) -> _Header:
         names=names,
         formats=formats,
         counts=counts,
+        dtype=_point_type(formats, counts),
         points=points,
         encoding=entries['DATA'][0].lower(),
         size=size,
     )
+
+
+def _point_type(formats: Sequence[str], counts: Sequence[int]) -> np.dtype[np.void]:
+    """Positions as names, because PCL repeats the name '_' for padding."""
+    fields = list(zip(formats, counts, strict=True))
+    size = sum(np.dtype(fmt).itemsize * count for fmt, count in fields)
+    if size >= 2**31:  # numpy counts the bytes of one element in 32 bits, and wraps
+        raise ValueError(f'COUNT makes points of {size} bytes')
+    return np.dtype([(str(i), fmt, (count,)) for i, (fmt, count) in enumerate(fields)])
 
 
 def _name_format(kind: str, width: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import logging
 import math
 from pathlib import Path
+import re
 import time
 from typing import cast, Literal
 
@@ -28,6 +29,9 @@ from lidar_kd.voxels import voxelize, Voxels
 log = logging.getLogger(__name__)
 Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 TYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+# 0..1 is the convention, and some networks were trained on 0..255. What a broken return has beyond
+# would overflow in float16 (65504) and take the answers of everything around with it.
+MOST_INTENSITY = 256.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,7 @@ class Segmenter:
         engine: str | None = None,
     ) -> None:
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        bundle.require_columns()
         self.spec = bundle.spec
         self.device = choose_device(device)
         self.engine = select_engine(self.device, engine)
@@ -81,7 +86,11 @@ class Segmenter:
         with self._stage('answer'):
             answers = per_point(output, voxels, len(points))
         labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
-        return Segmentation(labels, probability, entropy, self._timing, unseen(voxels))
+        reasons = unseen(voxels)
+        lost = int(np.count_nonzero(labels == IGNORE)) - (len(points) - len(voxels.rows))
+        if lost:
+            reasons['overflowed'] = lost
+        return Segmentation(labels, probability, entropy, self._timing, reasons)
 
     @torch.inference_mode()
     def probabilities(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -110,6 +119,7 @@ class Segmenter:
     def _voxels(self, points: NDArray[np.float32]) -> Voxels:
         scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale
         scan[:, 3] *= self.spec.intensity.scale
+        limit_intensity(scan[:, 3])
         on_device = torch.from_numpy(scan).to(self.device)
         voxels = voxelize(on_device, self.spec.grid, engine=self.engine)
         return replace(voxels, features=voxels.features.to(self.dtype))
@@ -129,6 +139,13 @@ class Segmenter:
         self._timing[name] = 1e3 * (time.perf_counter() - start)
 
 
+def limit_intensity(intensity: NDArray[np.float32]) -> None:
+    """Brings the finite ones within MOST_INTENSITY; `voxelize` leaves the others out."""
+    size = np.abs(intensity)
+    wild = (size > MOST_INTENSITY) & (size < np.inf)
+    intensity[wild] = np.copysign(MOST_INTENSITY, intensity[wild])
+
+
 def unseen(voxels: Voxels) -> dict[str, int]:
     """Points without an answer, by reason; a clamped point has one."""
     return {reason: n for reason, n in voxels.left_out.items() if reason != 'clamped'}
@@ -140,12 +157,28 @@ def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tenso
     Where points take their voxel's answer, it is worked out once per voxel.
     """
     own = output.own_point_logits
-    answers = voxels.level.engine.answers(output.voxel_logits if own is None else own)
+    answers = drop_overflowed(
+        *voxels.level.engine.answers(output.voxel_logits if own is None else own)
+    )
     labels, probability, entropy = (
         spread(values, output.point_voxel if own is None else None, voxels.rows, count, missing)
         for values, missing in zip(answers, (IGNORE, 0.0, math.nan))
     )
     return labels, probability, entropy
+
+
+def drop_overflowed(
+    labels: Tensor, probability: Tensor, entropy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """No answer where a row's logits were not finite: the label of a NaN is any class."""
+    if probability.sum().isfinite():  # a tenth of the time of asking each
+        return labels, probability, entropy
+    lost = ~probability.isfinite()
+    return (
+        labels.masked_fill(lost, IGNORE),
+        probability.masked_fill(lost, 0.0),
+        entropy.masked_fill(lost, math.nan),
+    )
 
 
 def spread(
@@ -161,18 +194,19 @@ def spread(
 def choose_device(name: str) -> torch.device:
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f'device {name!r} is unknown: use auto, cpu, cuda or cuda:1') from None
-    if device.type == 'cuda' and not torch.cuda.is_available():
+    found = re.fullmatch('cpu|cuda(?::(0|[1-9][0-9]*))?', name)
+    if not found:
+        raise ConfigError(f'device {name!r} is unknown: use auto, cpu, cuda or cuda:N, as cuda:1')
+    if name == 'cpu':
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise ConfigError(
             f'device {name}: this torch finds no CUDA device; use --device cpu, or install a '
             'CUDA build of torch and check nvidia-smi'
         )
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+    if int(found[1] or 0) >= torch.cuda.device_count():
         raise ConfigError(f'device {name}: this machine has {torch.cuda.device_count()}')
-    return device
+    return torch.device(name)
 
 
 def choose_dtype(precision: str, device: torch.device, engine: Engine) -> torch.dtype:

@@ -35,7 +35,7 @@ REACH = 2**19 - 16  # cells on each side of the origin: 26 km at 0.05 m, and key
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra='forbid')
+    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
 
 class CartesianGrid(_Settings):
@@ -54,7 +54,8 @@ class CartesianGrid(_Settings):
         xyz = points[:, :3]
         if self.origin_m is not None:
             xyz = xyz - xyz.new_tensor(self.origin_m)
-        return xyz / self.voxel_m
+        # a tensor: by a number CUDA multiplies with its inverse, and borders would move
+        return xyz / xyz.new_tensor(self.voxel_m)
 
     def inside(self, points: Tensor, positions: Tensor) -> Tensor:
         keep = (positions.abs() < REACH).all(1)

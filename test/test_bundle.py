@@ -4,6 +4,7 @@
 from collections.abc import Callable
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from lidar_kd.bundle import (
 )
 from lidar_kd.errors import BundleError
 from lidar_kd.labels import NUSCENES, SEMANTICKITTI
-from lidar_kd.models import build_model
+from lidar_kd.models import build_model, MODELS
+from lidar_kd.segmenter import Segmenter
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
 
 SPEC = BundleSpec(
@@ -177,6 +179,8 @@ def test_a_newer_format_is_refused_before_its_keys_are_read(written: Path) -> No
         ({'model': {'settings': {}}}, 'model.name: Field required'),
         ({'grid': {'kind': 'sphere'}}, 'grid'),
         ({'grid': {'kind': 'cartesian', 'voxel_m': -1}}, 'grid.cartesian.voxel_m'),
+        ({'grid': {'kind': 'cartesian', 'voxel_m': math.inf}}, 'grid.cartesian.voxel_m'),
+        ({'grid': {'kind': 'cartesian', 'origin_m': [math.nan] * 3}}, 'grid.cartesian.origin_m.0'),
         ({'intensity': {'scale': 'loud'}}, 'intensity.scale'),
         ({'intensity': {'scale': 0}}, 'intensity.scale'),
         ({'format_version': 0}, 'format_version'),
@@ -195,6 +199,64 @@ def test_a_damaged_description_names_the_key(
 def test_a_description_that_is_no_json_is_refused(tmp_path: Path) -> None:
     save_file({'a': torch.zeros(1)}, tmp_path / 'a.safetensors', {'lidar_kd': '{"format'})
     refuse(tmp_path / 'a.safetensors', 'damaged bundle description')
+
+
+def test_a_description_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    nested = '[' * 100_000
+    save_file({'a': torch.zeros(1)}, tmp_path / 'a.safetensors', {'lidar_kd': nested})
+    refuse(tmp_path / 'a.safetensors', 'damaged bundle description .*recursion')
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'sentence'),
+    [
+        ('minkunet', {'width': -1}, 'width -1 leaves layers without channels'),
+        ('minkunet', {'width': 0}, 'width 0 leaves layers without channels'),
+        ('minkunet', {'width': math.inf}, 'minkunet: its settings make no network'),
+        ('minkunet', {'width': 1000}, 'of another shape'),  # 21.7 M * 1000^2 * 4 bytes: 87 TB
+        ('spvcnn', {'width': 0.125, 'dropout': 2}, 'spvcnn: its settings make no network'),
+        ('ptv3_quarter', {'mlp_ratio': -1}, 'ptv3_quarter: its settings make no network'),
+        ('spunet', {'layers': [10**9] * 8}, 'layers must be 100 or fewer'),
+    ],
+)
+def test_settings_that_make_no_network_or_one_that_fits_no_memory_are_refused(
+    written: Path, name: str, settings: dict[str, Any], sentence: str
+) -> None:
+    rewrite(written, document=lambda d: d['model'].update(name=name, settings=settings))
+    refuse(written, sentence)
+
+
+def test_a_network_of_other_columns_than_points_have_labels_none(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {'width': 0.125, 'in_channels': 5}
+    spec = SPEC.model_copy(update={'model': ModelSpec(name='minkunet', settings=settings)})
+    path = tmp_path / 'five.safetensors'
+    save_bundle(path, build_model('minkunet', classes=19, **settings), spec)
+    with pytest.raises(BundleError, match=r'takes 5 columns, and points have 4: x, y, z and in'):
+        Segmenter(load_bundle(path))
+
+
+def test_writing_and_loading_draw_no_random_numbers(written: Path, model: nn.Module) -> None:
+    before = torch.get_rng_state()
+    load_bundle(written)
+    save_bundle(written, model, SPEC)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize('name', sorted(MODELS))
+def test_every_network_is_loaded_whole_and_trainable(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {'channels': [8, 8], 'layers': [1, 1]}
+    if name != 'spunet':
+        name, settings = f'{name}_quarter', {}
+    spec = SPEC.model_copy(update={'model': ModelSpec(name=name, settings=settings)})
+    model = build_model(name, classes=19, **settings)
+    save_bundle(tmp_path / 'a.safetensors', model, spec)
+    loaded = load_bundle(tmp_path / 'a.safetensors').model
+    (tmp_path / 'a.safetensors').write_bytes(b'')  # nothing of it is read later
+    state = model.state_dict()
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_missing_and_unexpected_tensors_are_named(written: Path) -> None:

@@ -124,6 +124,17 @@ def test_other_devices_get_plain_torch() -> None:
     assert select_engine('meta').name == 'torch'
 
 
+@pytest.mark.parametrize(
+    'path',
+    ['/opt/my robot/torch/lib/libgomp.so.1', '/t.libs/libgomp-98b2.so.1.0.0', '/libgomp.so'],
+)
+def test_the_openmp_that_torch_loaded_is_found_in_any_folder(path: str) -> None:
+    head = '7f00-7f01 r-xp 00000000 08:01 12                  '
+    maps = f'{head}/usr/lib/libc.so.6\n{head}[heap]\n{head}{path}\n{head}{path}\n'
+    assert native_library.find_openmp(maps) == path
+    assert native_library.find_openmp(f'{head}/usr/lib/libc.so.6\n') is None
+
+
 @needs_native
 def test_the_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('LIDAR_KD_ISA', 'portable')

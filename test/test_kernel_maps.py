@@ -182,6 +182,34 @@ def test_a_cell_that_occurs_twice_is_refused() -> None:
         sparse_tensor(cells, torch.zeros(3, 4))
 
 
+@pytest.mark.parametrize('step', ['submanifold', 'coarser'])
+@pytest.mark.parametrize(
+    'cells',
+    [
+        [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]],
+        [[0, 0, 0, 1], [0, 0, 0, 0]],
+        [[1, 0, 0, 0], [0, 5, 5, 5]],
+    ],
+)
+def test_a_level_of_cells_that_repeat_or_do_not_increase_is_refused(
+    engine: Engine, cells: list[list[int]], step: str
+) -> None:
+    level = Level(torch.tensor(cells), engine)
+    sentence = f'its {len(cells)} cells are not sorted and distinct: make it of points'
+    with pytest.raises(ValueError, match=sentence):
+        level.submanifold((3, 3, 3)) if step == 'submanifold' else level.coarser((2, 2, 2))
+
+
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int64])
+def test_cells_of_either_type_and_memory_layout_are_found(
+    engine: Engine, dtype: torch.dtype
+) -> None:
+    level = Level(torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3], [0, 4, 5, 6]]), engine)
+    wanted = torch.tensor([[0, 4, 5, 6], [0, 1, 2, 3]], dtype=dtype)
+    assert level.find(wanted).tolist() == [2, 1]
+    assert level.find(wanted.T.contiguous().T).tolist() == [2, 1]
+
+
 def test_cells_too_far_apart_for_the_keys_are_refused(engine: Engine) -> None:
     far = 2**22  # each axis spans 2^23 and the margin: 24 bits; the scan takes one
     cells = torch.tensor([[0, -far, -far, -far], [0, far, far, far]], dtype=torch.int32)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks: sizes, gradients, and that a point's answer depends on its own scan alone."""
 
+import math
 from typing import Any
 
 import pytest
@@ -144,6 +145,25 @@ def test_every_preset_builds(name: str) -> None:
 def test_settings_that_make_no_spunet_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         build_model('spunet', classes=5, **settings)
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'sentence'),
+    [
+        ('minkunet', {'width': 0.03}, 'width 0.03 leaves layers without channels: use 0.03125'),
+        ('minkunet', {'width': -1}, 'width -1 leaves layers without channels'),
+        ('spvcnn', {'width': math.inf}, 'its settings make no network: cannot convert float inf'),
+        ('spvcnn', {'width': 0.25, 'dropout': 2}, 'its settings make no network: dropout prob'),
+        ('ptv3_quarter', {'mlp_ratio': -1}, 'its settings make no network: Trying to create'),
+        ('ptv3_quarter', {'encoder_depths': [10**9] * 5}, 'depths must be 100 or fewer per level'),
+        ('spunet', {'layers': [10**9] * 8}, 'layers must be 100 or fewer per stage'),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(
+    name: str, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build_model(name, classes=5, **settings)
 
 
 # --- forward and backward ---

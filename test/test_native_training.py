@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn, Tensor
 
+from lidar_kd.models.blocks import Residual
 from lidar_kd.sparse import (
     chain,
     ConvNorm,
@@ -103,6 +104,29 @@ def test_a_chain_equals_plain_torch() -> None:
         block(select_engine('cpu', name), chained=True) for name in ('native', 'torch')
     )
     assert worst(native, plain) < 1e-4
+
+
+def residual_under_autocast(name: str) -> Tensor:
+    """Autocast makes the shortcut bfloat16 and leaves the convolutions float32."""
+    torch.manual_seed(0)
+    level = Level(torch.nonzero(torch.rand(1, 12, 12, 12) < 0.2), name)
+    block, x = Residual(16, 32).train(), torch.randn(len(level), 16)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = block(SparseTensor(x, level)).features
+    y.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+    return y.detach().float()
+
+
+def test_a_block_under_autocast_equals_plain_torch() -> None:
+    native, plain = residual_under_autocast('native'), residual_under_autocast('torch')
+    assert torch.allclose(native, plain, atol=1e-3)
+
+
+def test_a_norm_with_weights_of_another_type_is_left_to_torch() -> None:
+    norm = nn.BatchNorm1d(8, track_running_stats=False).bfloat16()
+    with pytest.raises(RuntimeError, match='type'):  # torch's own; ours would read past the end
+        select_engine('cpu', 'native').normalise(torch.ones(4, 8), norm, None, relu=False)
 
 
 def test_a_chain_does_not_keep_what_lies_between_its_layers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +14,15 @@ import torch
 from lidar_kd.bundle import Bundle, BundleSpec, IntensitySpec, ModelSpec, save_bundle
 from lidar_kd.errors import BundleError, ConfigError, DataError
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
-from lidar_kd.models import build_model
-from lidar_kd.segmenter import Segmenter
-from lidar_kd.sparse import select_engine
-from lidar_kd.voxels import CartesianGrid, voxelize
+from lidar_kd.models import build_model, Output
+from lidar_kd.models.output import Network
+from lidar_kd.segmenter import choose_dtype, Segmenter
+from lidar_kd.sparse import Level, select_engine
+from lidar_kd.sparse.native_library import native_missing
+from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 
 CLASSES = SEMANTICKITTI.num_classes
+ENGINES = ['torch'] if native_missing() else ['torch', 'native']
 
 
 def make_bundle(name: str = 'minkunet', *, scale: float = 1.0) -> Bundle:
@@ -78,6 +81,79 @@ def test_the_other_points_do_not_change_when_some_cannot_be_seen() -> None:
     scan, segmenter = make_scan(500), Segmenter(make_bundle(), precision='float32')
     broken = np.concatenate([scan, np.full((50, 4), np.nan, np.float32)])
     assert np.array_equal(segmenter.segment(broken).labels[:500], segmenter.segment(scan).labels)
+
+
+class Overflowing:
+    """Class 3 everywhere but in the first point's voxel, whose logits are given."""
+
+    def __init__(self, logits: float) -> None:
+        self.logits = logits
+
+    def build_maps(self, level: Level) -> None:
+        pass
+
+    def __call__(self, voxels: Voxels) -> Output:
+        logits = torch.zeros(len(voxels.level), CLASSES)
+        logits[:, 3] = 5
+        logits[voxels.point_voxel[0], 7:] = self.logits
+        return Output(logits, voxels.features, voxels.point_voxel)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('logits', [math.nan, math.inf])
+def test_logits_that_overflow_are_no_answer_and_counted(engine: str, logits: float) -> None:
+    segmenter = Segmenter(make_bundle(), engine=engine)
+    segmenter._model = cast(Network, Overflowing(logits))
+    # the first two share a voxel of 0.3 m, the third has its own, the fourth has none
+    scan = np.array([[1, 1, 1, 0], [1, 1.1, 1, 0], [5, 5, 1, 0], [np.nan, 1, 1, 0]], np.float32)
+    result = segmenter.segment(scan)
+    assert result.labels.tolist() == [IGNORE, IGNORE, 3, IGNORE]
+    # of the third, e^5 / (e^5 + 18)
+    assert np.allclose(result.probability, [0, 0, 0.891829, 0])
+    assert np.isnan(result.entropy).tolist() == [True, True, False, True]
+    assert result.unseen == {'not_finite': 1, 'overflowed': 2}
+    assert np.isnan(segmenter.probabilities(scan)).any(1).tolist() == [True, True, False, True]
+
+
+def test_a_broken_return_takes_no_answers_with_it_in_float16() -> None:
+    segmenter, scan = Segmenter(make_bundle(), precision='float32', engine='torch'), make_scan()
+    segmenter.dtype = torch.float16  # as on CUDA
+    scan[0, 3] = 65535  # infinite in float16
+    result = segmenter.segment(scan)
+    assert np.isfinite(result.entropy).all()
+    assert result.unseen == {}
+
+
+@pytest.mark.parametrize(
+    ('scale', 'broken', 'limited'), [(1, 65535, 256), (0.5, -3e38, -512), (2, 128.5, 128)]
+)
+def test_an_intensity_beyond_every_convention_counts_as_256_once_scaled(
+    scale: float, broken: float, limited: float
+) -> None:
+    segmenter, scan = Segmenter(make_bundle(scale=scale), precision='float32'), make_scan(500)
+    scan[7, 3] = limited
+    wanted = segmenter.segment(scan)
+    scan[7, 3] = broken
+    result = segmenter.segment(scan)
+    assert np.array_equal(result.probability, wanted.probability)
+    scan[7, 3] = math.inf
+    assert segmenter.segment(scan).unseen == {'not_finite': 1}
+
+
+def test_intensities_from_0_to_255_reach_the_network_as_they_are() -> None:
+    segmenter, scan = Segmenter(make_bundle()), make_scan(500)
+    scan[:, 3] *= 255
+    assert np.array_equal(segmenter._voxels(scan).points.numpy(), scan)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_the_weights_are_packed_for_the_first_scan_only(
+    monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    segmenter, scan = Segmenter(make_bundle(), engine=engine), make_scan(500)
+    segmenter.segment(scan)
+    monkeypatch.setattr(segmenter.engine, 'pack', None)
+    segmenter.segment(scan)
 
 
 @pytest.mark.parametrize('count', [0, 5])
@@ -151,6 +227,14 @@ def test_bfloat16_decides_nearly_as_float32_does() -> None:
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match='device'):
         Segmenter(make_bundle(), device=device)
+
+
+def test_plain_torch_computes_in_halves_on_a_card_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)  # a card that is not used
+    cpu, card = torch.device('cpu'), torch.device('cuda')
+    assert choose_dtype('auto', cpu, select_engine(cpu, 'torch')) == torch.float32
+    assert choose_dtype('float16', cpu, select_engine(cpu, 'torch')) == torch.float32
+    assert choose_dtype('auto', card, select_engine(card, 'torch')) == torch.float16
 
 
 def test_a_path_to_a_bundle_is_enough(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn, Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from lidar_kd.sparse import (
@@ -16,6 +17,7 @@ from lidar_kd.sparse import (
     Engine,
     fold_norms,
     InverseConv,
+    KernelMap,
     Level,
     PointwiseConv,
     SparseTensor,
@@ -202,16 +204,63 @@ def test_a_table_taken_in_parts_gives_what_it_gives_at_once(
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_changed_weight_is_packed_again(engine: Engine) -> None:
+def test_a_sum_over_parts_of_a_table_in_bfloat16_does_not_stall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.arange(1024, dtype=torch.int32)
+    pairs = KernelMap(rows, rows, (0, 1024), 1024, 1024)  # every row to itself
+    monkeypatch.setattr(torch_engine, 'TABLE_VALUES', 1)  # one row at a time
+    ones = torch.ones(1024, 1).bfloat16()
+    # 1024 times 1 * 1; in bfloat16, which has no 257, the sum would stay at 256
+    grad = correlate_unrolled(ones, ones, pairs)
+    assert grad.dtype == torch.bfloat16
+    assert grad.flatten().tolist() == [1024]
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_a_changed_weight_is_packed_again(engine: Engine, frozen: bool) -> None:
     level = Level(cloud_of(300), engine)
-    layer = SubmanifoldConv(16, 20, CUBE)
+    layer = SubmanifoldConv(16, 20, CUBE).requires_grad_(not frozen)
     x = SparseTensor(random(len(level), 16, seed=4), level)
     with torch.no_grad():
         before = layer(x).features
         layer.weight.mul_(2)
         assert torch.equal(layer(x).features, 2 * before)
-        layer.weight = nn.Parameter(layer.weight / 4)
+        layer.weight = nn.Parameter(layer.weight / 4, requires_grad=not frozen)
         assert torch.equal(layer(x).features, before / 2)
+
+
+@torch.no_grad()
+def test_what_is_written_through_data_is_seen_while_a_layer_learns(engine: Engine) -> None:
+    level = Level(cloud_of(300), engine)
+    layer = SubmanifoldConv(16, 20, CUBE)
+    x = SparseTensor(random(len(level), 16, seed=4), level)
+    before = layer(x).features
+    layer.weight.data.mul_(2)  # as averages of weights are swapped in: no version counts it
+    assert torch.equal(layer(x).features, 2 * before)
+
+
+@torch.no_grad()
+def test_a_weight_at_the_address_of_an_earlier_one_is_packed(engine: Engine) -> None:
+    level = Level(cloud_of(300), engine)
+    layer = SubmanifoldConv(32, 32, CUBE)
+    x = SparseTensor(random(len(level), 32, seed=4), level)
+    before = layer(x).features
+    for power in range(20):  # each is freed after its call, and some take an earlier one's place
+        weights = {'weight': layer.weight * 2**power}
+        y = functional_call(layer, weights, (x,)).features
+        del weights
+        assert torch.equal(y, before * 2**power)
+
+
+@torch.no_grad()
+def test_a_frozen_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    level = Level(cloud_of(300), engine)
+    layer = SubmanifoldConv(16, 20, CUBE).requires_grad_(False)
+    x = SparseTensor(random(len(level), 16, seed=4), level)
+    before = layer(x).features
+    monkeypatch.setattr(engine, 'pack', None)
+    assert torch.equal(layer(x).features, before)
 
 
 # --- empty levels, memory, folding ---
@@ -296,12 +345,19 @@ def test_folded_norms_answer_as_the_unfolded_ones(engine: Engine) -> None:
         wanted = model(x)
         folded = fold_norms(model)(x)
     assert not any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     assert error(folded, wanted) <= 1e-5
     assert error(model(x).detach(), wanted) <= 1e-5  # and with gradients on
 
 
-def test_features_of_the_wrong_width_are_refused(engine: Engine) -> None:
+@pytest.mark.parametrize('learning', [False, True])
+@pytest.mark.parametrize('width', [3, 5])
+def test_features_of_the_wrong_width_are_refused(
+    engine: Engine, width: int, learning: bool
+) -> None:
     level = Level(cloud_of(300), engine)
-    x = SparseTensor(random(len(level), 5, seed=4), level)
-    with torch.inference_mode(), pytest.raises((AssertionError, RuntimeError)):
-        SubmanifoldConv(4, 20, CUBE)(x)
+    x = SparseTensor(random(len(level), width, seed=4), level)
+    sentence = f'SubmanifoldConv 4 -> 20, .*: got features of {width} channels: give it 4'
+    for layer in (SubmanifoldConv(4, 20, CUBE), ConvNorm(SubmanifoldConv(4, 20, CUBE))):
+        with torch.set_grad_enabled(learning), pytest.raises(ValueError, match=sentence):
+            layer(x)

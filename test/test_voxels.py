@@ -144,12 +144,35 @@ def test_a_clamping_cylinder_keeps_what_is_outside_and_counts_it(engine: Engine)
     assert voxels.left_out == {'not_finite': 2, 'no_return': 1, 'clamped': 4}
 
 
-@pytest.mark.parametrize('bounds', [(5, 5), (5, 1), (math.nan, 1)])
+@pytest.mark.parametrize('bounds', [(5, 5), (5, 1)])
 def test_bounds_of_a_cylinder_must_increase(bounds: tuple[float, float]) -> None:
     with pytest.raises(ValidationError, match='the first must be below the second'):
         CylinderGrid(radius_m=bounds)
     with pytest.raises(ValidationError, match='the first must be below the second'):
         CylinderGrid(height_m=bounds)
+
+
+@pytest.mark.parametrize('number', [math.nan, math.inf])
+def test_grids_of_numbers_that_are_not_finite_are_refused(number: float) -> None:
+    for grid, name, value in (
+        (CartesianGrid, 'voxel_m', number),
+        (CartesianGrid, 'origin_m', (0, number, 0)),
+        (CartesianGrid, 'lower_m', (-number, 0, 0)),
+        (CartesianGrid, 'upper_m', (0, 0, number)),
+        (CylinderGrid, 'radius_m', (0, number)),
+        (CylinderGrid, 'height_m', (-number, 0)),
+    ):
+        with pytest.raises(ValidationError, match=f'{name}(.|\n)*finite number'):
+            grid.model_validate({name: value})
+
+
+def test_a_position_is_the_float32_quotient_to_the_bit() -> None:
+    grid = CartesianGrid(voxel_m=0.1)
+    # in float32 1.3 is 1.29999995 and 0.1 is 0.100000001: 12.9999993, cell 12; times 1 / 0.1,
+    # which is 10 there, it would be cell 13
+    positions = grid.positions(torch.tensor([[1.3, 0.0, 0.0, 0.0]]))
+    assert positions[0, 0].item() == np.float32(1.3) / np.float32(0.1)
+    assert grid.cells(positions)[0, 0].item() == 12
 
 
 @pytest.mark.parametrize('grid', GRIDS, ids=str)

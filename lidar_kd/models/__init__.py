@@ -66,6 +66,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# what Python and torch raise where settings make no network: of the wrong type, negative, infinite
+UNBUILDABLE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
+
 
 def build_model(name: str, **settings: Any) -> nn.Module:
     """A network with random weights; `name` is a model, or a preset that settings override."""
@@ -75,8 +78,11 @@ def build_model(name: str, **settings: Any) -> nn.Module:
         raise ConfigError(f'model: unknown network {name!r}: choose one of {known}')
     try:
         return MODELS[model](**{**preset, **settings})
-    except TypeError as error:
-        raise ConfigError(f'model {name}: {error}') from error
+    except ConfigError:
+        raise
+    except UNBUILDABLE as error:
+        sentence = str(error).partition('\n')[0].rstrip('.')
+        raise ConfigError(f'model {name}: its settings make no network: {sentence}') from error
 
 
 __all__ = ['MODELS', 'PRESETS', 'Output', 'build_model']

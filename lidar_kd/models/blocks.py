@@ -20,6 +20,7 @@ from lidar_kd.sparse import (
 
 CUBE = (3, 3, 3)
 HALF = (2, 2, 2)
+MOST_BLOCKS = 100  # per stage: a damaged description must not build layers for hours
 
 
 def submanifold(c_in: int, c_out: int, *, relu: bool = True, norm: Norm | None = None) -> ConvNorm:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lidar_kd.errors import ConfigError
 from lidar_kd.models.blocks import build_level_maps, Down, submanifold, Up
 from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
@@ -18,7 +19,13 @@ EARLY_STRIDE = (8, 8, 8)  # after the first of four stages up
 
 def scaled_widths(width: float) -> list[int]:
     """The channels of stem, four stages down and four up at a width ratio."""
-    return [int(width * channels) for channels in WIDTHS]
+    widths = [int(width * channels) for channels in WIDTHS]
+    if min(widths) < 1:
+        raise ConfigError(
+            f'model: width {width:g} leaves layers without channels: '
+            f'use {1 / min(WIDTHS):g} or more'
+        )
+    return widths
 
 
 class UNet(nn.Module):

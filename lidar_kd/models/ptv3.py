@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.models.blocks import build_level_maps
+from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
@@ -200,6 +200,8 @@ def _stages(
         )
     if min([1, *depths, *channels, *heads, *patches]) < 1:
         raise ConfigError('model ptv3: depths, channels, heads and patches must be 1 or more')
+    if max(depths, default=0) > MOST_BLOCKS:
+        raise ConfigError(f'model ptv3: depths must be {MOST_BLOCKS} or fewer per level')
     for width, count in zip(channels, heads):
         if width % count:
             raise ConfigError(f'model ptv3: {count} heads do not divide {width} channels')

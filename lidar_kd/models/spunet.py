@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, Up
+from lidar_kd.models.blocks import build_level_maps, Down, MOST_BLOCKS, Up
 from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import ConvNorm, Level, Norm, PointwiseConv, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -78,3 +78,5 @@ def _check(channels: Sequence[int], layers: Sequence[int]) -> None:
         )
     if min(*channels, *layers) < 1:
         raise ConfigError('model spunet: channels and layers must be 1 or more')
+    if max(layers) > MOST_BLOCKS:
+        raise ConfigError(f'model spunet: layers must be {MOST_BLOCKS} or fewer per stage')

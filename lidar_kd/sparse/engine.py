@@ -161,7 +161,7 @@ def _select(device_type: str, wanted: str) -> Engine:
 
     fastest = {'cpu': 'native', 'cuda': 'spconv'}.get(device_type, 'torch')
     name = fastest if wanted == 'auto' else wanted
-    engine: Engine = TorchEngine()
+    engine: Engine = TorchEngine(device_type)
     if name == 'native':
         reason = native_missing() if device_type == 'cpu' else 'it runs on the CPU only'
         engine = engine if reason else NativeEngine()

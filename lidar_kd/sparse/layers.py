@@ -58,10 +58,11 @@ class Conv(nn.Module, ABC):
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(out_channels, *kernel, in_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._packed: tuple[tuple[object, ...], Tensor] | None = None
+        self._packed: tuple[Tensor, tuple[object, ...], Tensor] | None = None
         # He initialisation for the cells a kernel really meets: about a quarter on LiDAR scans
         fan_in = in_channels * max(1.0, math.prod(kernel) / 4)
-        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
+        if not self.weight.is_meta:  # torch would load its compiler, for 3 s, to draw nothing
+            nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
 
     @property
     def in_channels(self) -> int:
@@ -78,6 +79,7 @@ class Conv(nn.Module, ABC):
     def forward(self, x: SparseTensor) -> SparseTensor:
         if not torch.is_grad_enabled():
             return self.infer(x)
+        self._check_width(x.features)
         pairs, level = self.map_of(x.level)
         flat = self.weight.flatten(1, 3)
         if pairs is None:
@@ -89,6 +91,7 @@ class Conv(nn.Module, ABC):
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> SparseTensor:
         """relu?(forward(x) + residual?) in one pass, without gradients."""
+        self._check_width(x.features)
         pairs, level = self.map_of(x.level)
         y = level.engine.infer(
             x.features,
@@ -101,13 +104,25 @@ class Conv(nn.Module, ABC):
         )
         return SparseTensor(y, level)
 
+    def _check_width(self, features: Tensor) -> None:
+        if features.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{type(self).__name__} {self.extra_repr()}: got features of '
+                f'{features.shape[1]} channels: give it {self.in_channels}'
+            )
+
     def _pack(self, engine: Engine, dtype: torch.dtype) -> Tensor:
-        version = 0 if self.weight.is_inference() else self.weight._version
+        """Kept only where the weight is frozen: what is written through .data leaves no trace."""
+        weight = self.weight
+        if weight.requires_grad:
+            return engine.pack(weight.detach().flatten(1, 3), dtype)
+        version = 0 if weight.is_inference() else weight._version
         arithmetic = dtype, torch.get_float32_matmul_precision()
-        key = (engine, arithmetic, self.weight.data_ptr(), version)
-        if self._packed is None or self._packed[0] != key:
-            self._packed = (key, engine.pack(self.weight.detach().flatten(1, 3), dtype))
-        return self._packed[1]
+        key = (engine, arithmetic, weight.data_ptr(), version)
+        # the weight itself, too: another one may lie at the address of one that is gone
+        if not self._packed or self._packed[0] is not weight or self._packed[1] != key:
+            self._packed = (weight, key, engine.pack(weight.detach().flatten(1, 3), dtype))
+        return self._packed[2]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy packs for itself: what is packed belongs to an engine of this process."""
@@ -215,7 +230,9 @@ def chain(
 
 @torch.no_grad()
 def fold_norms(model: nn.Module) -> nn.Module:
-    """Moves every batch norm into the weight and bias of its convolution; for inference only."""
+    """Moves every batch norm into the weight and bias of its convolution; for inference only, and
+    frozen, so that weights are packed once.
+    """
     for module in model.modules():
         if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm1d):
             norm, conv = module.norm, module.conv
@@ -226,4 +243,4 @@ def fold_norms(model: nn.Module) -> nn.Module:
             conv.weight.mul_(scale[:, None, None, None, None])
             conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * scale)
             module.norm = nn.Identity()
-    return model
+    return model.requires_grad_(False)

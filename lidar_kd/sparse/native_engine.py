@@ -38,7 +38,7 @@ SPLIT = torch.uint16  # type of packed weights whose float32 values are in two b
 def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
     # by type: a norm that looks beyond this process does its own work
     plain = type(norm) is nn.BatchNorm1d and norm.affine and norm.training
-    return plain and len(x) > 1 and x.dtype == torch.float32
+    return plain and len(x) > 1 and x.dtype == norm.weight.dtype == torch.float32
 
 
 class NativeEngine(Engine):
@@ -74,6 +74,8 @@ class NativeEngine(Engine):
         self._c.lk_release()
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
+        assert coords.shape[1:] == (4,), coords.shape
+        coords = coords.int().contiguous()
         keys = torch.empty(len(coords), dtype=torch.int64)
         low, bits = int32s(layout.low), int32s(layout.bits)
         self._c.lk_keys(

@@ -50,9 +50,14 @@ def _share_torch_threads() -> None:
 
     A second OpenMP would spin on the same cores as torch's.
     """
-    loaded = re.findall(r'\S*/libi?[go]omp[^/\s]*\.so\S*', Path('/proc/self/maps').read_text())
-    path = next(iter(dict.fromkeys(loaded)), 'libgomp.so.1')
-    ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+    loaded = find_openmp(Path('/proc/self/maps').read_text())
+    ctypes.CDLL(loaded or 'libgomp.so.1', ctypes.RTLD_GLOBAL)
+
+
+def find_openmp(maps: str) -> str | None:
+    """The first OpenMP library among a process's memory maps; a path may hold spaces."""
+    found = re.search(r'(?:/.*)?/libi?[go]omp[^/\s]*\.so\S*', maps)
+    return found[0] if found else None
 
 
 @lru_cache(maxsize=1)

@@ -162,7 +162,9 @@ def normalise(
     library: ctypes.CDLL, x: Tensor, norm: nn.BatchNorm1d, residual: Tensor | None, *, relu: bool
 ) -> Tensor:
     """For a norm in training mode with weights, and float32 rows."""
-    residual = None if residual is None else residual.contiguous()
+    if residual is not None:
+        assert residual.shape == x.shape, (residual.shape, x.shape)
+        residual = residual.to(x.dtype).contiguous()  # autocast makes bfloat16 of a shortcut
     affine = _Affine(library, relu)
     y: Tensor = _NormRelu.apply(x.contiguous(), norm.weight, norm.bias, residual, norm, affine)  # type: ignore[no-untyped-call]
     return y

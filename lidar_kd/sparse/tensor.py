@@ -41,7 +41,14 @@ class Level:
 
     @cached_property
     def keys(self) -> Tensor:
-        return self.engine.keys(self.coords, self.layout)
+        keys = self.engine.keys(self.coords, self.layout)
+        # the native engine reserves no room for more neighbours than distinct cells can have
+        if not (keys[1:] > keys[:-1]).all():
+            raise ValueError(
+                f'level: its {len(keys)} cells are not sorted and distinct: '
+                'make it of points with voxelize(), or of cells with sparse_tensor()'
+            )
+        return keys
 
     def submanifold(self, kernel: Triple) -> KernelMap:
         """The map of a convolution whose result lives on the same cells."""
@@ -59,6 +66,7 @@ class Level:
         if (stride, kernel) not in self._coarser:
             if any(step not in (1, 2) for step in stride):
                 raise ValueError(f'stride {stride}: steps must be 1 or 2')
+            _ = self.keys  # refuses cells out of order
             if kernel is None:
                 coords, pairs = self.engine.strided(self.coords, stride, self.layout)
             else:

@@ -23,8 +23,11 @@ class TorchEngine(Engine):
     name = 'torch'
     unrolls_on_cpu = False  # what a card always does; tests set it
 
+    def __init__(self, device_type: str = 'cpu') -> None:
+        self.device_type = device_type
+
     def computes(self, dtype: torch.dtype) -> bool:
-        return dtype == torch.float32 or torch.cuda.is_available()
+        return dtype == torch.float32 or self.device_type == 'cuda'
 
     def _unrolls(self, x: Tensor) -> bool:
         return x.is_cuda or self.unrolls_on_cpu
@@ -61,10 +64,12 @@ def convolve_unrolled(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
 
 def correlate_unrolled(x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
     """The gradient (C_out, K, C_in) of the weight."""
-    grad = x.new_zeros(dy.shape[1], pairs.slots * x.shape[1])
+    # a sum in bfloat16 stops growing where a part is below 1/256 of it
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    grad = x.new_zeros(dy.shape[1], pairs.slots * x.shape[1], dtype=dtype)
     for rows, part in _unrolled(x, pairs):
-        grad.addmm_(dy[rows].T, part)
-    return grad.view(dy.shape[1], pairs.slots, x.shape[1])
+        grad += dy[rows].T @ part
+    return grad.view(dy.shape[1], pairs.slots, x.shape[1]).to(x.dtype)
 
 
 def _unrolled(x: Tensor, pairs: KernelMap) -> Iterator[tuple[slice, Tensor]]:

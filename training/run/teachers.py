@@ -37,6 +37,7 @@ class FrozenTeacher:
 def load_teacher(path: Path, config: Config, labels: str, device: torch.device) -> FrozenTeacher:
     """A bundle whose answers the student can be compared with."""
     bundle = load_bundle(path)
+    bundle.require_columns()
     check_teacher(bundle.spec, config, labels, str(path))
     return FrozenTeacher(bundle, device)
 
