@@ -65,12 +65,18 @@ def _parse_header(content: bytes) -> tuple[str, list[_Element], bytes]:
     elements: list[_Element] = []
     for words in lines:
         if words and words[0] == 'element':
-            elements.append(_Element(words[1], int(words[2])))
+            elements.append(_Element(words[1], _read_count(words[2])))
         elif words and words[0] == 'property' and words[1] == 'list':
             elements[-1].has_lists = True
         elif words and words[0] == 'property':
             elements[-1].properties.append((words[2], order + _FORMATS[words[1]]))
     return encoding, elements, rest[rest.index(b'\n') + 1 :]
+
+
+def _read_count(word: str) -> int:
+    if int(word) < 0:
+        raise ValueError(f'an element occurs {word} times')
+    return int(word)
 
 
 def _read_ascii(

@@ -24,6 +24,8 @@ _INTENSITY_FIELDS = (
     'reflectance',
     'signal',
 )
+# what numpy raises at a damaged file, by the byte that is hit
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError)
 _LOOKED_AT = 5  # scans, to find the range of their intensity
 _NPZ_KEYS = ('points', 'xyz', 'scan', 'cloud')
 
@@ -146,7 +148,7 @@ def _read_numpy(path: Path) -> NDArray[np.float32]:
             return _from_archive(loaded, path)
     except DataError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except _DAMAGED as error:
         raise DataError(f'{path}: not a readable numpy file ({error}); write it again.') from None
 
 
