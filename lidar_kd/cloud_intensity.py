@@ -16,6 +16,9 @@ FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)  # of intensities: 0-1, 8 bits, 12 b
 _STRAY_SHARE = 1e-3  # of the points may exceed a full scale without changing it
 _STRAYS = 8  # points may where that share is less, but no more than _FEW_SHARE of those with any
 _FEW_SHARE = 0.25
+# 0..1 is the convention, and some networks were trained on 0..255. What a broken return has beyond
+# would overflow in float16 (65504) and take the answers of everything around with it.
+MOST_INTENSITY = 256.0
 
 
 def choose_intensity(layout: Layout, wanted: str) -> Field | None:
@@ -51,11 +54,17 @@ class IntensityRange:
 
     def find(self, values: NDArray[Any]) -> float:
         """values (N,) as the sensor gives them; 8-bit integers are 0-255 whatever they hold."""
+        if not (values > 0).any():
+            return max(self.full_scale, self._least(values))  # what is dark settles nothing
         is_first = not self._recent
         self._recent.append(self._needed(values))
         if is_first or len(self._recent) == self._recent.maxlen:
             self.full_scale = max(self.full_scale, min(self._recent))
         return self.full_scale
+
+    @staticmethod
+    def _least(values: NDArray[Any]) -> float:
+        return FULL_SCALES[values.dtype.kind != 'f']
 
     @staticmethod
     def _needed(values: NDArray[Any]) -> float:
@@ -74,3 +83,10 @@ def scale_values(values: NDArray[Any], factor: float) -> NDArray[np.float32]:
         scaled = values.astype(np.float32) * np.float32(factor)
     scaled[~np.isfinite(scaled)] = 0  # the point itself is still good
     return scaled
+
+
+def limit_intensity(intensity: NDArray[np.float32]) -> None:
+    """Brings the finite ones within MOST_INTENSITY; `voxelize` leaves the others out."""
+    size = np.abs(intensity)
+    wild = (size > MOST_INTENSITY) & (size < np.inf)
+    intensity[wild] = np.copysign(MOST_INTENSITY, intensity[wild])

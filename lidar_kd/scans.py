@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+import tokenize
 from typing import Any
 import zipfile
 import zlib
@@ -25,7 +26,10 @@ _INTENSITY_FIELDS = (
     'signal',
 )
 # what numpy raises at a damaged file, by the byte that is hit
-_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError)
+DAMAGED = (
+    *(ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 _LOOKED_AT = 5  # scans, to find the range of their intensity
 _NPZ_KEYS = ('points', 'xyz', 'scan', 'cloud')
 
@@ -148,7 +152,7 @@ def _read_numpy(path: Path) -> NDArray[np.float32]:
             return _from_archive(loaded, path)
     except DataError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f'{path}: not a readable numpy file ({error}); write it again.') from None
 
 

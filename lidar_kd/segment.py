@@ -7,6 +7,7 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+import math
 from pathlib import Path
 from statistics import median
 import sys
@@ -56,8 +57,9 @@ class Options:
     picture: bool = False
     format: str = 'raw'
     columns: int | None = None
-    intensity_scale: float | None = None
+    intensity_scale: float | None = None  # to 0..1; None: found
     overwrite: bool = False
+    intensity_factor: float = 1.0  # to what the bundle expects; found when the run begins
 
 
 @dataclass(kw_only=True)
@@ -149,13 +151,19 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     )
     add(
         '--intensity-scale',
-        type=float,
+        type=read_positive,
         metavar='FACTOR',
         help='times the stored intensity gives 0 to 1 (default: 1, 1/255, 1/4095 or 1/65535, '
         'by what some of the scans hold)',
     )
     add('--overwrite', action='store_true', help='segment again where labels exist')
     return Options(**vars(parser.parse_args(argv)))
+
+
+def read_positive(word: str) -> float:
+    if not 0 < float(word) < math.inf:
+        raise argparse.ArgumentTypeError(f'{word} is no number above 0')
+    return float(word)
 
 
 def run(options: Options, rank: Rank, console: Console) -> int:
@@ -167,8 +175,12 @@ def run(options: Options, rank: Rank, console: Console) -> int:
         check_output(folder)
     share = rank.take_share(jobs)
     scale = options.intensity_scale or 1 / _find_full_scale(jobs, options)
-    _show_banner(console, bundle, segmenter, rank, f'{len(share)} of {len(jobs)}', scale)
-    options = replace(options, intensity_scale=scale / bundle.spec.intensity.scale)
+    facts = {
+        'scans': f'{len(share)} of {len(jobs)}',
+        'intensity': f'0 to {1 / scale:g} as stored; --intensity-scale if that is wrong',
+    }
+    _show_banner(console, bundle, segmenter, rank, facts)
+    options = replace(options, intensity_factor=scale / bundle.spec.intensity.scale)
     summary = segment_all(share, segmenter, bundle.spec.labels, options, console)
     summary.show(console)
     return EXIT_BAD_INPUT if summary.failed else 0
@@ -214,7 +226,7 @@ def segment_one(job: Job, segmenter: Segmenter, options: Options, summary: Summa
     read_ms = (time.perf_counter() - start) * 1000
     if not len(points):
         raise DataError(f'{job.scan}: holds no points; record or export it again.')
-    points[:, 3] *= np.float32(options.intensity_scale or 1)
+    points[:, 3] *= np.float32(options.intensity_factor)
     try:
         segmentation = segmenter.segment(points)
     except torch.cuda.OutOfMemoryError:
@@ -260,7 +272,11 @@ def _write(
 
 
 def _show_banner(
-    console: Console, bundle: Bundle, segmenter: Segmenter, rank: Rank, scans: str, scale: float
+    console: Console,
+    bundle: Bundle,
+    segmenter: Segmenter,
+    rank: Rank,
+    facts: Mapping[str, str],
 ) -> None:
     precision = str(segmenter.dtype).removeprefix('torch.')
     rows = {
@@ -268,8 +284,7 @@ def _show_banner(
         'network': bundle.spec.model.name,
         'labels': f'{bundle.spec.labels.name}, {bundle.spec.labels.num_classes} classes',
         'device': f'{segmenter.device}, {segmenter.engine.name} engine, {precision}',
-        'scans': scans,
-        'intensity': f'0 to {1 / scale:g} as stored; --intensity-scale if that is wrong',
+        **facts,
     }
     if rank.world > 1:
         rows['process'] = f'{rank.index} of {rank.world}; the others report errors only'

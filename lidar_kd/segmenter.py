@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lidar_kd.bundle import Bundle, load_bundle
+from lidar_kd.cloud_intensity import limit_intensity
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE
 from lidar_kd.models.output import Network, Output
@@ -29,9 +30,6 @@ from lidar_kd.voxels import voxelize, Voxels
 log = logging.getLogger(__name__)
 Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 TYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-# 0..1 is the convention, and some networks were trained on 0..255. What a broken return has beyond
-# would overflow in float16 (65504) and take the answers of everything around with it.
-MOST_INTENSITY = 256.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +135,6 @@ class Segmenter:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
         self._timing[name] = 1e3 * (time.perf_counter() - start)
-
-
-def limit_intensity(intensity: NDArray[np.float32]) -> None:
-    """Brings the finite ones within MOST_INTENSITY; `voxelize` leaves the others out."""
-    size = np.abs(intensity)
-    wild = (size > MOST_INTENSITY) & (size < np.inf)
-    intensity[wild] = np.copysign(MOST_INTENSITY, intensity[wild])
 
 
 def unseen(voxels: Voxels) -> dict[str, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from lidar_kd.cloud_intensity import MOST_INTENSITY
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import IGNORE
@@ -234,6 +235,11 @@ def test_intensities_are_scaled_as_the_bundle_will_say(scans: TrainingScans) -> 
     before, after = plain[Turn(0, 0)].points, scaled[Turn(0, 0)].points
     assert np.array_equal(after[:, 3], before[:, 3] / 2)
     assert np.array_equal(after[:, :3], before[:, :3])
+
+
+def test_wild_intensities_are_limited_as_the_robot_limits_them(scans: TrainingScans) -> None:
+    wild = TrainingScans(scans.scans, NO_AUGMENTATION, seed=0, intensity_scale=1e6)
+    assert wild[Turn(0, 0)].points[:, 3].max() == MOST_INTENSITY
 
 
 def test_training_and_the_node_see_the_same_voxels(scans: TrainingScans) -> None:

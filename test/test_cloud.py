@@ -184,6 +184,13 @@ def test_the_first_scan_sets_the_scale_and_only_several_in_a_row_raise_it() -> N
     assert [seen.find(usual) for _ in range(3)] == [4095] * 3
 
 
+def test_a_sensor_that_spins_up_dark_settles_nothing() -> None:
+    seen = IntensityRange(patience=5)
+    dark, usual = np.zeros(100, np.float32), np.full(100, 200, np.float32)
+    assert [seen.find(values) for values in (dark, dark, usual, usual)] == [1, 1, 255, 255]
+    assert IntensityRange().find(np.zeros(3, np.uint16)) == 255
+
+
 def test_bytes_are_0_to_255_in_the_first_scan_and_all_others() -> None:
     seen = IntensityRange(patience=3)
     assert [seen.find(np.full(9, value, np.uint8)) for value in (0, 1, 255, 255)] == [255] * 4

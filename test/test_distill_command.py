@@ -56,3 +56,24 @@ def test_every_method_runs_from_the_banner_to_the_report(
     assert f'teacher ({network})' in said
     report = json.loads(Path('runs/small/report.json').read_text())
     assert report['title'] == 'small'
+
+
+def test_a_finished_teacher_is_taken_with_a_warning_where_it_learnt_from_other_streets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    street = make_street(tmp_path / 'street')
+    write_config(tmp_path / 'theirs.yaml', settings_on(street, name='theirs', optim__steps=2))
+    teacher = {'config': 'theirs.yaml'}
+    ours = settings_on(street, method=['srkd'], teacher=teacher, optim__steps=2)
+    path = write_config(tmp_path / 'small.yaml', ours)
+    for digest, folder in (('old', 'one'), ('new', 'two')):
+        monkeypatch.setattr(
+            'training.run.perform.find_origins', lambda *_, d=digest: {'streets': d}
+        )
+        monkeypatch.setattr('sys.argv', ['distill.py', '--cfg', str(path), '--out', folder])
+        assert main('', distill, path) == 0
+    said = capsys.readouterr()
+    assert 'the finished teacher is taken, though' in said.err
+    assert '(streets old -> new)' in said.err
+    assert said.out.count('report and pictures in runs/theirs') == 1

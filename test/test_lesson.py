@@ -242,18 +242,37 @@ def test_scans_to_score_are_not_learnt_from_without_labels_either(
             prepare(config, tmp_path / 'run')
 
 
-@pytest.mark.parametrize('given', [None, 1 / 4095])
-def test_scans_without_labels_have_an_intensity_of_their_own(
-    given: float | None, street: Path, tmp_path: Path
+def brighten(velodyne: Path, factor: float) -> None:
+    for scan in velodyne.glob('*.bin'):
+        (np.fromfile(scan, '<f4').reshape(-1, 4) * [1, 1, 1, factor]).astype('<f4').tofile(scan)
+
+
+@pytest.mark.parametrize(('given', 'expected'), [(None, 1), (2 / 4095, 2)])
+def test_scans_without_labels_have_the_intensity_of_the_labelled_ones(
+    given: float | None, expected: float, tmp_path: Path
 ) -> None:
-    place = make_street(tmp_path / 'recorded') / 'sequences' / '08' / 'velodyne'
-    for scan in place.glob('*.bin'):
-        (np.fromfile(scan, '<f4').reshape(-1, 4) * [1, 1, 1, 4095]).astype('<f4').tofile(scan)
-    more = [{'kind': 'folder', 'root': str(place), 'intensity_scale': given}]
-    changes = {'data__unlabelled': more, 'data__intensity_scale': 1 / 255}
-    data = distillation(street, tmp_path, 'srkd', **changes).data
-    (others,) = sources.open_sources(data, Console(quiet=True)).unlabelled
-    assert others[1].points[:, 3].max() / 255 == pytest.approx(1, rel=0.02)
+    street, other = make_street(tmp_path / 'street'), make_street(tmp_path / 'other')
+    shutil.copytree(street / 'sequences' / '00', street / 'sequences' / '07')
+    brighten(street / 'sequences' / '07' / 'velodyne', 9)
+    brighten(other / 'sequences' / '08' / 'velodyne', 4095)
+    recorded = {'kind': 'folder', 'root': str(other / 'sequences' / '08' / 'velodyne')}
+    more = [recorded | {'intensity_scale': given}, {'sequences': ['07']}]
+    data = distillation(street, tmp_path, 'srkd', data__unlabelled=more).data
+    others, same = sources.open_sources(data, Console(quiet=True)).unlabelled
+    assert others[1].points[:, 3].max() == pytest.approx(expected, rel=0.02)
+    assert same[1].points[:, 3].max() == pytest.approx(9, rel=0.02)  # of the same set: as it is
+
+
+def test_an_intensity_that_no_robot_would_show_is_told(
+    street: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Data(kind='semantickitti', root=street, train=('00',), validation=('08',))
+    sources.open_sources(data, Console())
+    assert 'intensity' not in capsys.readouterr().err
+    sources.open_sources(data.model_copy(update={'intensity_scale': 1 / 255}), Console())
+    said = capsys.readouterr().err
+    assert 'goes up to 1, and data.intensity_scale is 0.00392157' in said
+    assert 'set data.intensity_scale to 1' in said
 
 
 def test_labels_of_streets_that_only_a_teacher_explains_are_left_unread(

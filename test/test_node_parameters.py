@@ -266,7 +266,7 @@ def test_tf_is_forgotten_when_the_time_jumps_back(
             partner.set_time(node, seconds)
         assert FakeTf.cleared == []
         partner.set_time(node, 7)
-        assert FakeTf.cleared == ['all']
+        wait_for(lambda: FakeTf.cleared == ['all'], 'the buffer to be cleared')
         assert partner.change('deactivate')
         assert partner.change('cleanup')
         partner.set_time(node, 1)

@@ -41,6 +41,23 @@ def test_an_array_larger_than_any_memory_is_refused(tmp_path: Path) -> None:
         read_scan(tmp_path / 'a.npy')
 
 
+@pytest.mark.parametrize('suffix', ['.npy', '.npz'])
+def test_whichever_byte_is_damaged_there_is_one_kind_of_error(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'a{suffix}'
+    points = np.zeros((2, 4), np.float32)
+    np.save(path, points) if suffix == '.npy' else np.savez_compressed(path, points=points)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        for damage in (0x00, 0x28, 0xFF):
+            path.write_bytes(content[:place] + bytes([damage]) + content[place + 1 :])
+            try:
+                read_scan(path)
+            except DataError:
+                refused += 1
+    assert refused > len(content) / 2
+
+
 @pytest.mark.parametrize('count', [-3, 10**12])
 def test_a_number_of_vertices_that_cannot_be_is_refused(tmp_path: Path, count: int) -> None:
     (tmp_path / 'a.ply').write_text(PLY.format(count=count))

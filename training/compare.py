@@ -125,7 +125,9 @@ def report(
             name: TeacherFigures(
                 cost=cost,
                 outcome=score_teacher(scans, answers[name]),
-                shown_the_past=_score_with_the_past(name, path, scans, config, runs, console),
+                shown_the_past=_score_with_the_past(path, scans, config, console)
+                if any(one.config.is_shown_the_past(name) for one in runs)
+                else None,
             )
             for (name, path), cost in zip(teachers.items(), costs[1:])
         },
@@ -137,13 +139,10 @@ def report(
 
 
 def _score_with_the_past(
-    name: str, path: Path, scans: ScanSet, config: Config, runs: Sequence[Planned],
-    console: Console,
-) -> Outcome | None:  # fmt: skip
+    teacher: Path, scans: ScanSet, config: Config, console: Console
+) -> Outcome:
     """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
-    if not any(one.config.is_shown_the_past(name) for one in runs):
-        return None
-    return score_teacher(scans, answer_all(path, fuse(scans, config.data, console)))
+    return score_teacher(scans, answer_all(teacher, fuse(scans, config.data, console)))
 
 
 def write_figures(path: Path, folder: Path) -> None:

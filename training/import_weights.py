@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Sequence
 import hashlib
 import json
-import math
 from pathlib import Path
 import pickle
 import sys
@@ -29,6 +28,7 @@ from lidar_kd.console import Console  # noqa: E402
 from lidar_kd.errors import BundleError, LidarKdError  # noqa: E402
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table  # noqa: E402
 from lidar_kd.models import build_model  # noqa: E402
+from lidar_kd.segment import read_positive
 from lidar_kd.voxels import CartesianGrid  # noqa: E402
 from training.importing.pointcept import FAMILIES  # noqa: E402
 from training.importing.renaming import Checkpoint, Family, StateDict  # noqa: E402
@@ -251,18 +251,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         '--intensity-scale',
-        type=_positive,
+        type=read_positive,
         metavar='S',
         help='times the stored intensity gives what it was trained on '
         '(default: by the label table, nuscenes 1/255, others 1)',
     )
     return parser.parse_args(argv)
-
-
-def _positive(word: str) -> float:
-    if not 0 < float(word) < math.inf:
-        raise argparse.ArgumentTypeError(f'{word} is no number above 0')
-    return float(word)
 
 
 if __name__ == '__main__':

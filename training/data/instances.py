@@ -9,13 +9,13 @@ import hashlib
 import logging
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
 from lidar_kd.files import write_atomically
+from lidar_kd.scans import DAMAGED
 from training.data.paste import cut_instances, SMALLEST
 from training.data.scan import Points, Scan, ScanSet
 from training.data.weights import CACHE, fingerprint
@@ -23,7 +23,7 @@ from training.data.weights import CACHE, fingerprint
 log = logging.getLogger(__name__)
 Advance = Callable[[], None]
 Arrays = dict[str, NDArray[Any]]
-VERSION = 1  # of the cached files
+VERSION = 2  # of the cached files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,7 +167,7 @@ def load_arrays(path: Path, kind: type[Any]) -> Arrays | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {field.name: file[field.name] for field in fields(kind)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, *DAMAGED):
         return None
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lidar_kd.cloud_intensity import limit_intensity
 from lidar_kd.errors import ConfigError
 from training.data.augment import augment, Augmentation
 from training.data.batch import AnyGrid, Batch, make_batch, Sight
@@ -77,6 +78,7 @@ class TrainingScans(Dataset[Scan]):
         for points in (scan.points, scan.unmoved):
             if points is not None:
                 points[:, 3] *= self.intensity_scale
+                limit_intensity(points[:, 3])  # as the Segmenter does
         return scan
 
 

@@ -64,7 +64,7 @@ def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = N
         root=root,
         table=NUSCENES,
         frames=frames,
-        read_raw=LabelReader(_find_numbers(root, tables, frames)),
+        read_raw=LabelReader({f.labels: f.numbers for f in frames if f.labels and f.numbers}),
         period_s=PERIOD_S,
     )
 
@@ -108,6 +108,7 @@ def _list_frames(root: Path, tables: Path, scenes: Mapping[str, str]) -> tuple[F
     samples = _read(tables, 'sample', lambda row: row['scene_token'] in scenes)
     scans = _read_scans(tables, samples)
     labels = _read_label_paths(root, tables, scans)
+    numbers = (_read_files(root, tables, 'panoptic', scans) or {}) if labels else {}
     ego = {row['ego_pose_token'] for row in scans.values()}
     egos = _read(tables, 'ego_pose', lambda row: row['token'] in ego)
     mounts = _read(tables, 'calibrated_sensor')
@@ -116,6 +117,7 @@ def _list_frames(root: Path, tables: Path, scenes: Mapping[str, str]) -> tuple[F
             name=f'{scenes[samples[row["sample_token"]]["scene_token"]]}/{token}',
             scan=root / row['filename'],
             labels=labels.get(token),
+            numbers=numbers.get(token),
             pose=_pose(tables, egos, row['ego_pose_token'])
             @ _pose(tables, mounts, row['calibrated_sensor_token']),
         )
@@ -150,13 +152,6 @@ def _read_label_paths(root: Path, tables: Path, scans: Collection[str]) -> dict[
             '(nuScenes-panoptic leaves out points); unpack nuScenes-lidarseg beside it.'
         )
     return labels or {}
-
-
-def _find_numbers(root: Path, tables: Path, frames: Sequence[Frame]) -> dict[Path, Path]:
-    """lidarseg file -> panoptic file; nothing where nuScenes-panoptic is not unpacked."""
-    labels = {_token(frame): frame.labels for frame in frames if frame.labels is not None}
-    files = _read_files(root, tables, 'panoptic', labels) or {}
-    return {labels[token]: path for token, path in files.items()}
 
 
 def _read_files(

@@ -6,21 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-import tokenize
-import zipfile
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
+from lidar_kd.scans import DAMAGED
 from training.data.scan import Raw
-
-# what numpy raises at a damaged archive, by the byte that is hit
-DAMAGED = (
-    *(ValueError, KeyError, EOFError, RuntimeError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)

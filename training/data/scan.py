@@ -87,6 +87,7 @@ class Frame:
     name: str  # sequence/frame
     scan: Path
     labels: Path | None = None
+    numbers: Path | None = None  # of the objects, where they have a file of their own
     pose: NDArray[np.float64] | None = None
 
     @property

@@ -70,7 +70,7 @@ class DataSource(Section):
     kind: str = 'semantickitti'
     root: Path | None = None  # None: data.root
     sequences: Sequences | None = None  # None: all
-    intensity_scale: PositiveFloat | None = None  # of its own; None: by what some scans hold
+    intensity_scale: PositiveFloat | None = None  # to that of the labelled; None: by their ranges
 
     @model_validator(mode='after')
     def _known(self) -> DataSource:

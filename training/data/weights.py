@@ -61,9 +61,14 @@ def fingerprint(scans: ScanSet) -> str:
 
 def _describe_files(scans: ScanSet) -> Iterable[str]:
     for frame in scans.frames:
-        path = frame.labels
-        stat = path.stat() if path is not None and path.is_file() else None
-        yield f'{frame.name} {path} {(stat.st_size, stat.st_mtime_ns) if stat else None}\n'
+        yield f'{frame.name} {_describe_file(frame.labels)}\n'
+        if frame.numbers is not None:
+            yield f'{_describe_file(frame.numbers)}\n'
+
+
+def _describe_file(path: Path | None) -> str:
+    stat = path.stat() if path is not None and path.is_file() else None
+    return f'{path} {(stat.st_size, stat.st_mtime_ns) if stat else None}'
 
 
 def _load(path: Path, classes: int) -> Counts | None:

@@ -66,7 +66,7 @@ class RunFolder:
         if self.config.is_file() and self.last.is_file():  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
             self._refuse('another configuration', describe_changes(config, _fill_in(there)))
-            self._refuse('something else to learn from', self._describe_origins(origins))
+            self._refuse('something else to learn from', self.changed_origins(origins))
             return
         document = yaml.safe_dump(config.model_dump(mode='json', by_alias=True), sort_keys=False)
         for path, text in ((self.config, document), (self.origins, json.dumps(dict(origins)))):
@@ -81,8 +81,8 @@ class RunFolder:
                 'or start over: with --fresh, or without this folder.'
             )
 
-    def _describe_origins(self, origins: Mapping[str, str]) -> list[str]:
-        """What differs; nothing is known of a run from before they were written."""
+    def changed_origins(self, origins: Mapping[str, str]) -> list[str]:
+        """Origins that differ; nothing is known of a run from before they were written."""
         there = json.loads(self.origins.read_text()) if self.origins.is_file() else {}
         common = sorted(there.keys() & origins.keys())
         return [f'{key} {there[key]} -> {origins[key]}'

@@ -102,7 +102,15 @@ def _find_teacher(teacher: Teacher, console: Console, ranks: Ranks) -> Path:
     theirs = load_config(teacher.config)
     folder = RunFolder(RUNS / theirs.name)
     console.line(f'the teacher: {theirs.name}, in {folder.path}')
-    train(theirs, folder, console, ranks)
+    changes = folder.changed_origins(find_origins(theirs, {}))
+    if folder.is_finished and changes:
+        folder.claim(theirs, {})
+        console.warn(
+            f'{folder.path}: the finished teacher is taken, though it learnt from something else '
+            f'({"; ".join(changes)}); remove the folder to train it anew'
+        )
+    else:
+        train(theirs, folder, console, ranks)
     return folder.bundle
 
 

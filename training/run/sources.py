@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 import hashlib
-import math
 from operator import itemgetter
 import os
 from pathlib import Path
@@ -42,19 +41,21 @@ class Sources:
 
 
 def open_sources(data: Data, console: Console) -> Sources:
-    others = [_open_unlabelled(source, data) for source in data.unlabelled]
     if data.kind == 'streets':
         root = simulate(data.streets, data.root or STREETS, console)
         train, validation, more = _sequences(data.streets)
-        others += [open_dataset(STREETS_KIND, root, more)] if more else []
+        others = [open_dataset(STREETS_KIND, root, more)] if more else []
         learnt = open_dataset(STREETS_KIND, root, train)
         scored = open_dataset(STREETS_KIND, root, validation)
     else:
         assert data.root is not None, 'the configuration checks it'
         learnt = open_dataset(data.kind, data.root, data.train)
         scored = open_dataset(data.kind, data.root, data.validation)
+        others = []
+    others += [_open_unlabelled(source, data.root, learnt) for source in data.unlabelled]
     for each in (learnt, *others):
         _check_disjoint(each, scored)
+    _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
         train=learnt.require_labels(),
         validation=spread(scored.require_labels(), data.validation_scans),
@@ -73,17 +74,32 @@ def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _open_unlabelled(source: DataSource, data: Data) -> ScanSet:
-    """Its intensity in the units of the labelled data, by which all are multiplied later."""
-    root = source.root or data.root
+def _open_unlabelled(source: DataSource, default: Path | None, labelled: ScanSet) -> ScanSet:
+    """Its intensity in the range of the labelled data, by whose scale all are multiplied later."""
+    root = source.root or default
     assert root is not None, 'the configuration checks it'
     scans = open_dataset(source.kind, root, source.sequences)
-    scale = source.intensity_scale or 1 / find_full_scale(
-        len(scans), lambda index: scans[index].points[:, 3]
-    )
-    if math.isclose(scale, data.intensity_scale, rel_tol=1e-4):
+    factor = source.intensity_scale
+    if factor is None and (scans.kind, _resolve(root)) != (labelled.kind, _resolve(labelled.root)):
+        factor = full_scale_of(labelled) / full_scale_of(scans)
+    if factor in (None, 1):
         return scans
-    return replace(scans, read_points=_Rescaled(scans.read_points, scale / data.intensity_scale))
+    return replace(scans, read_points=_Rescaled(scans.read_points, factor))
+
+
+def full_scale_of(scans: ScanSet) -> float:
+    return find_full_scale(len(scans), lambda index: scans[index].points[:, 3])
+
+
+def _check_intensity(scans: ScanSet, scale: float, console: Console) -> None:
+    """0 to 1 is what the node gives to a network, whatever the sensor says."""
+    full = full_scale_of(scans)
+    if not 0.5 <= full * scale <= 2:
+        console.warn(
+            f'{scans.root}: the intensity of its scans goes up to {full:g}, and '
+            f'data.intensity_scale is {scale:g}; a robot would show the network 0 to 1: set '
+            f'data.intensity_scale to {1 / full:.6g}'
+        )
 
 
 @dataclass(frozen=True)
