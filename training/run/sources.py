@@ -88,7 +88,8 @@ def _open_unlabelled(source: DataSource, default: Path | None, labelled: ScanSet
 
 
 def full_scale_of(scans: ScanSet) -> float:
-    return find_full_scale(len(scans), lambda index: scans[index].points[:, 3])
+    frames = scans.frames  # of these the points alone: labels may be missing, which is told later
+    return find_full_scale(len(frames), lambda i: scans.read_points(frames[i].scan)[:, 3])
 
 
 def _check_intensity(scans: ScanSet, scale: float, console: Console) -> None:
