@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front door: `ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true fixed_frame:=velodyne`.
+"""The front door: `ros2 launch lidar_kd segment.launch.py points:=/velodyne_points`.
 
-`points` is the only argument one needs; `--show-args` lists the others.
+With RViz: `rviz:=true fixed_frame:=velodyne`. `points` is the only argument one needs; `--show-args` lists the others.
 """
 
 from collections.abc import Mapping
