@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The front door: `ros2 launch lidar_kd segment.launch.py points:=/velodyne_points`.
 
-With RViz: `rviz:=true fixed_frame:=velodyne`. `points` is the only argument one needs; `--show-args` lists the others.
+`points` is the only argument one needs; `--show-args` lists the others. With RViz:
+`rviz:=true fixed_frame:=velodyne`.
 """
 
 from collections.abc import Mapping
