@@ -223,11 +223,11 @@ def test_a_pointwise_layer_is_a_linear_one(engine: Engine) -> None:
 
 def test_one_layer_serves_one_engine_after_another(engine: Engine) -> None:
     case = CASES[1]
-    layer, x = layer_of(case), inputs(case)[0]
+    layer, x, wanted = layer_of(case), inputs(case)[0], expected(case).y
     with torch.inference_mode():
         for each in (TorchEngine(), engine):
             level, _finest = level_of(case, each)
-            assert error(layer(SparseTensor(x, level)).features, expected(case).y) <= FLOAT32
+            assert error(layer(SparseTensor(x, level)).features, wanted) <= FLOAT32
 
 
 def test_a_model_cast_to_bfloat16_answers_in_bfloat16(bfloat16_engine: Engine) -> None:
