@@ -197,7 +197,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for path in draw(listener.kept, table, arguments.out):
         console.line(f'picture {path}')
     console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
-    console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true fixed_frame:=velodyne')
+    console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true \\')
+    console.line('      fixed_frame:=velodyne')
     console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {bundle} --picture')
     console.line('  docs/ros.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
 
