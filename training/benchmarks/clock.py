@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 import time
 from typing import TypeVar
@@ -63,13 +63,14 @@ COPY_BYTES = 256 << 20
 
 
 class Floor:
-    """The machine's own rates, measured in the same loop as what they bound."""
+    """The machine's own rates, measured in the same loop as what they bound.
 
-    def __init__(self) -> None:
-        self._left = {
-            dtype: torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype)
-            for dtype in (torch.float32, torch.bfloat16)
-        }
+    types: of the products; a CPU without bfloat16 takes a minute for one in that.
+    """
+
+    def __init__(self, types: Collection[torch.dtype]) -> None:
+        self.types = types
+        self._left = {dtype: torch.randn(GEMM_SIZE, GEMM_SIZE).to(dtype) for dtype in types}
         self._source = torch.zeros(COPY_BYTES, dtype=torch.uint8)
         self._target = torch.zeros(COPY_BYTES, dtype=torch.uint8)
         self._clock = Clock()

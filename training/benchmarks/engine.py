@@ -126,7 +126,8 @@ def rounds(scans: int, repeats: int) -> Iterator[tuple[int, int]]:
 @torch.inference_mode()
 def run_engine(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
-    rows, model, floor = contenders(), make_model(), Floor()
+    rows, model = contenders(), make_model()
+    floor = Floor(list(dict.fromkeys([torch.float32, *(row.dtype for row in rows)])))
     select_engine('cpu').tune_memory(live=True)
     console.banner(
         'engine: MinkUNet 21.7 M, folded, features only; kernel maps apart',
@@ -192,13 +193,15 @@ def _floor_ms(clock: Clock, floor: Floor, dtype: torch.dtype) -> float:
 
 
 def _floor_line(clock: Clock, floor: Floor, size_m: float) -> str:
-    float32, bfloat16 = torch.float32, torch.bfloat16
+    rates = ', '.join(
+        f'{str(dtype).removeprefix("torch.")} {_floor_ms(clock, floor, dtype):.0f} ms at '
+        f'{floor.gflops(dtype):.0f} GFLOP/s'
+        for dtype in floor.types
+    )
     copy_ms = 1e3 * 4 * clock.median('gfloats') / floor.gbytes()
     return (
-        f'floor {size_m} m: {clock.median("gflop"):.0f} GFLOP; float32 '
-        f'{_floor_ms(clock, floor, float32):.0f} ms at {floor.gflops(float32):.0f} GFLOP/s, '
-        f'bfloat16 {_floor_ms(clock, floor, bfloat16):.0f} ms at '
-        f'{floor.gflops(bfloat16):.0f} GFLOP/s, compulsory bytes {copy_ms:.0f} ms (float32)'
+        f'floor {size_m} m: {clock.median("gflop"):.0f} GFLOP; {rates}, '
+        f'compulsory bytes {copy_ms:.0f} ms (float32)'
     )
 
 
