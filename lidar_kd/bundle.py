@@ -72,7 +72,7 @@ class Bundle:
     model: nn.Module
     spec: BundleSpec
     path: Path | None = None  # None: never written
-    sha256: str = ''  # the first 12 digits, to tell two files apart
+    sha256: str = ''  # digest_of the file
 
     @property
     def name(self) -> str:
@@ -115,11 +115,15 @@ def load_bundle(path: str | Path) -> Bundle:
     with _open(path) as file:
         spec = _parse_spec(file.metadata(), path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = _outline(spec, path)
     _check_tensors(tensors, model, spec, path)
     _fill(model, tensors)
-    return Bundle(model=model.eval(), spec=spec, path=path, sha256=digest[:12])
+    return Bundle(model=model.eval(), spec=spec, path=path, sha256=digest_of(path))
+
+
+def digest_of(path: Path) -> str:
+    """The first 12 digits, to tell two files apart."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def read_spec(path: str | Path) -> BundleSpec:

@@ -55,7 +55,7 @@ class IntensityRange:
     def find(self, values: NDArray[Any]) -> float:
         """values (N,) as the sensor gives them; 8-bit integers are 0-255 whatever they hold."""
         if not (values > 0).any():
-            return max(self.full_scale, self._least(values))  # what is dark settles nothing
+            return max(self.full_scale, self._possible(values)[0])  # the dark settles nothing
         is_first = not self._recent
         self._recent.append(self._needed(values))
         if is_first or len(self._recent) == self._recent.maxlen:
@@ -63,18 +63,17 @@ class IntensityRange:
         return self.full_scale
 
     @staticmethod
-    def _least(values: NDArray[Any]) -> float:
-        return FULL_SCALES[values.dtype.kind != 'f']
+    def _possible(values: NDArray[Any]) -> tuple[float, ...]:
+        return FULL_SCALES if values.dtype.kind == 'f' else FULL_SCALES[1:]
 
-    @staticmethod
-    def _needed(values: NDArray[Any]) -> float:
+    def _needed(self, values: NDArray[Any]) -> float:
         if values.dtype.itemsize == 1:
             return FULL_SCALES[1]
         allowed = _STRAY_SHARE * len(values)
         if allowed < _STRAYS:  # organised clouds have zeros where there was no echo
             allowed = max(allowed, min(_STRAYS, _FEW_SHARE * np.count_nonzero(values)))
-        scales = FULL_SCALES if values.dtype.kind == 'f' else FULL_SCALES[1:]
-        fitting = (each for each in scales if np.count_nonzero(values > each) <= allowed)
+        possible = self._possible(values)
+        fitting = (each for each in possible if np.count_nonzero(values > each) <= allowed)
         return next(fitting, FULL_SCALES[-1])
 
 

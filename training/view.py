@@ -27,7 +27,6 @@ from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.picture import save_picture
-from lidar_kd.scans import find_full_scale
 from lidar_kd.segmenter import Segmenter
 from training.data.folder import open_folder
 from training.data.kinds import KINDS, open_dataset
@@ -122,8 +121,7 @@ def open_answers(
     scale = 1.0  # a data set's intensity is as its bundles expect it
     if scans.kind in WITHOUT_LABELS:
         scans = replace(scans, table=bundle.spec.labels)
-        full = find_full_scale(len(scans), lambda index: scans[index].points[:, 3])
-        scale = 1 / full / bundle.spec.intensity.scale
+        scale = 1 / scans.find_full_scale() / bundle.spec.intensity.scale
     check_tables(bundle.spec.labels, scans.table)
     segmenter = Segmenter(bundle, device=options.device)
 

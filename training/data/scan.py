@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import ClassTable, IGNORE
-from lidar_kd.scans import read_scan
+from lidar_kd.scans import find_full_scale, read_scan
 
 Points = NDArray[np.float32]
 Rows = NDArray[Any]  # row numbers, or one bool per point
@@ -138,6 +138,12 @@ class ScanSet:
             )
         return Scan(
             points=points, labels=labels, instances=instances, name=frame.name, pose=frame.pose
+        )
+
+    def find_full_scale(self) -> float:
+        """Of the intensity as stored; labels may be missing."""
+        return find_full_scale(
+            len(self), lambda index: self.read_points(self.frames[index].scan)[:, 3]
         )
 
     def read_labels(self, index: int) -> NDArray[np.uint8]:

@@ -31,8 +31,10 @@ class Auto(BaseModel):
 
 def _read(value: Any) -> Any:
     """Refuses here what is no weight, since a union complains once per member."""
-    if isinstance(value, Auto) or value == 'auto':
-        return Auto() if value == 'auto' else value
+    if value == 'auto':
+        return Auto()
+    if isinstance(value, Auto):
+        return value
     is_share = isinstance(value, Mapping) and value.keys() == {'auto'}
     number = value['auto'] if is_share else value
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)

@@ -6,10 +6,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-import hashlib
 from pathlib import Path
 
-from lidar_kd.bundle import read_spec
+from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
@@ -159,7 +158,7 @@ def find_origins(config: Config, teachers: Mapping[str, Path]) -> dict[str, str]
     if config.model.start is not None:
         bundles['model.start'] = config.model.start
     there = {name: path for name, path in bundles.items() if path.is_file()}
-    origins = {name: hashlib.sha256(p.read_bytes()).hexdigest()[:12] for name, p in there.items()}
+    origins = {name: digest_of(path) for name, path in there.items()}
     if config.data.kind == 'streets':
         origins['streets'] = digest_streets(config.data.streets)
     return origins

@@ -15,7 +15,6 @@ import numpy as np
 
 from lidar_kd.console import Console
 from lidar_kd.errors import DataError
-from lidar_kd.scans import find_full_scale
 from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kinds import open_dataset
 from training.data.scan import Frame, Points, Scan, ScanSet
@@ -81,20 +80,15 @@ def _open_unlabelled(source: DataSource, default: Path | None, labelled: ScanSet
     scans = open_dataset(source.kind, root, source.sequences)
     factor = source.intensity_scale
     if factor is None and (scans.kind, _resolve(root)) != (labelled.kind, _resolve(labelled.root)):
-        factor = full_scale_of(labelled) / full_scale_of(scans)
+        factor = labelled.find_full_scale() / scans.find_full_scale()
     if factor in (None, 1):
         return scans
     return replace(scans, read_points=_Rescaled(scans.read_points, factor))
 
 
-def full_scale_of(scans: ScanSet) -> float:
-    frames = scans.frames  # of these the points alone: labels may be missing, which is told later
-    return find_full_scale(len(frames), lambda i: scans.read_points(frames[i].scan)[:, 3])
-
-
 def _check_intensity(scans: ScanSet, scale: float, console: Console) -> None:
     """0 to 1 is what the node gives to a network, whatever the sensor says."""
-    full = full_scale_of(scans)
+    full = scans.find_full_scale()
     if not 0.5 <= full * scale <= 2:
         console.warn(
             f'{scans.root}: the intensity of its scans goes up to {full:g}, and '
