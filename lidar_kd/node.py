@@ -4,7 +4,7 @@
 configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
 ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
 node_settings has the parameters, node_pipeline the way from cloud to clouds, node_topics the
-topics, node_statistics what /diagnostics says.
+topics, node_health the warnings and what /diagnostics says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -30,19 +29,16 @@ from lidar_kd.cloud import MalformedCloud
 from lidar_kd.errors import LidarKdError
 from lidar_kd.mailbox import Worker
 from lidar_kd.node_frames import Frames, NoTransform
+from lidar_kd.node_health import Health
 from lidar_kd.node_log import explain, ToRos, trace
 from lidar_kd.node_parameters import check_changes, declare_parameters
 from lidar_kd.node_pipeline import Labelled, Pipeline
-from lidar_kd.node_statistics import Answer, ERROR, judge, list_values, OK, Statistics, WARN
+from lidar_kd.node_statistics import Answer
 from lidar_kd.node_topics import Input, Outputs
 from lidar_kd.ros_session import ros_session
 
 ADAPT_S = 0.25  # how soon new publishers are noticed
 DIAGNOSE_S = 1.0
-LOG_EVERY_S = 5.0
-CLOCK_SILENT = (
-    'use_sim_time is set but /clock is silent: play the bag with --clock, or set it to false'
-)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -53,14 +49,11 @@ class SegmentNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._input: Input | None = None
         self._worker: Worker[PointCloud2] | None = None
-        self._failure = ''  # why configuring or activating failed
-        self._statistics = Statistics(time.monotonic())
         self._answered_s = 0.0
-        self._warned_s: dict[str, float] = {}
         super().__init__(name, **options)
         self.settings = declare_parameters(self)
         self.add_on_set_parameters_callback(self._check_changes)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._health = Health(self)
         # A steady clock: the node speaks also while the time of ROS stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(ADAPT_S, self._adapt, clock=self._steady)
@@ -74,7 +67,7 @@ class SegmentNode(LifecycleNode):
         except Exception as error:  # noqa: BLE001 - rclpy would drop it without a word
             self._release()
             return self._fail('not configured', error)
-        self._failure = ''
+        self._health.failure = ''
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -85,7 +78,7 @@ class SegmentNode(LifecycleNode):
             self._stop()
             super().on_deactivate(state)
             return self._fail('not activated', error)
-        self._failure = ''
+        self._health.failure = ''
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -94,7 +87,7 @@ class SegmentNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
-        self._failure = ''
+        self._health.failure = ''
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -127,14 +120,14 @@ class SegmentNode(LifecycleNode):
         assert self._outputs is not None
         self._pipeline.begin()
         self._outputs.announce(self._pipeline.label_info())
-        self._statistics = Statistics(time.monotonic())
+        self._health.begin()
         self._answered_s = 0.0
         self._worker = Worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
-        self._failure = f'{what}: {explain(error)}'
-        self.get_logger().error(f'{self._failure}{trace(error)}')
+        self._health.failure = f'{what}: {explain(error)}'
+        self.get_logger().error(f'{self._health.failure}{trace(error)}')
         return FAILURE
 
     def _stop(self) -> None:
@@ -165,30 +158,30 @@ class SegmentNode(LifecycleNode):
         """On the executor's thread: a malformed cloud must not push a good one out."""
         if self._pipeline is None or self._worker is None:
             return  # taken just before the subscription was destroyed
-        self._statistics.receive(time.monotonic())
+        self._health.statistics.receive(time.monotonic())
         try:
             self._pipeline.check(message)
         except MalformedCloud as error:
-            self._drop('malformed', str(error))
+            self._health.drop('malformed', str(error))
             return
         if self._worker.put(message) is not None:
-            self._drop('queue', 'a newer scan came before its turn: the network is slower')
+            self._health.drop('queue', 'a newer scan came before its turn: the network is slower')
 
     def _label(self, message: PointCloud2) -> None:
         """On the worker's thread."""
         try:
             self._answer(message)
         except MalformedCloud as error:
-            self._drop('malformed', str(error))
+            self._health.drop('malformed', str(error))
         except NoTransform as error:
-            self._drop('transform', str(error))
+            self._health.drop('transform', str(error))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            self._drop(
+            self._health.drop(
                 'GPU memory', f'{message.width * message.height:,} points did not fit the GPU'
             )
         except Exception as error:  # noqa: BLE001 - the worker's thread would end without a word
-            self._drop('error', f'{explain(error)}{trace(error)}')
+            self._health.drop('error', f'{explain(error)}{trace(error)}')
 
     def _answer(self, message: PointCloud2) -> None:
         assert self._pipeline is not None
@@ -196,11 +189,11 @@ class SegmentNode(LifecycleNode):
         start_s, settings = time.perf_counter(), self.settings
         age_s = self._age_s(message)
         if 0 < settings.max_age_s < age_s:
-            self._drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
+            self._health.drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
             return
         wanted = self._outputs.wanted()
         if not wanted:
-            self._statistics.skip(time.monotonic())
+            self._health.statistics.skip(time.monotonic())
             return
         header, pose = message.header, None
         if self._frames:
@@ -236,71 +229,20 @@ class SegmentNode(LifecycleNode):
             unlabelled=labelled.unlabelled,
             entropy=labelled.entropy,
         )
-        self._statistics.answer(answer, now_s)
+        self._health.statistics.answer(answer, now_s)
 
     def _age_s(self, message: PointCloud2) -> float:
         age = self.get_clock().now() - Time.from_msg(message.header.stamp)
         return float(age.nanoseconds) * 1e-9
 
-    def _drop(self, reason: str, why: str) -> None:
-        self._statistics.drop(reason, time.monotonic())
-        self._warn(reason, f'scan dropped: {why}')
-
-    def _warn(self, cause: str, sentence: str) -> None:
-        """At most once in 5 s per cause."""
-        now_s = time.monotonic()
-        if now_s - self._warned_s.get(cause, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._warned_s[cause] = now_s
-            self.get_logger().warning(sentence)
-
-    # health
+    # timers and parameters
 
     def _adapt(self) -> None:
         if self._input:
             self._input.adapt()
 
     def _diagnose(self) -> None:
-        values: dict[str, str] = {}
-        if self._pipeline:
-            values = {**self._pipeline.facts(), **self._pipeline.intensity_facts()}
-        level, sentence = self._assess(values)
-        status = DiagnosticStatus(
-            level=bytes([level]),
-            name=f'{self.get_fully_qualified_name()}: segmentation',
-            message=sentence,
-            hardware_id=values.get('device', ''),
-            values=[KeyValue(key=key, value=value) for key, value in values.items()],
-        )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
-
-    def _assess(self, values: dict[str, str]) -> tuple[int, str]:
-        """The level and a sentence; `values` gets the numbers."""
-        level, sentence = OK, 'not active'
-        if self._failure:
-            level, sentence = ERROR, self._failure
-        if self._input:
-            level, sentence = self._judge(values, self._input)
-        if self.get_clock().now().nanoseconds:
-            return level, sentence
-        self._warn('clock', CLOCK_SILENT)
-        return max(level, WARN), f'{CLOCK_SILENT}; {sentence}' if level == ERROR else CLOCK_SILENT
-
-    def _judge(self, values: dict[str, str], source: Input) -> tuple[int, str]:
-        summary = self._statistics.summarise(time.monotonic())
-        values.update(list_values(summary))
-        limits = self.settings
-        if 1e3 * summary.unheard_s > limits.max_silence_ms:
-            cause = source.explain_silence()
-            sentence = f'no scan on {source.topic} for {summary.unheard_s:.0f} s; {cause}'
-            self._warn(cause, sentence)
-            return ERROR, sentence
-        return judge(
-            summary,
-            max_processing_time_ms=limits.max_processing_time_ms,
-            max_silence_ms=limits.max_silence_ms,
-        )
+        self._health.publish(self._pipeline, self._input, self.settings)
 
     def _check_changes(self, changes: Sequence[Any]) -> SetParametersResult:
         """Every change is checked with all others in place, or refused with a sentence."""

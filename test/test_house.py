@@ -23,7 +23,15 @@ ROOMS: dict[str, set[str]] = {
     'models': {'models', 'sparse', 'voxels', 'errors'},
 }
 # the only modules that know ROS
-ROS_ROOMS = {'node', 'node_frames', 'node_parameters', 'node_topics', 'replay', 'ros_session'}
+ROS_ROOMS = {
+    'node',
+    'node_frames',
+    'node_health',
+    'node_parameters',
+    'node_topics',
+    'replay',
+    'ros_session',
+}
 ROS = {'rcl_interfaces', 'rclpy', 'rosbag2_py', 'sensor_msgs', 'std_msgs', 'tf2_ros'}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
