@@ -54,10 +54,10 @@ setup(
     # Why each is needed and which version is tested: constraints.txt.
     install_requires=[
         'numpy',
-        'pillow',
-        'pydantic>=2',
+        'pillow>=10.1',
+        'pydantic>=2.5',
         'pyyaml',
-        'rich',
+        'rich>=12.2',
         'safetensors',
         'torch',
     ],
@@ -82,7 +82,6 @@ setup(
             *(
                 f'ros-{package}; {HAS_ROS_WHEELS}'
                 for package in (
-                    'ament-index-python',
                     'diagnostic-msgs',
                     'lifecycle-msgs',
                     'rcl-interfaces',

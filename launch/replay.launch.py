@@ -4,6 +4,7 @@
 `path` is the only argument one needs; `--show-args` lists the others.
 """
 
+import os
 from pathlib import Path
 
 from launch import LaunchDescription
@@ -13,10 +14,9 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'fastdds_large_clouds.xml'
-PROFILE_VARIABLES = (
-    'FASTDDS_DEFAULT_PROFILES_FILE',
-    'FASTRTPS_DEFAULT_PROFILES_FILE',  # before Kilted
-)
+IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+# Fast DDS 3, of Kilted and newer, renamed it and warns of the old name
+PROFILE_VARIABLE = f'FAST{"RTPS" if IS_OLD else "DDS"}_DEFAULT_PROFILES_FILE'
 PARAMETERS = {  # of the node; the types are those of the defaults
     'path': ('', 'A sequence, a scan, a folder of scans (.bin .pcd .ply .npy) or a rosbag.'),
     'layout': ('auto', "A driver's: xyzi, velodyne, ouster, hesai, ...; auto: bags as recorded."),
@@ -42,10 +42,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=str(default).lower(), description=description)
         for name, (default, description) in {**PARAMETERS, **ARGUMENTS}.items()
     ]
-    profile = [
-        SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=str(PROFILE)))
-        for name in PROFILE_VARIABLES
-    ]
+    profile = SetEnvironmentVariable(
+        PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=str(PROFILE))
+    )
     node = Node(
         package='lidar_kd',
         executable='replay_node',
@@ -62,4 +61,4 @@ def generate_launch_description() -> LaunchDescription:
         output='screen',
         emulate_tty=True,
     )
-    return LaunchDescription([*declared, *profile, node])
+    return LaunchDescription([*declared, profile, node])

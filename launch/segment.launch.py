@@ -60,7 +60,9 @@ def read_arguments(context: LaunchContext) -> dict[str, str]:
 
 def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
     """Only what was given: it goes before params_file and a parent's SetParameter."""
-    given = {name: values[name] for name in ('model', 'device') if values[name]}
+    given: dict[str, str | bool] = {
+        name: values[name] for name in ('model', 'device') if values[name]
+    }
     if values['autostart']:
         given['autostart'] = read_flag('autostart', values['autostart'])
     return {**given, **choose_time(values)}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads PCD files (ascii, binary, binary_compressed) in plain numpy: no open3d on the robot."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

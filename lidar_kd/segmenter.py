@@ -192,7 +192,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device(name)
     if not torch.cuda.is_available():
         raise ConfigError(
-            f'device {name}: this torch finds no CUDA device; use --device cpu, or install a '
+            f'device {name}: this torch finds no CUDA device; set device to cpu, or install a '
             'CUDA build of torch and check nvidia-smi'
         )
     if int(found[1] or 0) >= torch.cuda.device_count():

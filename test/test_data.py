@@ -16,11 +16,11 @@ import pytest
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
 from training.data.check import check_scans
+from training.data.class_counts import count_classes
 from training.data.folder import open_folder
 from training.data.kinds import open_dataset
 from training.data.scan import join, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
-from training.data.weights import class_weights, count_classes, rare_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / 'shared' / 'data' / 'semantickitti'
@@ -311,19 +311,6 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
         counts = count_classes(open_semantickitti(root), cache=tmp_path / 'file')
     assert counts.sum() == 12
     assert 'cannot be written' in caplog.text
-
-
-def test_class_weights_are_those_worked_out_by_hand() -> None:
-    # shares 0.64, 0.36, 0: 1/0.8 = 1.25 and 1/0.6 = 1.667, divided by their mean 1.4583
-    weights = class_weights(np.array([64, 36, 0]))
-    assert np.allclose(weights, [1.25 / 1.458333, 1.666667 / 1.458333, 1])
-    assert class_weights(np.array([5, 95]), power=0).tolist() == [1, 1]
-    assert class_weights(np.zeros(3, np.int64)).tolist() == [1, 1, 1]
-
-
-def test_rare_classes_have_less_than_a_hundredth_of_the_points() -> None:
-    assert rare_classes(np.array([500, 4, 5, 0, 491])).tolist() == [1, 2, 3]
-    assert rare_classes(np.array([980, 10, 10])).tolist() == []
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='the real scans are not on this machine')

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import ast
+from itertools import pairwise
 from pathlib import Path
 import runpy
+import shlex
 import sys
 
 import pytest
+
+from training.config import load_config
 
 TRAINING = Path(__file__).resolve().parents[1] / 'training'
 COMMANDS = sorted(
@@ -40,6 +45,23 @@ def test_help_says_what_a_command_does(
     assert len(before_options.split()) >= 8  # more than the usage: a sentence at least
     examples = f'training/{name}.py', f'make {name}'
     assert any(example in before_options for example in examples)  # a line to copy
+
+
+EXAMPLES = [
+    line.strip()
+    for path in sorted(TRAINING.glob('*.py'))
+    for line in (ast.get_docstring(ast.parse(path.read_text())) or '')
+    .replace('\\\n', '')
+    .split('\n')
+    if ' --cfg config/' in line
+]
+
+
+@pytest.mark.parametrize('example', EXAMPLES)
+def test_a_configuration_that_an_example_changes_can_be_read(example: str) -> None:
+    words = shlex.split(example)
+    after = {flag: [b for a, b in pairwise(words) if a == flag] for flag in ('--cfg', '--set')}
+    load_config(TRAINING.parent / after['--cfg'][0], after['--set'])
 
 
 @pytest.mark.parametrize('name', COMMANDS)

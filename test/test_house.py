@@ -32,7 +32,31 @@ ROS_ROOMS = {
     'replay',
     'ros_session',
 }
-ROS = {'rcl_interfaces', 'rclpy', 'rosbag2_py', 'sensor_msgs', 'std_msgs', 'tf2_ros'}
+ROS = {
+    'ament_index_python',
+    'builtin_interfaces',
+    'diagnostic_msgs',
+    'geometry_msgs',
+    'launch',
+    'launch_ros',
+    'lifecycle_msgs',
+    'rcl_interfaces',
+    'rclpy',
+    'rosbag2_py',
+    'sensor_msgs',
+    'sensor_msgs_py',
+    'std_msgs',
+    'tf2_ros',
+}
+# room -> what of training its modules may import
+TRAINING_ROOMS: dict[str, set[str]] = {
+    'data': set(),
+    'importing': set(),
+    'live': set(),
+    'methods': set(),
+    'scores': {'data', 'metrics'},
+    'views': {'data', 'scores'},
+}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 VAGUE_MODULES = {'utils', 'helpers', 'common', 'misc'}
@@ -84,6 +108,17 @@ def test_rooms_import_only_the_rooms_below_them() -> None:
         if room(path) in ROOMS
         and name.split('.')[0] == 'lidar_kd'
         and name.split('.')[1] not in ROOMS[room(path)]
+    ]
+    assert offences == []
+
+
+def test_rooms_of_training_import_only_what_lies_below_them() -> None:
+    offences = [
+        f'{name_of(path)} imports {name}'
+        for own, below in TRAINING_ROOMS.items()
+        for path in sorted((ROOT / 'training' / own).rglob('*.py'))
+        for name in imported(path)
+        if name.split('.')[0] == 'training' and name.split('.')[1] not in {own, *below}
     ]
     assert offences == []
 

@@ -17,6 +17,7 @@ import lidar_kd
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = 'lidar_kd/sparse/native/_kernels.abi3.so'
+STUDENTS = sorted((ROOT / 'lidar_kd' / 'weights').glob('*.safetensors'))
 COST = 'sparse convolution falls back to plain torch, about 2x slower'
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.
 BROKEN_COMPILER = {'CC': 'false'}
@@ -87,6 +88,12 @@ def assert_in_ament_index(prefix: Path, checkout: Path) -> None:
         assert os.access(prefix / 'lib' / 'lidar_kd' / script.name, os.X_OK), script.name
 
 
+def assert_has_a_student(packages: Path) -> None:
+    """The weights that ship lie in the installation."""
+    for path in STUDENTS:
+        assert (packages / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+
+
 def assert_loads(library: Path) -> None:
     """The kernels load once torch has brought libgomp."""
     code = f'import ctypes, torch; ctypes.CDLL({str(library)!r}).lk_find'
@@ -105,6 +112,7 @@ def test_a_plain_install_has_the_kernels_and_is_found_through_the_ament_index(
         assert 'unrecognized' in refusal
     assert_in_ament_index(prefix, checkout)
     packages = packages_below(prefix)
+    assert_has_a_student(packages)
     assert_loads(packages / LIBRARY)
     command = prefix / 'bin' / 'lidar-kd-segment'
     said = run([str(command), '--help'], tmp_path, {'PYTHONPATH': str(packages)})
@@ -174,6 +182,8 @@ def test_colcon_builds_a_package_that_the_ament_index_finds(
     prefix = tmp_path / 'install' / 'lidar_kd'
     assert_in_ament_index(prefix, checkout)
     assert os.access(prefix / 'lib' / 'lidar_kd' / 'lidar-kd-segment', os.X_OK)
+    if not layout:
+        assert_has_a_student(packages_below(prefix))
     if changes:
         assert said.count(COST) == 1
     elif shutil.which('gcc'):
@@ -187,6 +197,8 @@ def test_an_sdist_carries_what_a_build_needs(checkout: Path) -> None:
         held = {name.partition('/')[2] for name in sdist.getnames()}
     native = (checkout / 'lidar_kd' / 'sparse' / 'native').iterdir()
     wanted = {path.relative_to(checkout).as_posix() for path in native if path.is_file()}
+    assert STUDENTS
+    wanted |= {path.relative_to(ROOT).as_posix() for path in STUDENTS}
     wanted |= {'package.xml', 'resource/lidar_kd', 'launch/README.md', 'config/README.md'}
     assert wanted <= held
 

@@ -13,7 +13,7 @@ from lidar_kd.models.serialization import cut, ORDERS, serialize
 from lidar_kd.models.transformer import Attention, DropPath
 from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
-from training.benchmarks.models import count_macs
+from training.run.macs import count_work
 
 GRID = CartesianGrid(voxel_m=0.5)
 TINY: dict[str, Any] = {
@@ -270,4 +270,4 @@ def test_macs_of_one_block_are_counted_from_maps_and_patches() -> None:
     # 4 * 3 * 64, 2 * 2 * 2 * 2 products of 8; projection 3 * 64; MLP 3 * 8 * 64; head 3 * 8 * 5
     expected = 160 + 512 + 768 + 128 + 192 + 1536 + 120
     with torch.inference_mode():
-        assert count_macs(model, voxelize(points, GRID)) == expected
+        assert count_work(model, voxelize(points, GRID)).macs == expected

@@ -16,7 +16,7 @@ from lidar_kd.errors import BundleError, ConfigError, DataError
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
 from lidar_kd.models import build_model, Output
 from lidar_kd.models.output import Network
-from lidar_kd.segmenter import choose_dtype, Segmenter
+from lidar_kd.segmenter import choose_dtype, Segmentation, Segmenter
 from lidar_kd.sparse import Level, select_engine
 from lidar_kd.sparse.native_library import native_missing
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
@@ -196,8 +196,14 @@ def test_every_stage_is_timed() -> None:
     assert all(ms > 0 for ms in timing.values())
 
 
-def test_warming_up_runs_the_whole_way() -> None:
-    Segmenter(make_bundle()).warm_up(points=2000)
+def test_warming_up_runs_the_whole_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, answers = Segmenter(make_bundle()), list[Segmentation]()
+    segment = segmenter.segment
+    monkeypatch.setattr(segmenter, 'segment', lambda points: answers.append(segment(points)))
+    segmenter.warm_up(points=2000)
+    (answer,) = answers
+    assert list(answer.timing) == ['voxelize', 'maps', 'network', 'answer']
+    assert (answer.labels != IGNORE).mean() > 0.5
 
 
 def test_extra_columns_are_left_alone() -> None:

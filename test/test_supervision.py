@@ -15,6 +15,7 @@ from torch import distributed, Tensor
 from torch.nn.functional import cross_entropy
 
 from lidar_kd.labels import IGNORE
+from training.methods.inputs import class_weights
 from training.methods.pvkd import PvkdSettings
 from training.methods.supervised import lovasz_softmax, mean_cross_entropy, mean_lovasz
 from training.methods.weights import Auto, Weight, Weights
@@ -22,6 +23,14 @@ from training.methods.weights import Auto, Weight, Weights
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def test_class_weights_are_those_worked_out_by_hand() -> None:
+    # shares 0.64, 0.36, 0: 1/0.8 = 1.25 and 1/0.6 = 1.667, divided by their mean 1.4583
+    weights = class_weights(np.array([64, 36, 0]))
+    assert np.allclose(weights, [1.25 / 1.458333, 1.666667 / 1.458333, 1])
+    assert class_weights(np.array([5, 95]), power=0).tolist() == [1, 1]
+    assert class_weights(np.zeros(3, np.int64)).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 """Trains a small network with the help of a large one: SRKD, PVKD, M2SKD, or several of them.
 
   python training/distill.py --cfg config/srkd.yaml
-  python training/distill.py --cfg config/pvkd.yaml --set teacher.bundle=TEACHER.safetensors
+  python training/distill.py --cfg config/pvkd.yaml \
+      --set teacher.config=null --set teacher.bundle=TEACHER.safetensors
   python training/distill.py --cfg config/srkd.yaml --set 'method=[srkd, m2skd]'
 
 A teacher that the configuration only describes is trained first. Interrupted, the same line goes

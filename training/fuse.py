@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lidar_kd.console import Console
 from lidar_kd.errors import LidarKdError
+from training.data.class_counts import CACHE
 from training.data.fusion import (
     build_bank,
     FusedScans,
@@ -33,7 +34,6 @@ from training.data.fusion import (
 )
 from training.data.fusion_picture import draw_fusion
 from training.data.kinds import KINDS, open_dataset
-from training.data.weights import CACHE
 
 COLUMNS = (
     *('class', 'objects', 'sightings', 'points', 'past points'),

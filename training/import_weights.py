@@ -18,20 +18,20 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from safetensors import safe_open, SafetensorError  # noqa: E402
-import torch  # noqa: E402
-from torch import nn, Tensor  # noqa: E402
+import numpy as np
+from safetensors import safe_open, SafetensorError
+import torch
+from torch import nn, Tensor
 
-from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle  # noqa: E402
-from lidar_kd.console import Console  # noqa: E402
-from lidar_kd.errors import BundleError, LidarKdError  # noqa: E402
-from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table  # noqa: E402
-from lidar_kd.models import build_model  # noqa: E402
+from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
+from lidar_kd.console import Console
+from lidar_kd.errors import BundleError, LidarKdError
+from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
+from lidar_kd.models import build_model
 from lidar_kd.segment import read_positive
-from lidar_kd.voxels import CartesianGrid  # noqa: E402
-from training.importing.pointcept import FAMILIES  # noqa: E402
-from training.importing.renaming import Checkpoint, Family, StateDict  # noqa: E402
+from lidar_kd.voxels import CartesianGrid
+from training.importing.pointcept import FAMILIES
+from training.importing.renaming import Checkpoint, Family, StateDict
 
 NOT_STORED = 'num_batches_tracked'  # counts training steps
 SHOWN = 4  # names in an error

@@ -32,7 +32,7 @@ ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
-SPLIT = torch.uint16  # type of packed weights whose float32 values are in two bfloat16 parts
+SPLIT = torch.int16  # marks packed weights whose float32 values are in two bfloat16 parts
 
 
 def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:

@@ -19,7 +19,7 @@ from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock, Floor, threads
 from training.benchmarks.peer import spconv_installed, SpconvPeer
 from training.benchmarks.scans import distinct_scans
-from training.benchmarks.work import count_work
+from training.run.macs import count_work
 
 SIZES_M = (0.1, 0.05)
 CLASSES = 19

@@ -11,18 +11,15 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn, Tensor
 
 from lidar_kd.console import Console
 from lidar_kd.models import build_model, PRESETS
-from lidar_kd.models.serialization import Patches
-from lidar_kd.models.transformer import Attention
-from lidar_kd.sparse import Engine, fold_norms, Level, select_engine
+from lidar_kd.sparse import fold_norms, select_engine
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import rounds
 from training.benchmarks.scans import distinct_scans
-from training.benchmarks.work import CountingEngine
+from training.run.macs import count_work, fresh
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_M = 0.05
@@ -77,7 +74,7 @@ def measure(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
         voxels = fresh(batches[scan])
         clock.time('ms', scan, lambda v=voxels: model(v))  # type: ignore[misc]
         if repeat == 0:
-            clock.add('gmacs', scan, 1e-9 * count_macs(model, batches[scan]))
+            clock.add('gmacs', scan, 1e-9 * count_work(model, batches[scan]).macs)
     return {'params': params, 'gmacs': clock.median('gmacs'), 'ms': clock.median('ms')}
 
 
@@ -89,36 +86,6 @@ def kind_of(name: str) -> str:
 def make_preset(name: str) -> Any:
     torch.manual_seed(0)
     return fold_norms(build_model(name, classes=CLASSES).eval())
-
-
-def fresh(voxels: Voxels, engine: Engine | None = None) -> Voxels:
-    """The same voxels with an empty set of maps."""
-    return Voxels(**{**vars(voxels), 'level': Level(voxels.coords, engine)})
-
-
-def count_macs(model: nn.Module, voxels: Voxels) -> int:
-    """Convolutions by the pairs of their maps, linear layers by rows, attention by patches."""
-    counter = CountingEngine()
-
-    def linear(layer: nn.Linear, _: object, y: Tensor) -> None:
-        counter.macs += y.numel() * layer.in_features
-
-    def attention(_: object, inputs: tuple[Tensor, Patches, Engine], __: object) -> None:
-        x, patches, _engine = inputs
-        products = sum(rows.numel() * rows.shape[1] for rows in patches.rows)
-        counter.macs += 2 * products * x.shape[1]  # q k^T, and its weights times v
-
-    kinds = {nn.Linear: linear, Attention: attention}
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in model.modules()
-        for kind, count in kinds.items()
-        if isinstance(layer, kind)
-    ]
-    model(fresh(voxels, counter))
-    for hook in hooks:
-        hook.remove()
-    return counter.macs
 
 
 def peak_gb(name: str) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
+from training.data.class_counts import CACHE
 from training.data.instances import (
     Advance,
     Arrays,
@@ -30,7 +31,6 @@ from training.data.instances import (
 )
 from training.data.registration import apply, index_points, Matrix, Points, register, yaw_of
 from training.data.scan import Scan, ScanSet
-from training.data.weights import CACHE
 
 PAST_SCANS = 4
 PASSES = 2  # over the scans when a bank is built

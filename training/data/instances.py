@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lidar_kd.errors import DataError
 from lidar_kd.files import write_atomically
 from lidar_kd.scans import DAMAGED
+from training.data.class_counts import CACHE, fingerprint
 from training.data.paste import cut_instances, SMALLEST
 from training.data.scan import Points, Scan, ScanSet
-from training.data.weights import CACHE, fingerprint
 
 log = logging.getLogger(__name__)
 Advance = Callable[[], None]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import ClassTable
-from training.data.weights import class_weights
 
 Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
@@ -48,7 +47,7 @@ class Inputs:
     starts: tuple[int, ...]  # scan i has the points starts[i] to starts[i + 1]
     point_voxel: Tensor  # (M,) the voxel of each point
     voxel_scan: Tensor  # (V,) the scan of each voxel, ascending
-    voxel_xyz: Tensor  # (V, 3) centres in metres
+    voxel_xyz: Tensor  # (V, 3) mean of their points in metres
     voxel_labels: Tensor  # (V,) uint8 majority label, 255 without any
     student: Side
     teacher: Side
@@ -84,6 +83,17 @@ class Context:
     def class_weights(self, power: float) -> Tensor | None:
         """(C,) share ** -power, mean 1 over the classes that occur; None: all the same."""
         return torch.from_numpy(class_weights(self.class_shares, power=power)) if power else None
+
+
+def class_weights(
+    counts: NDArray[np.int64] | NDArray[np.float64], *, power: float = 0.5
+) -> NDArray[np.float32]:
+    """(C,) share ** -power, mean 1 over the classes that occur; 1 for those that do not."""
+    weights = np.ones(len(counts), np.float64)
+    occurs = counts > 0
+    weights[occurs] = (counts[occurs] / counts.sum()) ** -power
+    weights[occurs] /= weights[occurs].mean() if occurs.any() else 1.0
+    return weights.astype(np.float32)
 
 
 def check_teacher(teacher: Side, names: Sequence[str]) -> None:

@@ -20,13 +20,13 @@ from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
 from training.config import Config, MAIN
 from training.data.batch import Sight
+from training.data.class_counts import CACHE, count_classes
 from training.data.instances import build_paste_bank
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
-from training.data.weights import CACHE, class_weights, count_classes
 from training.engine import Parts
 from training.methods import build_methods
-from training.methods.inputs import Context, Widths
+from training.methods.inputs import class_weights, Context, Widths
 from training.methods.supervised import Supervised
 from training.run.folder import RunFolder
 from training.run.lesson import Explains, Lesson, Tutor

@@ -137,8 +137,9 @@ def _perform(
     if folder.is_finished:
         console.line(f'{folder.path}: this run is finished; its report is there. --fresh: anew')
         return
+    choose_device(config.device)  # what is wrong is told before minutes of simulating, not after
     for bundle in filter(None, [config.model.start, *teachers.values()]):
-        read_spec(bundle)  # a wrong path is told before minutes of simulating, not after
+        read_spec(bundle)
     with console.copied_to(folder.log):
         sources = open_sources_once(config, console, ranks)
         explains = _load_teachers(config, sources, teachers)

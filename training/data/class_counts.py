@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points per class of a training split, counted once, and the class weights made of them."""
+"""Points per class of a training split, counted once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from training.data.scan import ScanSet
 log = logging.getLogger(__name__)
 CACHE = Path('runs') / 'cache'
 Counts = NDArray[np.int64]
-Shares = NDArray[np.float64]  # of all points
 
 
 def count_classes(
@@ -35,20 +34,6 @@ def count_classes(
             advance()
         _save(path, counts)
     return counts
-
-
-def class_weights(counts: Counts | Shares, *, power: float = 0.5) -> NDArray[np.float32]:
-    """(C,) share ** -power, mean 1 over the classes that occur; 1 for those that do not."""
-    weights = np.ones(len(counts), np.float64)
-    occurs = counts > 0
-    weights[occurs] = (counts[occurs] / counts.sum()) ** -power
-    weights[occurs] /= weights[occurs].mean() if occurs.any() else 1.0
-    return weights.astype(np.float32)
-
-
-def rare_classes(counts: Counts, *, share: float = 0.01) -> NDArray[np.uint8]:
-    """Train ids of the minority classes: those with less than this share of the points."""
-    return np.flatnonzero(counts < share * counts.sum()).astype(np.uint8)
 
 
 def fingerprint(scans: ScanSet) -> str:
