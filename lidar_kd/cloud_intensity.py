@@ -80,12 +80,11 @@ class IntensityRange:
 def scale_values(values: NDArray[Any], factor: float) -> NDArray[np.float32]:
     with np.errstate(over='ignore', invalid='ignore'):
         scaled = values.astype(np.float32) * np.float32(factor)
-    scaled[~np.isfinite(scaled)] = 0  # the point itself is still good
+    scaled[~np.isfinite(scaled)] = 0  # as in limit_intensity
     return scaled
 
 
 def limit_intensity(intensity: NDArray[np.float32]) -> None:
-    """Brings the finite ones within MOST_INTENSITY; `voxelize` leaves the others out."""
-    size = np.abs(intensity)
-    wild = (size > MOST_INTENSITY) & (size < np.inf)
-    intensity[wild] = np.copysign(MOST_INTENSITY, intensity[wild])
+    """Brings them within MOST_INTENSITY; 0 where there is none: the point itself is still good."""
+    intensity[~np.isfinite(intensity)] = 0
+    np.clip(intensity, -MOST_INTENSITY, MOST_INTENSITY, out=intensity)

@@ -97,7 +97,10 @@ class Segmenter:
         answers = np.full((len(points), self.spec.labels.num_classes), np.nan, np.float32)
         if output is None:
             return answers
-        answers[voxels.rows.cpu().numpy()] = output.point_logits.float().softmax(1).cpu().numpy()
+        logits = output.point_logits.float()
+        lost = ~logits.sum(1, keepdim=True).isfinite()  # as drop_overflowed
+        logits = logits.masked_fill(lost, math.nan)
+        answers[voxels.rows.cpu().numpy()] = logits.softmax(1).cpu().numpy()
         return answers
 
     def _run(self, points: NDArray[np.float32]) -> tuple[Voxels, Output | None]:
@@ -162,9 +165,10 @@ def drop_overflowed(
     labels: Tensor, probability: Tensor, entropy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """No answer where a row's logits were not finite: the label of a NaN is any class."""
-    if probability.sum().isfinite():  # a tenth of the time of asking each
+    told = probability + entropy  # a class at minus infinity leaves the probability as it is
+    if told.sum().isfinite():  # a tenth of the time of asking each
         return labels, probability, entropy
-    lost = ~probability.isfinite()
+    lost = ~told.isfinite()
     return (
         labels.masked_fill(lost, IGNORE),
         probability.masked_fill(lost, 0.0),

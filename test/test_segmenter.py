@@ -100,7 +100,7 @@ class Overflowing:
 
 
 @pytest.mark.parametrize('engine', ENGINES)
-@pytest.mark.parametrize('logits', [math.nan, math.inf])
+@pytest.mark.parametrize('logits', [math.nan, math.inf, -math.inf])
 def test_logits_that_overflow_are_no_answer_and_counted(engine: str, logits: float) -> None:
     segmenter = Segmenter(make_bundle(), engine=engine)
     segmenter._model = cast(Network, Overflowing(logits))
@@ -136,8 +136,17 @@ def test_an_intensity_beyond_every_convention_counts_as_256_once_scaled(
     scan[7, 3] = broken
     result = segmenter.segment(scan)
     assert np.array_equal(result.probability, wanted.probability)
-    scan[7, 3] = math.inf
-    assert segmenter.segment(scan).unseen == {'not_finite': 1}
+
+
+@pytest.mark.parametrize('broken', [math.nan, math.inf, -math.inf])
+def test_a_point_without_an_intensity_has_0_and_is_labelled_as_in_the_node(broken: float) -> None:
+    segmenter, scan = Segmenter(make_bundle(), precision='float32'), make_scan(500)
+    scan[7, 3] = 0
+    wanted = segmenter.segment(scan)
+    scan[7, 3] = broken
+    result = segmenter.segment(scan)
+    assert result.unseen == {}
+    assert np.array_equal(result.probability, wanted.probability)
 
 
 def test_intensities_from_0_to_255_reach_the_network_as_they_are() -> None:

@@ -94,7 +94,7 @@ class Engine(ABC):
         return F.gelu(x)
 
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C."""
+        """(N, C) -> the best class (uint8), its probability, and -sum p ln p / ln C (C > 1)."""
         logits = logits.float()
         best, labels = logits.max(1)
         above = logits.sub(best[:, None])
@@ -102,7 +102,7 @@ class Engine(ABC):
         total = weight.sum(1)
         # -sum p ln p = ln(total) - sum(weight * above) / total
         entropy = total.log() - weight.mul_(above).sum(1) / total
-        return labels.to(torch.uint8), 1 / total, entropy / math.log(logits.shape[1])
+        return labels.to(torch.uint8), 1 / total, entropy / math.log(max(2, logits.shape[1]))
 
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...

@@ -32,6 +32,7 @@ ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
+MOST_CLASSES = 256  # of answers.c, and of a label in one byte
 SPLIT = torch.int16  # marks packed weights whose float32 values are in two bfloat16 parts
 
 
@@ -149,6 +150,7 @@ class NativeEngine(Engine):
     def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.float().contiguous()
         rows, classes = logits.shape
+        assert 0 < classes <= MOST_CLASSES, f'{classes} classes'
         labels = torch.empty(rows, dtype=torch.uint8)
         probability, entropy = torch.empty(2, rows)
         results = address(labels), address(probability), address(entropy)

@@ -94,11 +94,12 @@ void lk_answer_lanes(const float *logits, int rows, int64_t classes, float scale
     }
 }
 
-/* label: the first largest logit; probability: its softmax; entropy: -sum p ln p / ln classes. */
+/* label: the first largest logit; probability: its softmax; entropy: -sum p ln p / ln classes.
+ * At most MOST_CLASSES. */
 LK_EXPORT void lk_answers(const float *logits, int64_t rows, int64_t classes, int threads,
                           uint8_t *label, float *probability, float *entropy)
 {
-    const float scale = 1.0f / logf((float)classes);
+    const float scale = 1.0f / logf(classes > 1 ? (float)classes : 2.0f);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; r += LANES) {
         const int count = (int)lk_min(LANES, rows - r);

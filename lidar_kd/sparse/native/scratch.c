@@ -5,22 +5,41 @@
  */
 #include "kernels.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #define UNIT ((size_t)8 << 20)
 
+typedef struct {
+    void *at;
+    size_t size;
+} block;
+
+static _Thread_local block held;
+static pthread_key_t at_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void give_back(void *mine)
+{
+    const block *b = mine;
+    munmap(b->at, b->size);
+}
+
+static void begin(void)
+{
+    if (pthread_key_create(&at_end, give_back)) abort();
+}
+
 void *lk_scratch(size_t bytes)
 {
-    static _Thread_local struct {
-        void *at;
-        size_t size;
-    } held;
     if (held.size < bytes) {
         if (held.at) munmap(held.at, held.size);
         held.size = (bytes + UNIT - 1) / UNIT * UNIT;
         held.at = mmap(NULL, held.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (held.at == MAP_FAILED) abort(); /* as the system does when memory runs out */
+        pthread_once(&once, begin);
+        pthread_setspecific(at_end, &held); /* given back when the thread ends */
     }
     return held.at;
 }
