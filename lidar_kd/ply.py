@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,10 @@ def read_ply(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _parse_header(content: bytes) -> tuple[str, list[_Element], bytes]:
-    header, mark, rest = content.partition(b'end_header')
+    mark = re.search(rb'^end_header[ \t]*\r?\n', content, re.MULTILINE)
     if not content.startswith(b'ply') or not mark:
         raise ValueError("no 'ply' ... 'end_header'")
+    header = content[: mark.start()]
     lines = [line.split() for line in header.decode('ascii', 'replace').splitlines()[1:]]
     encoding = next(words[1] for words in lines if words and words[0] == 'format')
     order = _BYTE_ORDERS[encoding]
@@ -70,7 +72,7 @@ def _parse_header(content: bytes) -> tuple[str, list[_Element], bytes]:
             elements[-1].has_lists = True
         elif words and words[0] == 'property':
             elements[-1].properties.append((words[2], order + _FORMATS[words[1]]))
-    return encoding, elements, rest[rest.index(b'\n') + 1 :]
+    return encoding, elements, content[mark.end() :]
 
 
 def _read_count(word: str) -> int:
@@ -84,8 +86,8 @@ def _read_ascii(
 ) -> dict[str, NDArray[np.generic]]:
     names = [name for name, _ in vertex.properties]
     skipped = sum(element.count for element in before)
-    lines = body.decode('ascii', 'replace').splitlines()[skipped : skipped + vertex.count]
-    words = ' '.join(lines).split()
+    lines = [line for line in body.decode('ascii', 'replace').splitlines() if line.strip()]
+    words = ' '.join(lines[skipped : skipped + vertex.count]).split()
     if vertex.has_lists or len(words) != vertex.count * len(names):
         raise DataError(
             f'{path}: {vertex.count} vertices of {len(names)} values are announced, '

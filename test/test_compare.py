@@ -111,7 +111,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     teacher = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors'))}
     street = make_street(tmp_path / 'street')
-    settings = settings_on(street, teacher=teacher, method=['srkd'], optim__steps=2)
+    settings = settings_on(
+        street, teacher=teacher, method=['srkd'], optim__steps=2, validate__steps=2
+    )
     config = write_config(tmp_path / 'small.yaml', settings)
     return ['compare.py', '--cfg', str(config), '--seeds', '2', '--json', 'figures.json']
 
@@ -197,6 +199,43 @@ def test_epochs_that_would_be_longer_with_scans_that_the_student_alone_does_not_
     more = ['data.unlabelled=[{kind: bags, root: BAGS}]', 'optim.steps=null']
     with pytest.raises(ConfigError, match='optim.steps: missing; in as many epochs'):
         plan(load_config(Path('small.yaml'), more), ['alone', 'srkd'], 1, Path('x'))
+
+
+@pytest.mark.parametrize('rule', ['validate.keep=best', 'validate.patience=3'])
+def test_a_choice_among_scores_that_the_student_alone_has_more_of_is_refused(
+    rule: str, command: list[str]
+) -> None:
+    more = ['data.unlabelled=[{kind: bags, root: BAGS}]', 'validate.keep=last', rule]
+    uneven = load_config(Path('small.yaml'), [*more, 'validate.steps=null'])
+    with pytest.raises(ConfigError, match='validate.steps: missing; by epochs the student alone'):
+        plan(uneven, ['alone', 'srkd'], 1, Path('x'))
+    even = load_config(Path('small.yaml'), more)
+    assert len(plan(even, ['alone', 'srkd'], 1, Path('x'))) == 2
+
+
+def test_an_arm_that_is_named_twice_is_run_and_counted_once() -> None:
+    runs = plan(load_config(SRKD), ['alone', 'alone', 'srkd', 'srkd'], 2, Path('x'))
+    assert [run.name for run in runs] == ['alone-0', 'srkd-0', 'alone-1', 'srkd-1']
+
+
+def test_every_arm_is_compared_with_the_teacher_it_learnt_from(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_teacher(Path('other.safetensors'), name='minkunet', settings={'width': 0.125})
+    own = ['--set', f'teachers.pvkd.bundle={other.resolve()}', '--seeds', '1']
+    words = [*command, *own, '--methods', 'pvkd']
+    asked: list[object] = []
+
+    def read(_: object, __: object, theirs: object) -> Outcome:
+        asked.append(theirs)
+        return outcome(0.5)
+
+    monkeypatch.setattr(compare, 'answer_all', lambda bundle, _: Path(bundle).name)
+    monkeypatch.setattr(compare, 'read_run', read)
+    monkeypatch.setattr(compare, 'score_teacher', lambda *_: outcome(0.5))
+    figures_of([*words, '--methods', 'srkd', 'pvkd'], monkeypatch)
+    # the student alone is set beside the main teacher
+    assert asked == ['teacher.safetensors', 'teacher.safetensors', 'other.safetensors']
 
 
 def test_another_simulator_is_another_student_alone(monkeypatch: pytest.MonkeyPatch) -> None:

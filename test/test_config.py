@@ -106,6 +106,25 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
         ('{method: [srkd, srkd], teacher: {bundle: a}}', 'method: srkd + srkd names one twice'),
         ('{method: [srkd], teacher: {bundle: a}, data: {fusion: true}}', 'set it to false'),
         ('log_every: 0', 'log_every: input should be greater than 0'),
+        ('name: ""', 'name: string should match pattern'),
+        ('name: ..', 'name: string should match pattern'),
+        ('seed: 99999999999999999999', 'seed: input should be less than'),
+        ('threads: 99999999999', 'threads: input should be less than'),
+        ('model: {settings: {classes: 5}}', 'settings.classes: the label table of the data says'),
+        ('model: {settings: {in_channels: 5}}', 'settings.in_channels: points have 4 columns'),
+        (
+            '{method: [m2skd], teacher: {shared: true}, data: {streets: {unlabelled: 3}}}',
+            'teacher.shared: the student cannot explain scans without labels to itself',
+        ),
+        (
+            '{method: [srkd], teacher: {bundle: a, cache: true}, data: {augment: {drop: 0.1}}}',
+            'teacher.cache: its answers are kept for the points that a scan has',
+        ),
+        (
+            '{method: [srkd], teacher: {bundle: a, labels: 0.5}, '
+            'data: {augment: {paste: 1}, streets: {unlabelled: 3}}}',
+            'teacher.labels: answers are labels of scans without any',
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_place_and_remedy(

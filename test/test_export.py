@@ -66,8 +66,10 @@ def test_the_last_line_runs_the_bundle(run: Path, capsys: pytest.CaptureFixture[
 
 
 def test_half_halves_the_file_and_its_labels_are_compared(run: Path) -> None:
-    out, half = run / 'best.safetensors', run / 'half.safetensors'
+    out, half = run / 'exported_best.safetensors', run / 'half.safetensors'
+    (run / 'best.safetensors').write_bytes(b'what the report of the run is about')
     assert main([str(run / 'best.pt')]) == 0  # beside the checkpoint, compared on a made-up street
+    assert (run / 'best.safetensors').read_bytes() == b'what the report of the run is about'
     scan = ['--scan', str(run / 'scan.bin')]
     assert main([str(run / 'best.pt'), '--half', '--out', str(half), *scan]) == 0
     assert half.stat().st_size < 0.55 * out.stat().st_size

@@ -65,6 +65,23 @@ def test_a_number_of_vertices_that_cannot_be_is_refused(tmp_path: Path, count: i
         read_scan(tmp_path / 'a.ply')
 
 
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ('end_header', 'comment not yet the end_header\nend_header'),
+        ('end_header\n', 'end_header \n'),
+        ('1 2 3\n', '\n1 2 3\n\n'),
+        ('\n', '\r\n'),
+    ],
+)
+def test_what_other_programs_write_between_the_lines_of_a_ply_is_passed_over(
+    before: str, after: str, tmp_path: Path
+) -> None:
+    text = PLY.format(count=1).replace(before, after)
+    (tmp_path / 'a.ply').write_bytes(text.encode())
+    assert read_scan(tmp_path / 'a.ply').tolist() == [[1, 2, 3, 0]]
+
+
 @pytest.mark.parametrize('count', [10**9, 2**30 - 3])  # the second one wraps to 0 bytes
 def test_points_of_gigabytes_are_refused(tmp_path: Path, count: int) -> None:
     (tmp_path / 'a.pcd').write_text(PCD.format(count=count))

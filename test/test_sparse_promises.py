@@ -361,3 +361,36 @@ def test_features_of_the_wrong_width_are_refused(
     for layer in (SubmanifoldConv(4, 20, CUBE), ConvNorm(SubmanifoldConv(4, 20, CUBE))):
         with torch.set_grad_enabled(learning), pytest.raises(ValueError, match=sentence):
             layer(x)
+
+
+# --- kernels and types that a layer is given ---
+
+
+def test_a_kernel_that_is_the_stride_is_the_plain_step(engine: Engine) -> None:
+    level = Level(cloud_of(200), engine)
+    x = SparseTensor(random(len(level), 3, seed=0), level)
+    plain, said = StridedConv(3, 5, HALF), StridedConv(3, 5, HALF, kernel=HALF)
+    said.load_state_dict(plain.state_dict())
+    assert torch.equal(said(x).features, plain(x).features)
+
+
+def test_an_even_kernel_that_is_not_the_stride_is_refused(engine: Engine) -> None:
+    level = Level(cloud_of(200), engine)
+    with pytest.raises(ValueError, match='sizes must be odd, or it must be the stride'):
+        level.coarser(HALF, (4, 4, 4))
+
+
+def test_inference_under_autocast_is_float32_on_a_cpu(engine: Engine) -> None:
+    level = Level(cloud_of(200), engine)
+    conv, x = SubmanifoldConv(3, 5, CUBE), random(len(level), 3, seed=0)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        answer = conv(SparseTensor(x.bfloat16(), level)).features
+    with torch.no_grad():
+        assert torch.equal(answer, conv(SparseTensor(x.bfloat16().float(), level)).features)
+
+
+def test_answers_of_a_single_class_are_certain(engine: Engine) -> None:
+    labels, probability, entropy = engine.answers(random(5, 1, seed=0))
+    assert labels.tolist() == [0] * 5
+    assert probability.tolist() == [1] * 5
+    assert entropy.tolist() == [0] * 5

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_run import fit, make_config, prepare, save_teacher, settings_on
+from safetensors import SafetensorError
+from small_run import fit, make_config, save_teacher, settings_on
 import torch
 
 from lidar_kd.bundle import load_bundle
-from lidar_kd.errors import ConfigError
+from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.models.output import Output
 from lidar_kd.voxels import CartesianGrid
 from training.data.augment import Augmentation
 from training.data.batch import Batch, make_batch, Sight
 from training.data.loader import TrainingScans, Turn
+from training.data.scan import Scan
 from training.data.semantickitti import open_semantickitti
+from training.run import teacher_cache
 from training.run.sides import seen_by_student
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
@@ -101,9 +104,37 @@ def test_a_cache_wants_scans_that_keep_their_points(
     monkeypatch.chdir(tmp_path)
     bundle = str(save_teacher(tmp_path / 'teacher.safetensors'))
     wish = {'teacher': {'bundle': bundle, 'cache': True}, 'method': ['srkd']}
-    changing = make_config(tmp_path, settings_on(street, **wish, data__augment=augment))
     with pytest.raises(ConfigError, match='may move but not come and go; set paste, drop and'):
-        prepare(changing, tmp_path / 'changing')
+        make_config(tmp_path, settings_on(street, **wish, data__augment=augment))
+
+
+def test_a_damaged_answer_is_asked_for_again(
+    street: Path, teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    cached, batch = CachedTeacher(teacher, tmp_path / 'cache'), batch_of(street, 0)
+    expected = cached(batch.voxels).voxel_logits
+    (kept,) = (tmp_path / 'cache').iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert torch.equal(cached(batch.voxels).voxel_logits, expected)
+    assert kept.stat().st_size > 1000
+
+
+def test_answers_that_cannot_be_kept_are_one_sentence(
+    street: Path, teacher: FrozenTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError('I/O error: No space left on device')
+
+    monkeypatch.setattr(teacher_cache, 'save_file', full)
+    cached = CachedTeacher(teacher, tmp_path / 'cache')
+    with pytest.raises(DataError, match='cannot be kept .*No space left.*; free some space'):
+        cached(batch_of(street, 0).voxels)
+
+
+def test_a_batch_without_points_is_answered(teacher: FrozenTeacher, tmp_path: Path) -> None:
+    nothing = Scan(points=np.zeros((0, 4), np.float32), labels=np.zeros(0, np.uint8))
+    cached = CachedTeacher(teacher, tmp_path / 'cache')
+    assert cached(make_batch([nothing], GRID).voxels).point_logits.shape == (0, 19)
 
 
 def test_a_run_asks_the_teacher_once_about_each_scan(

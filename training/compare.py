@@ -34,11 +34,10 @@ from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_teacher
 from training.comparing.side_by_side import SideBySide
 from training.config import Config, load_config
-from training.data.scan import ScanSet
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
-from training.run.sources import fuse, open_sources
+from training.run.sources import fuse, open_sources, Sources
 
 
 def parse() -> argparse.Namespace:
@@ -109,14 +108,16 @@ def report(
     console: Console,
 ) -> None:
     """Scores every bundle again on the same scans; tables, a plot, files."""
-    scans = open_sources(config.data, console).validation
+    sources = open_sources(config.data, console)
+    scans = sources.validation
     student = runs[0].folder.bundle
     answers = {name: answer_all(path, scans) for name, path in teachers.items()}
     costs = measure_costs([student, *teachers.values()], scans, console)
-    main = next(iter(answers.values()), [])
     arms: dict[str, list[Outcome]] = {}
     for one in runs:
-        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, main))
+        asked = next(iter([*one.config.asked_teachers, *answers]), None)  # the first of its own
+        theirs = answers[asked] if asked else []
+        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, theirs))
     comparison = Comparison(
         title=config.name,
         arms=arms,
@@ -125,7 +126,7 @@ def report(
             name: TeacherFigures(
                 cost=cost,
                 outcome=score_teacher(scans, answers[name]),
-                shown_the_past=_score_with_the_past(path, scans, config, console)
+                shown_the_past=_score_with_the_past(path, sources, config, console)
                 if any(one.config.is_shown_the_past(name) for one in runs)
                 else None,
             )
@@ -139,10 +140,11 @@ def report(
 
 
 def _score_with_the_past(
-    teacher: Path, scans: ScanSet, config: Config, console: Console
+    teacher: Path, sources: Sources, config: Config, console: Console
 ) -> Outcome:
     """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
-    return score_teacher(scans, answer_all(teacher, fuse(scans, config.data, console)))
+    fused = fuse(sources.validation, sources.scored, config.data, console)
+    return score_teacher(sources.validation, answer_all(teacher, fused))
 
 
 def write_figures(path: Path, folder: Path) -> None:

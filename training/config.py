@@ -19,6 +19,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from lidar_kd.bundle import COLUMNS
 from lidar_kd.models import MODELS, PRESETS
 from lidar_kd.voxels import CartesianGrid, Grid
 from training.data.settings import Data, one_of, Section
@@ -42,6 +43,10 @@ class Network(Section):
     @model_validator(mode='after')
     def _known(self) -> Network:
         one_of('name', self.name, list(dict.fromkeys([*MODELS, *PRESETS])))
+        if 'classes' in self.settings:
+            raise ValueError('settings.classes: the label table of the data says it; leave it out')
+        if self.settings.get('in_channels', COLUMNS) != COLUMNS:
+            raise ValueError(f'settings.in_channels: points have {COLUMNS} columns; leave it out')
         return self
 
 
@@ -116,10 +121,11 @@ class Methods(Section):
 
 
 class Config(Section):
-    name: str  # of the run; its folder is runs/NAME unless --out says otherwise
-    seed: NonNegativeInt = 0
+    # of the run; its folder is runs/NAME unless --out says otherwise
+    name: Annotated[str, Field(pattern=r'^[^./\\][^/\\]*$')]
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: str = 'auto'
-    threads: NonNegativeInt = 0  # of torch on a CPU; 0: one per core
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # of torch on a CPU; 0: one per core
     data: Data = Data()
     model: Network = Network()
     loss: SupervisedSettings = SupervisedSettings()
@@ -183,7 +189,31 @@ class Config(Section):
             )
         if self.is_its_own_teacher and (self.method != ('m2skd',) or self.teachers):
             raise ValueError('teacher.shared: only M2SKD shows its teacher more: method: [m2skd]')
+        if self.is_its_own_teacher and self.data.has_unlabelled:
+            raise ValueError(
+                'teacher.shared: the student cannot explain scans without labels to itself; set '
+                'data.unlabelled to [] and data.streets.unlabelled to 0, or name a teacher'
+            )
+        self._check_augmentation()
         return self
+
+    def _check_augmentation(self) -> None:
+        augment = self.data.augment
+        for name, teacher in self.asked_teachers.items():
+            if teacher.cache and not augment.keeps_rows:
+                key = MAIN if name == MAIN else f'teachers.{name}'
+                raise ValueError(
+                    f'{key}.cache: its answers are kept for the points that a scan has, which may '
+                    'move but not come and go; set paste, drop and the mixes of data.augment to '
+                    f'0, or {key}.cache to false'
+                )
+        believes = self.teacher is not None and self.teacher.labels is not None
+        if believes and augment.brings_points and self.data.has_unlabelled:
+            raise ValueError(
+                'teacher.labels: answers are labels of scans without any, and what is pasted or '
+                'mixed in has labels; set paste and the mixes of data.augment to 0, or '
+                'teacher.labels to null'
+            )
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

@@ -79,6 +79,7 @@ class Run:
         self.best_miou, self.best_step, self._stale = -1.0, 0, 0
         self._window = Window()
         self._board: Board = NoBoard()
+        self._has_warned = False
 
     def fit(self) -> None:
         """Trains from where the folder's checkpoint left off to the end."""
@@ -97,6 +98,8 @@ class Run:
                 if self.step % self._round == 0 or self.step == self.total:
                     self._validate()
                     saved = -math.inf
+                    if self._is_stale() and self._has_unlogged_steps():
+                        self._log()
                 due = time.monotonic() - saved > self.config.save_every_s
                 if self._ranks.any(due or interruption.wanted):
                     self._save(self.folder.last)
@@ -105,6 +108,12 @@ class Run:
                         raise Interrupted(self.folder.path, self.step)
 
     def _learn(self, batch: Batch) -> None:
+        if not len(batch.voxels.level) and not self._has_warned:
+            self._has_warned = True
+            self.console.warn(
+                f'step {self.step}: no point of {" ".join(batch.names)} lies in the grid: nothing '
+                'to learn there; if these are no scans without echoes, change model.grid'
+            )
         batch = batch.to(self._device)
         self.lesson.train()
         rng = np.random.default_rng([self.config.seed, _DRAW, self.step, self._ranks.rank])
@@ -164,6 +173,9 @@ class Run:
         if self.lesson.weights.settled_within(self.config.log_every):
             self._show_weights()
 
+    def _has_unlogged_steps(self) -> bool:
+        return self.step < self.total and self.step % self.config.log_every > 0
+
     def _show_weights(self) -> None:
         """What the published weights cannot tell: how much each term pulls."""
         table = self.lesson.weights.table()
@@ -189,6 +201,11 @@ class Run:
     def _validate(self) -> None:
         confusion = self._score()
         miou = confusion.occurring().value
+        if math.isnan(miou):
+            raise DataError(
+                f'{self._parts.validation.root}: the scans to score hold no labelled point; '
+                'change data.validation.'
+            )
         hard = confusion.occurring([int(c) for c in self._parts.spec.labels.hard_ids]).value
         better = miou > self.best_miou
         self._stale = 0 if better else self._stale + 1

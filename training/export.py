@@ -55,7 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('run', type=Path, metavar='RUN', help='the folder of a run, or one of its checkpoints')
-    add('--out', type=Path, metavar='FILE', help='default: beside the checkpoint')
+    add(
+        '--out',
+        type=Path,
+        metavar='FILE',
+        help='default: exported_*.safetensors beside the checkpoint',
+    )
     add('--checkpoint', choices=('best', 'last'), default='best', help='of a folder (%(default)s)')
     about = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
     add('--weights', choices=WEIGHTS, default='scored', help=f'{about} (%(default)s)')
@@ -68,15 +73,17 @@ def export(options: argparse.Namespace, console: Console) -> Path:
     checkpoint = find_checkpoint(options.run, options.checkpoint)
     bundle = restore(checkpoint, options.weights)
     points = read_scan(options.scan) if options.scan else scan_street(make_street(0), 0)[0]
-    out: Path = options.out or checkpoint.with_suffix('.safetensors')
+    # the run's own bundle is what its report is about and what students may have learnt from
+    out: Path = options.out or checkpoint.with_name(f'exported_{checkpoint.stem}.safetensors')
     prepare_folder(out.parent)
     dtype = torch.float16 if options.half else torch.float32
     save_bundle(out, bundle.model, bundle.spec, dtype=dtype)
     share = compare(bundle, out, points)
     if share < (ALIKE if options.half else 1):
+        remedy = 'export it without --half' if options.half else 'this is a defect: report it'
         raise BundleError(
-            f'{out}: labels {share:.2%} of the points as {checkpoint} does; do not use it, '
-            'and export it without --half.'
+            f'{out}: labels {share:.2%} of the points as {checkpoint} does; do not use it: '
+            f'{remedy}.'
         )
     facts = {
         'checkpoint': checkpoint,

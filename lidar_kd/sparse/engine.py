@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from lidar_kd.errors import ConfigError
+from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.sparse.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,11 @@ class Engine(ABC):
         self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
     ) -> Tensor:
         """relu?(norm(x) + residual?)"""
+        if len(x) == 1 and type(norm) is nn.BatchNorm1d and norm.training:
+            raise DataError(
+                'the batch is a single cell at some level, where batch norm needs two: train '
+                'on larger scans or on several at once'
+            )
         y: Tensor = norm(x)
         y = y if residual is None else y.add_(residual)
         return y.relu_() if relu else y

@@ -40,12 +40,16 @@ class _Convolve(torch.autograd.Function):
 
 def convolve(x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine) -> Tensor:
     """Differentiable convolution; weight (C_out, K, C_in). Under autocast on CUDA in its type."""
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type) if x.is_cuda else torch.float32
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = _as_autocast_says(x), _as_autocast_says(weight)
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _Convolve.apply(x, weight, pairs, engine)  # type: ignore[no-untyped-call]
     return y
+
+
+def _as_autocast_says(x: Tensor) -> Tensor:
+    if not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type) if x.is_cuda else torch.float32)
 
 
 class Conv(nn.Module, ABC):
@@ -93,15 +97,17 @@ class Conv(nn.Module, ABC):
         """relu?(forward(x) + residual?) in one pass, without gradients."""
         self._check_width(x.features)
         pairs, level = self.map_of(x.level)
-        y = level.engine.infer(
-            x.features,
-            self._pack(level.engine, x.features.dtype),
-            pairs,
-            self.out_channels,
-            bias=self.bias,
-            residual=residual,
-            relu=relu,
-        )
+        features = _as_autocast_says(x.features)
+        with torch.autocast(features.device.type, enabled=False):
+            y = level.engine.infer(
+                features,
+                self._pack(level.engine, features.dtype),
+                pairs,
+                self.out_channels,
+                bias=self.bias,
+                residual=residual,
+                relu=relu,
+            )
         return SparseTensor(y, level)
 
     def _check_width(self, features: Tensor) -> None:
@@ -151,7 +157,7 @@ class PointwiseConv(Conv):
 
 class StridedConv(Conv):
     """Steps of 1 or 2. A kernel equal to the stride gives one result row per occupied coarse cell;
-    another, of 3 per axis, one per coarse cell that it reaches.
+    another, of odd sizes, one per coarse cell that it reaches.
     """
 
     def __init__(
@@ -164,7 +170,7 @@ class StridedConv(Conv):
         bias: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel or stride, bias=bias)
-        self.step = stride, kernel
+        self.step = stride, None if kernel == stride else kernel
 
     def map_of(self, level: Level) -> tuple[KernelMap | None, Level]:
         coarse, pairs = level.coarser(*self.step)

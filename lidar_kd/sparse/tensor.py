@@ -61,11 +61,13 @@ class Level:
     def coarser(self, stride: Triple, kernel: Triple | None = None) -> tuple[Level, KernelMap]:
         """The level whose cells are `stride` of ours wide, and the map from ours to it.
 
-        kernel: 3 per axis looks one of our cells beyond, and every cell it reaches is there.
+        kernel: of odd sizes around each coarse cell's first; every cell it reaches is there.
         """
         if (stride, kernel) not in self._coarser:
             if any(step not in (1, 2) for step in stride):
                 raise ValueError(f'stride {stride}: steps must be 1 or 2')
+            if any(size % 2 == 0 for size in kernel or ()):
+                raise ValueError(f'kernel {kernel}: sizes must be odd, or it must be the stride')
             _ = self.keys  # refuses cells out of order
             if kernel is None:
                 coords, pairs = self.engine.strided(self.coords, stride, self.layout)

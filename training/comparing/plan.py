@@ -33,20 +33,30 @@ class Planned:
 
 
 def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
-    """Seed by seed, so that an interrupted comparison has pairs to show."""
+    """Seed by seed, so that an interrupted comparison has pairs to show; an arm named twice is
+    one.
+    """
     _check_steps(config)
+    arms = list(dict.fromkeys(arms))
     numbers = range(config.seed, config.seed + seeds)
     return [_plan_run(config, arm, seed, out) for seed in numbers for arm in arms]
 
 
 def _check_steps(config: Config) -> None:
     """Scans without labels make the epochs of all but the student alone longer."""
-    data = config.data
-    more = data.unlabelled or (data.kind == 'streets' and data.streets.unlabelled)
-    if more and config.optim.steps is None:
+    if not config.data.has_unlabelled:
+        return
+    if config.optim.steps is None:
         raise ConfigError(
             'optim.steps: missing; in as many epochs the student alone, which reads no scans '
             'without labels, would take fewer steps than the others: set it, as to 2000.'
+        )
+    rules = config.validate_
+    if rules.steps is None and (rules.keep == 'best' or rules.patience):
+        raise ConfigError(
+            'validate.steps: missing; by epochs the student alone, whose epochs are shorter, '
+            'would choose its best among more scores than the others: set it, as to 500, or '
+            'validate.keep to last and validate.patience to null.'
         )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 from pathlib import Path
 from statistics import median
 import time
@@ -33,8 +34,8 @@ def read_run(folder: RunFolder, scans: ScanSet, theirs: Sequence[Labels]) -> Out
     return score_run(
         scans,
         answers,
-        step_ms=median(1e3 / row['steps_per_s'] for row in steps),
-        peak_gb=max(row['peak_gb'] for row in steps),
+        step_ms=median(1e3 / row['steps_per_s'] for row in steps) if steps else math.nan,
+        peak_gb=max((row['peak_gb'] for row in steps), default=math.nan),
         agreement=_agreement(answers, theirs),
         curve=[(row['step'], row['miou']) for row in rows if 'miou' in row],
     )

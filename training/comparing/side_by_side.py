@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import os
 import subprocess
+import tempfile
 import time
+from typing import IO
 
 import torch
 
@@ -32,6 +34,7 @@ class SideBySide:
         self._folders = {name: folder for name, (folder, _) in runs.items()}
         self._waiting = {name: command for name, (_, command) in runs.items()}
         self._running: dict[str, subprocess.Popen[str]] = {}
+        self._said: dict[str, IO[str]] = {}
         self._at_once, self._console = at_once, console
         threads = max(1, torch.get_num_threads() // at_once)
         self._environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
@@ -54,11 +57,12 @@ class SideBySide:
     def _start(self) -> None:
         while self._waiting and len(self._running) < self._at_once:
             name = next(iter(self._waiting))
+            self._said[name] = said = tempfile.TemporaryFile('w+')  # noqa: SIM115 - of the run
             self._running[name] = subprocess.Popen(
                 self._waiting.pop(name),
                 env=self._environment,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=said,  # no pipe: nobody reads while it runs, and a full one would block it
                 text=True,
                 start_new_session=True,  # Ctrl-C is for this process, which then ends them
             )
@@ -67,7 +71,7 @@ class SideBySide:
     def _collect(self) -> None:
         for name in [name for name, run in self._running.items() if run.poll() is not None]:
             run = self._running.pop(name)
-            said = run.communicate()[1].strip().splitlines()
+            said = self._read(name).strip().splitlines()
             if run.returncode:
                 reason = said[-1] if said else f'it ended with {run.returncode}'
                 raise LidarKdError(f'{name}: {reason.removeprefix("error: ")}')
@@ -88,7 +92,13 @@ class SideBySide:
         for run in self._running.values():
             run.terminate()
         for run in self._running.values():
-            run.communicate()
+            run.wait()
+
+    def _read(self, name: str) -> str:
+        """All that a run has said on stderr."""
+        with self._said.pop(name) as said:
+            said.seek(0)
+            return said.read()
 
 
 def _last_step(folder: RunFolder) -> int:

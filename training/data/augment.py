@@ -44,9 +44,14 @@ class Augmentation(BaseModel):
         return max(self.polarmix, self.lasermix, self.mix3d) > 0
 
     @property
+    def brings_points(self) -> bool:
+        """Whether a scan may get points of another, with their labels."""
+        return self.mixes or self.paste > 0
+
+    @property
     def keeps_rows(self) -> bool:
         """Whether a scan's points may move, but none comes or goes."""
-        return not (self.mixes or self.paste or self.drop)
+        return not (self.brings_points or self.drop)
 
 
 NO_AUGMENTATION = Augmentation(rotation_deg=0, flip=False, scale=0)

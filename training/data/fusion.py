@@ -96,21 +96,29 @@ class InstanceBank:
 
 
 class FusedScans(ScanSet):
-    """A set of scans, each fused with the past of its objects of the hard classes."""
+    """Some scans of a set, each fused with the past that the set knows of its hard objects."""
 
     bank: InstanceBank
+    rows: tuple[int, ...]  # of these scans in the bank's set
 
-    def __init__(self, scans: ScanSet, bank: InstanceBank) -> None:
+    def __init__(
+        self, scans: ScanSet, bank: InstanceBank, *, among: ScanSet | None = None
+    ) -> None:
+        """among: the set that the bank was built from, where that has more than these scans."""
         super().__init__(**{field.name: getattr(scans, field.name) for field in fields(ScanSet)})
-        object.__setattr__(self, 'bank', bank)  # frozen, as every set
-        if bank.digest != digest_files(scans):
+        among = among or scans
+        if bank.digest != digest_files(among):
             raise DataError(
                 f'{scans.root}: the instance bank was built from other scans than these '
-                f'{len(scans)}, and what it holds must not mix with them; build one from these.'
+                f'{len(among)}, and what it holds must not mix with them; build one from these.'
             )
+        row_of = {frame.name: row for row, frame in enumerate(among.frames)}
+        rows = tuple(row_of[frame.name] for frame in scans.frames)
+        for name, value in (('bank', bank), ('rows', rows)):
+            object.__setattr__(self, name, value)  # frozen, as every set
 
     def __getitem__(self, index: int) -> Scan:
-        return fuse(super().__getitem__(index), self.bank.recall(index))
+        return fuse(super().__getitem__(index), self.bank.recall(self.rows[index]))
 
     def describe(self) -> str:
         return f'{super().describe()}, objects of the hard classes fused with their past'

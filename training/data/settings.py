@@ -92,6 +92,10 @@ class Data(Section):
     fusion: bool = False  # train on scans fused with the past of hard objects (a M2SKD teacher)
     past_scans: PositiveInt = 4  # that fusion looks back
 
+    @property
+    def has_unlabelled(self) -> bool:
+        return bool(self.unlabelled or (self.kind == 'streets' and self.streets.unlabelled))
+
     @model_validator(mode='after')
     def _known(self) -> Data:
         one_of('kind', self.kind, ['streets', *KINDS])

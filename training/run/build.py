@@ -14,7 +14,7 @@ from torch import nn
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec
 from lidar_kd.console import Console
-from lidar_kd.errors import ConfigError
+from lidar_kd.errors import DataError
 from lidar_kd.models import build_model
 from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
@@ -67,6 +67,11 @@ def build_parts(
     with ranks.first_one_first():
         learning = _scans_to_learn_from(config, sources, sights, console)
         counts = _count(sources.train, console)
+    if not counts.sum() and not config.learns_from_teacher:
+        raise DataError(
+            f'{sources.train.root}: no point of its {len(sources.train)} scans has a label that '
+            'counts; change data.train.'
+        )
     spec = describe(config, sources, teachers)
     student = _build_student(config, spec, ranks)
     loader = Loader(
@@ -83,7 +88,7 @@ def build_parts(
         lesson=_build_lesson(config, student, teachers, sights, sources, counts),
         spec=spec,
         loader=loader,
-        validation=fuse(sources.validation, config.data, console)
+        validation=fuse(sources.validation, sources.scored, config.data, console)
         if config.data.fusion
         else sources.validation,
         folder=folder,
@@ -184,13 +189,6 @@ def _remember(config: Config, name: str, teacher: FrozenTeacher) -> Explains:
     """The teacher, or what it has answered before if the configuration keeps that."""
     if not config.asked_teachers[name].cache:
         return teacher
-    if not config.data.augment.keeps_rows:
-        key = MAIN if name == MAIN else f'teachers.{name}'
-        raise ConfigError(
-            f'{key}.cache: its answers are kept for the points that a scan has, which may move '
-            'but not come and go; set paste, drop and the mixes of data.augment to 0, or '
-            f'{key}.cache to false.'
-        )
     return CachedTeacher(teacher, CACHE / teacher.sha256)
 
 
@@ -212,7 +210,7 @@ def _scans_to_learn_from(
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
     fused = data.fusion or any(sight.fused for sight in sights.values())
-    own = fuse(train, data, console) if fused else train
+    own = fuse(train, train, data, console) if fused else train
     chosen: Scans = own
     if sources.unlabelled and sights and not config.is_its_own_teacher:
         chosen = Several([own, *sources.unlabelled])

@@ -36,11 +36,12 @@ class RunFolder:
         self.origins = path / 'origins.json'
         self.metrics = path / 'metrics.jsonl'
         self.log = path / 'log.txt'
+        self.report = path / 'report.json'
 
     @property
     def is_finished(self) -> bool:
-        """The report is the last thing a run writes."""
-        return (self.path / 'report.json').is_file()
+        """The report, which is about the bundle, is the last thing a run writes."""
+        return self.report.is_file() and self.bundle.is_file()
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -63,7 +64,10 @@ class RunFolder:
         origins: what a path or a setting stands for now, as the digest of a teacher's bundle.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.config.is_file() and self.last.is_file():  # else there is nothing to lose
+        results = [path.name for path in (self.last, self.bundle, self.report) if path.is_file()]
+        if results and not self.config.is_file():
+            self._refuse('results and no configuration', results)
+        if results:  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
             self._refuse('another configuration', describe_changes(config, _fill_in(there)))
             self._refuse('something else to learn from', self.changed_origins(origins))
@@ -90,9 +94,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run left here, and nothing else."""
-        report = self.path / 'report.json'
         files = (self.last, self.best, self.bundle, self.config, self.origins, self.metrics,
-                 self.log, report)  # fmt: skip
+                 self.log, self.report)  # fmt: skip
         with self.occupied():
             for file in files:
                 file.unlink(missing_ok=True)

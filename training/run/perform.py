@@ -72,7 +72,13 @@ def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> 
     if config.method:
         raise ConfigError(
             f'method: {" + ".join(config.method)} needs a teacher to train with; start '
-            "training/distill.py, or train the student alone with --set 'method=[]'."
+            "training/distill.py, or train the student alone with --set 'method=[]' --set "
+            'teacher=null.'
+        )
+    if config.learns_from_teacher:
+        raise ConfigError(
+            "teacher.labels: a teacher's answers are labels in training/distill.py; start that, "
+            'or train the student alone with --set teacher=null.'
         )
     perform(config, folder, console, ranks, {})
 
@@ -207,7 +213,10 @@ def finish(parts: Parts, console: Console) -> None:
     """Scores the best bundle as a robot would run it, and says how to use it."""
     folder, scans = parts.folder, parts.validation
     if not folder.bundle.is_file():
-        raise DataError(f'{folder.path}: no validation was reached; train for more steps.')
+        raise DataError(
+            f'{folder.bundle}: it was there and is gone; make it of the checkpoint again: '
+            f'training/export.py {folder.path} --out {folder.bundle}'
+        )
     segmenter = Segmenter(folder.bundle, device=str(parts.device))
     segmenter.warm_up()
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)

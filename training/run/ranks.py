@@ -65,8 +65,9 @@ def join_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     local = int(os.environ['LOCAL_RANK'])
-    backend = 'nccl' if torch.cuda.is_available() else 'gloo'
-    if backend == 'nccl':
+    backend = 'gloo'
+    if torch.cuda.is_available():
+        backend = 'cpu:gloo,cuda:nccl'  # with --device cpu tensors stay there
         torch.cuda.set_device(local)
     # the first rank may simulate streets or train a teacher while the others wait
     distributed.init_process_group(backend, timeout=timedelta(hours=12))

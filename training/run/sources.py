@@ -20,7 +20,7 @@ from training.data.kinds import open_dataset
 from training.data.scan import Frame, Points, Scan, ScanSet
 from training.data.settings import Data, DataSource, Streets
 from training.data.streets import make as streets_code
-from training.data.streets.make import make_streets
+from training.data.streets.make import make_streets, plan
 from training.data.streets.sequence import Settings
 
 STREETS = Path('runs') / 'streets'
@@ -31,11 +31,13 @@ STREETS_KIND = 'semantickitti'  # the layout they are written in
 class Sources:
     """What a run learns from and what it is scored on; never the same scans.
 
+    scored: what `validation` was chosen from: the past of a scan is there, scored or not.
     unlabelled: what only a teacher explains; labels that are there are left unread.
     """
 
     train: ScanSet
     validation: ScanSet
+    scored: ScanSet
     unlabelled: tuple[ScanSet, ...] = ()
 
 
@@ -58,6 +60,7 @@ def open_sources(data: Data, console: Console) -> Sources:
     return Sources(
         train=learnt.require_labels(),
         validation=spread(scored.require_labels(), data.validation_scans),
+        scored=scored,
         unlabelled=tuple(_without_labels(other) for other in others),
     )
 
@@ -114,11 +117,17 @@ def _without_labels(scans: ScanSet) -> ScanSet:
     return replace(scans, frames=tuple(replace(frame, labels=None) for frame in scans.frames))
 
 
-def fuse(scans: ScanSet, data: Data, console: Console) -> FusedScans:
-    """The same scans with the past of their hard objects; the bank is built once and cached."""
-    with console.progress(PASSES * len(scans), 'looking for hard objects') as advance:
-        bank = build_bank(scans, past_scans=data.past_scans, advance=advance)
-    return FusedScans(scans, bank)
+def fuse(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedScans:
+    """Scans with what those before them, of all those `among`, know of their hard objects' past;
+    it is looked up once and cached.
+    """
+    chosen = {frame.name for frame in scans.frames}
+    rows = [row for row, frame in enumerate(among.frames) if frame.name in chosen]
+    near = {past for row in rows for past in range(max(0, row - data.past_scans), row + 1)}
+    among = replace(among, frames=tuple(among.frames[row] for row in sorted(near)))
+    with console.progress(PASSES * len(among), 'looking for hard objects') as advance:
+        bank = build_bank(among, past_scans=data.past_scans, advance=advance)
+    return FusedScans(scans, bank, among=among)
 
 
 def spread(scans: ScanSet, most: int | None) -> ScanSet:
@@ -138,17 +147,21 @@ def simulate(settings: Streets, root: Path, console: Console) -> Path:
         (settings.train, settings.validation, settings.enrich_validation),
         (settings.train + settings.validation, settings.unlabelled, settings.enrich),
     )
-    total = sum(sequences for _, sequences, _ in parts) * settings.scans
-    with console.progress(total, 'simulating streets') as advance:
-        for first, sequences, enrich in filter(itemgetter(1), parts):
-            drive = Settings(
-                seed=settings.seed,
-                index=first,
-                scans=settings.scans,
-                sensor=settings.sensor,
-                quarter=settings.quarter,
-                enrich=enrich,
-            )
+    drives = {
+        Settings(
+            seed=settings.seed,
+            index=first,
+            scans=settings.scans,
+            sensor=settings.sensor,
+            quarter=settings.quarter,
+            enrich=enrich,
+        ): sequences
+        for first, sequences, enrich in filter(itemgetter(1), parts)
+    }
+    tasks = [task for drive, count in drives.items() for task in plan(folder, drive, count)]
+    missing = sum(len(task.scans) for task in tasks)
+    with console.progress(missing, 'simulating streets') as advance:
+        for drive, sequences in drives.items():
             make_streets(folder, drive, sequences=sequences, workers=workers, progress=advance)
     return folder
 

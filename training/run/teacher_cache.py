@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import hashlib
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
+from lidar_kd.errors import DataError
 from lidar_kd.files import write_atomically
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import Level
@@ -52,15 +54,29 @@ class CachedTeacher:
         folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, voxels: Voxels) -> Output:
+        if not len(voxels.level):
+            return self._teacher(voxels)
         return _join([self._answer(scan) for scan in _split(voxels)], voxels)
 
     def _answer(self, voxels: Voxels) -> Answers:
         path = self._folder / f'{_digest(voxels.points)}.safetensors'
-        if not path.is_file():
-            answers = _pack(self._teacher(voxels))
-            with write_atomically(path) as temporary:
-                save_file(answers, temporary)
-        return load_file(path, device=str(voxels.points.device))
+        device = str(voxels.points.device)
+        try:
+            return load_file(path, device=device)
+        except (FileNotFoundError, SafetensorError):  # not there, or damaged
+            _keep(_pack(self._teacher(voxels)), path)
+        return load_file(path, device=device)
+
+
+def _keep(answers: Answers, path: Path) -> None:
+    try:
+        with write_atomically(path) as temporary:
+            save_file(answers, temporary)
+    except SafetensorError as error:
+        raise DataError(
+            f"{path}: the teacher's answers cannot be kept ({error}); free some space, then run "
+            'the same command again.'
+        ) from None
 
 
 def _digest(points: Tensor) -> str:
