@@ -28,9 +28,10 @@ from lidar_kd.labels import NUSCENES
 from lidar_kd.models import build_model
 from lidar_kd.models.serialization import encode, ORDERS, Serialized
 from lidar_kd.voxels import voxels_from_cells
-from training.import_weights import load, main, read_checkpoint
-from training.importing.pointcept import FAMILIES
-from training.importing.renaming import Checkpoint
+from training.import_weights import load, main
+from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
+from training.importing.reading import read_checkpoint
+from training.importing.renaming import Checkpoint, Family
 
 GOLDEN = Path(__file__).resolve().parents[2] / 'shared' / 'golden' / 'ptv3_tiny.safetensors'
 FAMILY = FAMILIES['ptv3']
@@ -41,11 +42,22 @@ needs_golden = pytest.mark.skipif(
 
 
 class Published:
-    """The network of one scan in float64 by the checkpoint's names; cells found in a dict."""
+    """The network of one scan in float64 by the checkpoint's names; cells found in a dict.
 
-    def __init__(self, state: Checkpoint, *, heads: dict[str, Sequence[int]], patch: int) -> None:
+    before_1_5_2: a block ended with `sparse_conv_feat.replace_feature(feat)`, whose answer was
+    thrown away, so the sparse tensor of the next cpe.0 had what the MLP's PointSequential put in.
+    """
+
+    def __init__(
+        self,
+        state: Checkpoint,
+        *,
+        heads: dict[str, Sequence[int]],
+        patch: int,
+        before_1_5_2: bool = False,
+    ) -> None:
         self.state = {name: tensor.double() for name, tensor in state.items()}
-        self.heads, self.patch = heads, patch
+        self.heads, self.patch, self.before_1_5_2 = heads, patch, before_1_5_2
         self.orders: list[list[str]] = []  # per level
 
     def linear(self, x: Tensor, name: str) -> Tensor:
@@ -85,19 +97,21 @@ class Published:
 
     def blocks(self, x: Tensor, level: int, kind: str, seen: Tensor | None = None) -> Tensor:
         cells, orders = self.levels[level], self.orders[level]
+        sparse = x if seen is None else seen
         for k in range(9):
             name = f'{kind}.{kind}{level}.block{k}'
             if f'{name}.norm1.0.weight' not in self.state:
                 break
-            around = x if seen is None or k else seen
-            y = self.convolve(around, cells, f'{name}.cpe.0') + self.state[f'{name}.cpe.0.bias']
+            y = self.convolve(sparse, cells, f'{name}.cpe.0') + self.state[f'{name}.cpe.0.bias']
             x = x + self.layer_norm(self.linear(y, f'{name}.cpe.1'), f'{name}.cpe.2')
             depth = torch.full((len(cells),), self.depth - level)
             order = encode(cells, depth, orders[k % len(orders)]).argsort()
             y = self.layer_norm(x, f'{name}.norm1.0')
             x = x + self.attend(y, order, self.heads[kind][level], f'{name}.attn')
             y = F.gelu(self.linear(self.layer_norm(x, f'{name}.norm2.0'), f'{name}.mlp.0.fc1'))
-            x = x + self.linear(y, f'{name}.mlp.0.fc2')
+            y = self.linear(y, f'{name}.mlp.0.fc2')
+            x = x + y
+            sparse = y if self.before_1_5_2 else x
         return x
 
     def __call__(self, cells: Tensor, features: Tensor, turns: Sequence[Sequence[int]]) -> Tensor:
@@ -214,19 +228,33 @@ DEEPER: dict[str, Any] = {
 }
 
 
+def error_of(family: Family, state: Checkpoint, published: Published) -> float:
+    """The largest of two scans' logits against brute force, of the largest logit."""
+    cells = torch.unique(torch.randint(0, 14, (260, 3)), dim=0)
+    features, ends = torch.randn(len(cells), 5), torch.tensor([60, len(cells)])
+    fixed = [range(4)] * 3
+    parts = [published(cells[a:b], features[a:b], fixed) for a, b in ((0, 60), (60, None))]
+    with torch.inference_mode():
+        logits = load(state, family)(voxels_from_cells(cells, features, ends)).point_logits
+    expected = torch.cat(parts)
+    return float((logits - expected).abs().max() / expected.abs().max())
+
+
+DEEPER_HEADS = {'enc': DEEPER['encoder_heads'], 'dec': DEEPER['decoder_heads']}
+
+
 @pytest.mark.parametrize('patch', [7, 24, 1000])
 def test_a_deeper_ptv3_with_other_widths_agrees_with_brute_force(patch: int) -> None:
     state = random_checkpoint(patch=patch, **DEEPER)
-    cells = torch.unique(torch.randint(0, 14, (260, 3)), dim=0)
-    features, ends = torch.randn(len(cells), 5), torch.tensor([60, len(cells)])
-    heads = {'enc': DEEPER['encoder_heads'], 'dec': DEEPER['decoder_heads']}
-    published = Published(state, heads=heads, patch=patch)
-    fixed = [range(4)] * 3
-    expected = [published(cells[a:b], features[a:b], fixed) for a, b in ((0, 60), (60, None))]
-    with torch.inference_mode():
-        logits = load(state, FAMILY)(voxels_from_cells(cells, features, ends)).point_logits
-    largest = torch.cat(expected).abs().max()
-    assert (logits - torch.cat(expected)).abs().max() < 1e-4 * largest
+    published = Published(state, heads=DEEPER_HEADS, patch=patch)
+    assert error_of(FAMILY, state, published) < 1e-4
+
+
+def test_weights_of_before_1_5_2_run_as_the_code_of_then_ran_them() -> None:
+    state = random_checkpoint(patch=24, **DEEPER)
+    published = Published(state, heads=DEEPER_HEADS, patch=24, before_1_5_2=True)
+    assert error_of(BEFORE_1_5_2['ptv3'], state, published) < 1e-4
+    assert error_of(FAMILY, state, published) > 1e-2
 
 
 SMALL: dict[str, Any] = {
@@ -262,6 +290,21 @@ def test_the_script_asks_for_nothing_that_the_checkpoint_says(
     assert loaded.spec.model.settings == {'in_channels': 4, **SMALL}
     assert loaded.spec.provenance['imported_from'] == 'a.pth'
     assert torch.equal(loaded.model.state_dict()['head.weight'], state['seg_head.weight'])
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_the_structure_is_said_and_noted(
+    tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str], before: bool
+) -> None:
+    checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    assert main(options + ['--before-1-5-2'] * before) == 0
+    said = 'before 1.5.2: the convolution of every' if before else 'older, as the released ones'
+    assert said in capsys.readouterr().out
+    loaded = load_bundle(bundle)
+    assert said in loaded.spec.provenance['structure']
+    assert loaded.spec.model.settings.get('conv_sees_mlp', False) is before
+    assert 'one point per voxel' in loaded.spec.provenance['differences']
 
 
 def test_a_checkpoint_without_a_head_is_loaded_only_when_told(
@@ -302,7 +345,20 @@ def test_a_checkpoint_with_missing_or_extra_names_gets_one_sentence(
         load(state, FAMILY, 'a.pth', partial=NUSCENES)
 
 
-def test_a_checkpoint_of_other_strides_is_refused(state: Checkpoint) -> None:
-    state.config = {**state.config, 'stride': [4]}
-    with pytest.raises(BundleError, match='strides 4: only 2 is known'):
+@pytest.mark.parametrize(
+    ('setting', 'sentence'),
+    [
+        ({'stride': [4]}, 'strides 4: only 2 is known'),
+        ({'pre_norm': False}, 'pre_norm False: only True is known'),
+        ({'qk_scale': 0.5}, 'qk_scale 0.5: only None is known'),
+    ],
+)
+def test_settings_of_another_structure_are_refused(
+    state: Checkpoint, setting: dict[str, Any], sentence: str
+) -> None:
+    usual = {'stride': [2], 'pre_norm': True, 'qk_scale': None}
+    state.config = {**state.config, **usual}
+    load(state, FAMILY, 'a.pth')
+    state.config = {**state.config, **setting}
+    with pytest.raises(BundleError, match=f'a.pth: {sentence}'):
         load(state, FAMILY, 'a.pth')

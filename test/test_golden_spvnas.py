@@ -18,8 +18,9 @@ from lidar_kd.errors import BundleError
 from lidar_kd.models.minkunet import scaled_widths
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.voxels import voxelize
-from training.import_weights import grid_of, load, main, read_checkpoint
+from training.import_weights import grid_of, load, main
 from training.importing.pointcept import FAMILIES
+from training.importing.reading import read_checkpoint
 from training.importing.spvnas import width_ratio
 
 RATIO = 0.13  # of the widths 32, 32, 64, 128, 256, 256, 128, 96, 96, rounded down
@@ -269,11 +270,46 @@ def test_a_checkpoint_that_does_not_fit_is_never_half_loaded(
         load(state, FAMILIES['spvcnn'], 'a.pth')
 
 
-def test_a_checkpoint_of_the_other_network_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / 'a.pth'
-    torch.save(published(points=True), path)
-    with pytest.raises(BundleError, match=r'18 without a place: point_layers\.0\.conv'):
-        load(read_checkpoint(path), FAMILIES['minkunet'], path)
-    torch.save(published(points=False), path)
+def untrained_points(state: State) -> State:
+    """As in a published MinkUNet, whose forward pass never asks for its point branch."""
+    starts = {'running_mean': 0, 'running_var': 1, 'num_batches_tracked': 0}
+    for name, tensor in state.items():
+        leaf = name.rpartition('.')[2]
+        if name.startswith('point_transforms') and leaf in starts:
+            tensor.fill_(starts[leaf])
+    return state
+
+
+def save(path: Path, state: State) -> Path:
+    torch.save({'model': state}, path)
+    return path
+
+
+def test_a_minkunet_is_imported_with_and_without_the_points_it_never_uses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = []
+    for points in (True, False):
+        path = save(tmp_path / 'a.pth', untrained_points(published(points=points)))
+        output = tmp_path / f'{points}.safetensors'
+        assert main([str(path), '-o', str(output), '--network', 'minkunet']) == 0
+        printed = capsys.readouterr().out
+        assert 'not known' not in printed
+        # three steps of a linear layer's two tensors and a norm's four
+        assert printed.count('not used') == 18 * points
+        models.append(load_bundle(output).model.state_dict())
+    # classifier.0 is drawn after the points, the layers before it are the same
+    del models[0]['head.weight'], models[0]['head.bias']
+    assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def test_an_spvcnn_whose_points_were_never_trained_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', untrained_points(published(points=True)))
+    with pytest.raises(BundleError, match=r'a\.pth: the norms of its point .* --network minkunet'):
+        load(read_checkpoint(path), FAMILIES['spvcnn'], path)
+
+
+def test_an_spvcnn_without_its_points_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', published(points=False))
     with pytest.raises(BundleError, match=r'missing: point_layers\.0\.conv\.bias'):
         load(read_checkpoint(path), FAMILIES['spvcnn'], path)

@@ -10,7 +10,7 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.models import build_model
 from lidar_kd.models.serialization import cut, ORDERS, serialize
-from lidar_kd.models.transformer import Attention, DropPath
+from lidar_kd.models.transformer import Attention, DropPath, MlpSeen
 from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.run.macs import count_work
@@ -137,6 +137,32 @@ def test_attention_agrees_with_a_loop_over_rows(size: int) -> None:
     torch.testing.assert_close(found, layer.proj(expected.flatten(1)))
 
 
+# --- what a convolution sees ---
+
+
+def test_blocks_that_are_alone_on_their_level_have_no_mlp_before_them() -> None:
+    alone = {'encoder_depths': [1, 1, 1], 'decoder_depths': [1, 1]}
+    for depths, same in ((alone, True), ({}, False)):
+        mlp, usual = (tiny(conv_sees_mlp=seen, **depths) for seen in (True, False))
+        assert torch.equal(logits(mlp, scan()), logits(usual, scan())) is same
+
+
+def test_the_next_convolution_sees_the_mlp_with_the_rows_that_drop_path_left_out() -> None:
+    torch.manual_seed(0)
+    block = MlpSeen(8, heads=2, mlp_ratio=4.0, drop_path=0.5)
+    nn.init.zeros_(block.attention.proj.weight)  # no branch but the MLP's
+    nn.init.zeros_(block.attention.proj.bias)
+    cells = serialize(voxelize(scan(), GRID).level, ORDERS, 0)
+    inputs = torch.randn(len(cells), 8), cells.level, cells.patches(0, 16)
+    _, whole = block.eval()(*inputs)
+    x, seen = block.train()(*inputs)
+    kept = seen.any(1)
+    assert 0.4 < kept.float().mean() < 0.6  # of about 370 rows: 4 standard deviations are 0.1
+    torch.testing.assert_close(seen[kept], whole[kept] / 0.5)  # made up for
+    before, _ = block.eval()(*inputs)
+    torch.testing.assert_close(x - seen, before - whole)  # what came before the MLP
+
+
 # --- whose cells an answer depends on ---
 
 
@@ -225,11 +251,12 @@ def test_the_numerical_gradient_agrees() -> None:
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-4)
 
 
-def test_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize('conv_sees_mlp', [False, True])
+def test_checkpointing_changes_no_gradient(conv_sees_mlp: bool) -> None:
     voxels = voxelize(scan(), GRID)
     gradients = []
     for checkpointing in (False, True):
-        model = tiny(checkpointing=checkpointing).train()
+        model = tiny(checkpointing=checkpointing, conv_sees_mlp=conv_sees_mlp).train()
         torch.manual_seed(3)  # of drop path and orders
         gradients.append(gradient(model, voxels))
     assert torch.equal(*gradients)

@@ -10,17 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import hashlib
-import json
 from pathlib import Path
-import pickle
 import sys
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-from safetensors import safe_open, SafetensorError
-import torch
 from torch import nn, Tensor
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
@@ -30,19 +25,10 @@ from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
 from lidar_kd.segment import read_positive
 from lidar_kd.voxels import CartesianGrid
-from training.importing.pointcept import FAMILIES
-from training.importing.renaming import Checkpoint, Family, StateDict
+from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
+from training.importing.reading import NOT_STORED, read_checkpoint
+from training.importing.renaming import Family, listed, StateDict
 
-NOT_STORED = 'num_batches_tracked'  # counts training steps
-SHOWN = 4  # names in an error
-UNREADABLE = (
-    OSError,
-    SafetensorError,
-    RuntimeError,
-    EOFError,
-    json.JSONDecodeError,
-    pickle.UnpicklingError,
-)
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
@@ -58,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def import_weights(options: argparse.Namespace, console: Console) -> None:
-    family = FAMILIES[options.network]
+    family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
     names = family.names(state)
-    rows = [(name, names.get(name, 'not known'), _shape(state[name])) for name in state]
+    for name in state:
+        names.setdefault(name, 'not used' if name.startswith(family.unused) else 'not known')
+    rows = [(name, names[name], _shape(tensor)) for name, tensor in state.items()]
     console.table(str(options.checkpoint), ('checkpoint', 'ours', 'shape'), rows)
     labels = choose_labels(state, family, options)
     model = load(state, family, options.checkpoint, partial=labels if options.partial else None)
@@ -71,6 +59,8 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
     if family.note:
         provenance['differences'] = family.note
+    if family.structure:
+        provenance['structure'] = family.structure
     voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
     scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
     spec = BundleSpec(
@@ -84,6 +74,19 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     count = sum(parameter.numel() for parameter in model.parameters())
     console.line(f'{options.output}: {family.model}, {count:,} parameters, {settings}')
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
+    if family.structure:
+        console.line(f'its structure is {family.structure}')
+
+
+def choose_family(options: argparse.Namespace) -> Family:
+    if not options.before_1_5_2:
+        return FAMILIES[options.network]
+    if options.network not in BEFORE_1_5_2:
+        raise BundleError(
+            f'--before-1-5-2: {options.network} has one structure only: leave it out, or choose '
+            f'--network {" or ".join(BEFORE_1_5_2)}'
+        )
+    return BEFORE_1_5_2[options.network]
 
 
 def grid_of(family: Family, voxel_m: float) -> CartesianGrid:
@@ -145,7 +148,9 @@ def load(
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
     found = {names[name]: family.weight(name, state[name]) for name in state if name in names}
     problems = {
-        'not known': [name for name in state if name not in names],
+        'not known': [
+            name for name in state if name not in names and not name.startswith(family.unused)
+        ],
         'missing': sorted(expected.keys() - found.keys()),
         'without a place': sorted(found.keys() - expected.keys()),
         'of another shape': [
@@ -155,7 +160,7 @@ def load(
         ],
     }
     if problems['of another shape'] or (partial is None and any(problems.values())):
-        detail = '; '.join(f'{len(n)} {kind}: {_list(n)}' for kind, n in problems.items() if n)
+        detail = '; '.join(f'{len(n)} {kind}: {listed(n)}' for kind, n in problems.items() if n)
         raise BundleError(
             f'{source}: not loaded, the tensors are not those of a {family.model} ({detail}): '
             'choose another --network, a complete checkpoint, or --partial'
@@ -164,65 +169,8 @@ def load(
     return model.eval()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The tensors of a .safetensors or torch file, without prefixes and step counters."""
-    try:
-        state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
-    except UNREADABLE as error:
-        reason = ' '.join(str(error).split('\n')[0].split())
-        raise BundleError(
-            f'{path}: not a readable checkpoint ({reason}): pass a torch or safetensors file'
-        ) from None
-    for name in [name for name in state if name.endswith(NOT_STORED)]:
-        del state[name]
-    return state
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    with safe_open(path, framework='pt') as file:
-        config = (file.metadata() or {}).get('config', '{}')
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    prefix = 'state_dict.'
-    if any(name.startswith(prefix) for name in state):  # other tensors beside it: not weights
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    checkpoint = _unwrapped(state)
-    checkpoint.config = json.loads(config)
-    return checkpoint
-
-
-def _read_torch(path: Path) -> Checkpoint:
-    """Weights only: nothing in the file is run. Scores beside them are often numpy numbers."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [
-        (scalar, 'numpy.core.multiarray.scalar'),
-        scalar,
-        np.dtype,
-        np.dtypes.Float64DType,
-    ]
-    with torch.serialization.safe_globals(allowed):
-        stored = torch.load(path, map_location='cpu', weights_only=True)
-    for key in ('state_dict', 'model'):
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    if not isinstance(stored, dict):
-        raise BundleError(f'{path}: holds a {type(stored).__name__}, no weights by name')
-    return _unwrapped({k: v for k, v in stored.items() if isinstance(v, Tensor)})
-
-
-def _unwrapped(state: dict[str, Tensor]) -> Checkpoint:
-    """Without what data-parallel training and a segmentation head put before every name."""
-    return Checkpoint(
-        (name.removeprefix('module.').removeprefix('backbone.'), tensor)
-        for name, tensor in state.items()
-    )
-
-
 def _shape(tensor: Tensor) -> str:
     return ' x '.join(map(str, tensor.shape)) or 'scalar'
-
-
-def _list(names: Sequence[str]) -> str:
-    return ', '.join(names[:SHOWN]) + ', ...' * (len(names) > SHOWN)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -248,6 +196,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--partial',
         action='store_true',
         help='keep random weights for what is missing, such as the head',
+    )
+    add(
+        '--before-1-5-2',
+        action='store_true',
+        help='ptv3 weights trained with Pointcept 1.5.1 or older, as the released ones were',
     )
     add(
         '--intensity-scale',

@@ -6,7 +6,8 @@ Its points are voxels: one row per occupied cell, and points take what their vox
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import nn, Tensor
@@ -17,7 +18,7 @@ from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
-from lidar_kd.models.transformer import Block, gather, Linear
+from lidar_kd.models.transformer import Block, gather, Linear, MlpSeen
 from lidar_kd.sparse import ConvNorm, Level, Norm, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
 
@@ -74,20 +75,18 @@ class Unpool(nn.Module):
 class Blocks(nn.ModuleList):
     """The blocks of one level; block k looks along order k."""
 
-    def __init__(
-        self, channels: int, heads: int, patch: int, drop_paths: Sequence[float], mlp_ratio: float
-    ) -> None:
-        super().__init__(Block(channels, heads, mlp_ratio, drop) for drop in drop_paths)
+    def __init__(self, blocks: Iterable[Block], patch: int) -> None:
+        super().__init__(blocks)
         self.patch = patch
         self.checkpointing = False
 
     def forward(self, x: Tensor, cells: Serialized, seen: Tensor | None = None) -> Tensor:
         for k, block in enumerate(self):
-            inputs = x, cells.level, cells.patches(k, self.patch), None if k else seen
+            inputs = x, cells.level, cells.patches(k, self.patch), seen
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, *inputs, use_reentrant=False)
+                x, seen = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x = block(*inputs)
+                x, seen = block(*inputs)
         return x
 
 
@@ -96,7 +95,8 @@ class PTv3(nn.Module):
 
     patch: cells that attend to each other, for all levels or per level; more than 256 pay only
     with a fused attention kernel on a GPU. checkpointing: less memory in training for a second
-    forward pass.
+    forward pass. conv_sees_mlp: the convolution of every block but a level's first sees what the
+    MLP before it adds instead of the sum, as the published code ran before its version 1.5.2.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class PTv3(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.3,
         checkpointing: bool = False,
+        conv_sees_mlp: bool = False,
     ) -> None:
         super().__init__()
         encoder = _stages(encoder_depths, encoder_channels, encoder_heads, patch)
@@ -127,12 +128,12 @@ class PTv3(nn.Module):
         stem = SubmanifoldConv(in_channels, widths[0], STEM)
         self.stem = ConvNorm(stem, relu=False, norm=NORM)
         self.pools = nn.ModuleList(map(Pool, widths, widths[1:]))
-        rates = _rates(encoder_depths, drop_path)
-        self.encoder = nn.ModuleList(Blocks(*s, r, mlp_ratio) for s, r in zip(encoder, rates))
+        block = partial(MlpSeen if conv_sees_mlp else Block, mlp_ratio=mlp_ratio)
+        self.encoder = _levels(encoder, _rates(encoder_depths, drop_path), block)
         below = [*decoder_channels, widths[-1]]
         self.unpools = nn.ModuleList(map(Unpool, below[1:], widths, decoder_channels))
         rates = [sorted(stage, reverse=True) for stage in _rates(decoder_depths, drop_path)]
-        self.decoder = nn.ModuleList(Blocks(*s, r, mlp_ratio) for s, r in zip(decoder, rates))
+        self.decoder = _levels(decoder, rates, block)
         self.head = Linear(below[0], classes)
         self.point_width = self.voxel_width = below[0]
         self.early_width = below[-2] if decoder_channels else below[0]
@@ -206,6 +207,18 @@ def _stages(
         if width % count:
             raise ConfigError(f'model ptv3: {count} heads do not divide {width} channels')
     return list(zip(channels, heads, patches))
+
+
+def _levels(
+    stages: Sequence[tuple[int, int, int]],
+    rates: Sequence[Sequence[float]],
+    block: Callable[..., Block],
+) -> nn.ModuleList:
+    """rates: of drop path, per block of every level."""
+    return nn.ModuleList(
+        Blocks([block(channels, heads, drop_path=rate) for rate in own], patch)
+        for (channels, heads, patch), own in zip(stages, rates)
+    )
 
 
 def _check(encoder: Sequence[object], decoder: Sequence[object], orders: Sequence[str]) -> None:

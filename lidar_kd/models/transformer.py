@@ -63,8 +63,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
         parts = [part for rows in patches.rows for part in in_parts(rows, x.shape[1])]
         results = [self._attend(gather(x, rows), engine) for rows in parts]
-        y = results[0] if len(results) == 1 else torch.cat(results)
-        z: Tensor = self.proj(gather(y, patches.answers))
+        z: Tensor = self.proj(gather(joined(results), patches.answers))
         return z
 
     def _attend(self, x: Tensor, engine: Engine) -> Tensor:
@@ -77,7 +76,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x += norm(linear(conv(x))); x += attention(norm(x)); x += mlp(norm(x))
 
-    seen: what the convolution sees instead of x.
+    seen: what the convolution sees instead of x; returned is the same for the next block's.
     """
 
     def __init__(self, channels: int, heads: int, mlp_ratio: float, drop_path: float) -> None:
@@ -93,18 +92,32 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        x = self._mix(x, level, patches, seen)
+        return joined([part + self._added(part, level.engine) for part in in_parts(x)]), None
+
+    def _mix(self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None) -> Tensor:
         around = SparseTensor(x if seen is None else seen, level)
         x = x + self.position(self.conv(around).features)
-        x = x + self.drop_path(self.attention(self.attention_norm(x), patches, level.engine))
-        parts = in_parts(x)
-        results = [part + self.drop_path(self._widen(part, level.engine)) for part in parts]
-        return results[0] if len(results) == 1 else torch.cat(results)
+        y = self.attention(self.attention_norm(x), patches, level.engine)
+        z: Tensor = x + self.drop_path(y)
+        return z
 
-    def _widen(self, x: Tensor, engine: Engine) -> Tensor:
+    def _added(self, x: Tensor, engine: Engine) -> Tensor:
         wide, _, narrow = self.mlp  # published checkpoints count the GELU between them
-        y: Tensor = narrow(engine.gelu(wide(self.mlp_norm(x))))
+        y: Tensor = self.drop_path(narrow(engine.gelu(wide(self.mlp_norm(x)))))
         return y
+
+
+class MlpSeen(Block):
+    """The convolution of the next block sees only what this one's MLP adds."""
+
+    def forward(
+        self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        x = self._mix(x, level, patches, seen)
+        added = joined([self._added(part, level.engine) for part in in_parts(x)])
+        return x + added, added
 
 
 def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
@@ -115,6 +128,10 @@ def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
         return [x]
     parts: tuple[Tensor, ...] = x.split(max(1, AT_A_TIME // (x.shape[1] * width)))
     return parts
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def gather(x: Tensor, rows: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 import re
 from typing import Any
 
@@ -11,11 +13,18 @@ from torch import Tensor
 from lidar_kd.errors import BundleError
 from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 from training.importing.spvnas import (
+    minkunet_names,
     minkunet_settings,
-    NOTE,
+    POINTS,
+    spvcnn_names,
     spvcnn_settings,
-    spvnas_names,
+    SPVNAS_NOTE,
     torchsparse_weight,
+)
+
+POINTCEPT_NOTE = (
+    'trained on voxels counted from the lowest of the scan, with the features of one point per '
+    'voxel; here counted from the sensor, with their mean'
 )
 
 # --- SpUNet as Pointcept names it: levels count from the finest on both ways ---
@@ -128,9 +137,7 @@ def ptv3_names(state: StateDict) -> dict[str, str]:
 def ptv3_settings(state: StateDict) -> dict[str, Any]:
     """From the shapes, and what they do not say from the stored settings or the paper."""
     config = getattr(state, 'config', {})
-    strides = {*config.get('stride', ())} - {2}
-    if strides:
-        raise BundleError(f'strides {", ".join(map(str, strides))}: only 2 is known of a ptv3')
+    _check_ptv3(config)
     settings: dict[str, Any] = {
         'classes': rows_of(state, 'seg_head.weight'),
         'in_channels': state['embedding.stem.conv.weight'].shape[-1],
@@ -158,15 +165,59 @@ def ptv3_settings(state: StateDict) -> dict[str, Any]:
     return settings
 
 
+def ptv3_settings_before_1_5_2(state: StateDict) -> dict[str, Any]:
+    """There the sum behind an MLP never reached the sparse tensor, which kept the MLP's answer."""
+    return {**ptv3_settings(state), 'conv_sees_mlp': True}
+
+
+def _check_ptv3(config: Mapping[str, Any]) -> None:
+    strides = {*config.get('stride', ())} - {2}
+    if strides:
+        raise BundleError(f'strides {", ".join(map(str, strides))}: only 2 is known of a ptv3')
+    if not config.get('pre_norm', True):
+        raise BundleError('pre_norm False: only True is known of a ptv3')
+    if config.get('qk_scale'):
+        raise BundleError(f'qk_scale {config["qk_scale"]}: only None is known of a ptv3')
+
+
 def _unchanged(_name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
 FAMILIES = {
-    'ptv3': Family('ptv3', ptv3_names, ptv3_settings, _unchanged),
-    'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight),
-    'minkunet': Family(
-        'minkunet', spvnas_names, minkunet_settings, torchsparse_weight, -0.5, NOTE
+    'ptv3': Family(
+        'ptv3',
+        ptv3_names,
+        ptv3_settings,
+        _unchanged,
+        note=POINTCEPT_NOTE,
+        structure='that of Pointcept 1.5.2 and later: weights trained with 1.5.1 or older, as the '
+        'released ones were, need --before-1-5-2',
     ),
-    'spvcnn': Family('spvcnn', spvnas_names, spvcnn_settings, torchsparse_weight, -0.5, NOTE),
+    'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
+    'minkunet': Family(
+        'minkunet',
+        minkunet_names,
+        minkunet_settings,
+        torchsparse_weight,
+        origin=-0.5,
+        note=SPVNAS_NOTE,
+        unused=(POINTS,),
+    ),
+    'spvcnn': Family(
+        'spvcnn',
+        spvcnn_names,
+        spvcnn_settings,
+        torchsparse_weight,
+        origin=-0.5,
+        note=SPVNAS_NOTE,
+    ),
+}
+BEFORE_1_5_2 = {
+    'ptv3': replace(
+        FAMILIES['ptv3'],
+        settings=ptv3_settings_before_1_5_2,
+        structure="that of Pointcept before 1.5.2: the convolution of every block but a level's "
+        'first sees what the MLP before it adds, not the sum',
+    )
 }

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import re
 from typing import Any
@@ -31,6 +31,8 @@ class Family:
     weight: Callable[[str, Tensor], Tensor]  # of their name, in our layout
     origin: float = 0.0  # where voxel 0 begins, in voxels
     note: str = ''  # what differs from the way it was trained
+    structure: str = ''  # which of several that the same tensors fit
+    unused: tuple[str, ...] = ()  # how tensors begin that its forward pass never asked for
 
 
 def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:
@@ -41,6 +43,10 @@ def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:
             if match := re.fullmatch(pattern, name):
                 found[name] = ours(*match.groups())
     return found
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    return ', '.join(names[:most]) + ', ...' * (len(names) > most)
 
 
 def rows_of(state: StateDict, name: str) -> int | None:

@@ -24,13 +24,14 @@ UNITS = {
 }
 STAGES = {'stage': 'down', 'up': 'up'}
 STEM = {'0': '0.conv', '1': '0.norm', '3': '1.conv', '4': '1.norm'}
-NOTE = (
+SPVNAS_NOTE = (
     'trained on positions rounded to voxels, counted from the lowest of the scan, with the '
     'features of one point per voxel; here rounded, counted from the sensor, with their mean'
 )
+POINTS = 'point_transforms.'  # MinkUNet has them too, but only SPVCNN asks for them
 
 
-def spvnas_names(state: StateDict) -> dict[str, str]:
+def minkunet_names(state: StateDict) -> dict[str, str]:
     units = '|'.join(map(re.escape, UNITS))
 
     def stage(kind: str, number: str) -> str:
@@ -47,12 +48,18 @@ def spvnas_names(state: StateDict) -> dict[str, str]:
         rf'up([1-4])\.1\.([01])\.({units})\.(\w+)': lambda number, block, unit, leaf: (
             f'{stage("up", number)}.blocks.{block}.{UNITS[unit]}.{_leaf(leaf)}'
         ),
-        r'point_transforms\.([0-2])\.([01])\.(\w+)': (
-            lambda step, unit, leaf: f'point_layers.{step}.{LAYER[unit]}.{leaf}'
-        ),
         r'classifier\.0\.(\w+)': lambda leaf: f'head.{leaf}',
     }
     return renamed(state, rules)
+
+
+def spvcnn_names(state: StateDict) -> dict[str, str]:
+    rules: Rules = {
+        r'point_transforms\.([0-2])\.([01])\.(\w+)': (
+            lambda step, unit, leaf: f'point_layers.{step}.{LAYER[unit]}.{leaf}'
+        ),
+    }
+    return minkunet_names(state) | renamed(state, rules)
 
 
 def minkunet_settings(state: StateDict) -> dict[str, Any]:
@@ -79,7 +86,18 @@ def width_ratio(widths: Sequence[int]) -> float:
 
 
 def spvcnn_settings(state: StateDict) -> dict[str, Any]:
+    if _is_unseen(state, 'running_mean', 0) and _is_unseen(state, 'running_var', 1):
+        raise BundleError(
+            "the norms of its point branch have seen no data, as in a MinkUNet's checkpoint: "
+            'choose --network minkunet'
+        )
     return {**minkunet_settings(state), 'whole_positions': True}
+
+
+def _is_unseen(state: StateDict, leaf: str, start: float) -> bool:
+    """Whether this statistic of all norms of the point branch is what no data leave it."""
+    found = [v for k, v in state.items() if k.startswith(POINTS) and k.endswith(leaf)]
+    return bool(found) and all(bool((statistic == start).all()) for statistic in found)
 
 
 def torchsparse_weight(name: str, tensor: Tensor) -> Tensor:
