@@ -84,6 +84,23 @@ def test_a_start_that_does_not_fit_is_one_sentence(street: Path, tmp_path: Path)
     refuse(BundleError, r'none\.safetensors: no such bundle', tmp_path / 'none.safetensors')
 
 
+def test_the_same_layers_that_compute_otherwise_are_refused(street: Path, tmp_path: Path) -> None:
+    bundle = save_teacher(
+        tmp_path / 'w.safetensors', settings={'width': 0.25, 'whole_positions': True}
+    )
+    ours = {'name': 'spvcnn', 'grid': {'kind': 'cartesian', 'voxel_m': 0.5}, 'start': str(bundle)}
+    for settings, sentence in (
+        ({'width': 0.25, 'dropout': 0.1}, r'computes otherwise \(whole_positions True -> False\)'),
+        ({'width': 0.25, 'dropout': 0.1, 'whole_positions': True}, None),
+    ):
+        config = make_config(tmp_path, settings_on(street, model={**ours, 'settings': settings}))
+        if sentence is None:
+            prepare(config, tmp_path / 'run')
+            continue
+        with pytest.raises(ConfigError, match=sentence):
+            prepare(config, tmp_path / 'refused')
+
+
 def test_a_bundle_that_is_not_there_is_told_before_anything_is_simulated(tmp_path: Path) -> None:
     config = load_config(ROOT / 'config' / 'baseline.yaml', ['model.start=nowhere.safetensors'])
     with pytest.raises(BundleError, match='nowhere'):
