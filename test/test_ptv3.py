@@ -212,7 +212,7 @@ def test_orders_are_shuffled_in_training_only() -> None:
 def test_a_cloud_of_one_point_is_answered_and_refused_in_training() -> None:
     point = torch.tensor([[3.0, -2.0, 0.5, 0.1]])
     assert logits(tiny(), point).isfinite().all()
-    with pytest.raises(DataError, match='single cell at the coarsest level'):
+    with pytest.raises(DataError, match='a single cell at some level, where batch norm needs two'):
         tiny().train()(voxelize(point, GRID))
 
 

@@ -121,8 +121,7 @@ class Methods(Section):
 
 
 class Config(Section):
-    # of the run; its folder is runs/NAME unless --out says otherwise
-    name: Annotated[str, Field(pattern=r'^[^./\\][^/\\]*$')]
+    name: str  # of the run; its folder is runs/NAME unless --out says otherwise
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     device: str = 'auto'
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # of torch on a CPU; 0: one per core
@@ -174,6 +173,11 @@ class Config(Section):
 
     @model_validator(mode='after')
     def _known(self) -> Config:
+        if not self.name or self.name[0] == '.' or {*self.name} & {*'/\\'}:
+            raise ValueError(
+                f"name: '{self.name}' cannot be a folder in runs/: give it letters, without a dot "
+                'at the beginning or a slash'
+            )
         for name in self.method:
             one_of('method', name, METHODS)
             if self.teacher is None and name not in self.teachers:

@@ -66,7 +66,9 @@ def draw_curves(history: Sequence[Row]) -> Picture | None:
         axes.grid(True, color='#e4e7ec')
         axes.spines[['top', 'right']].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=9, edgecolor='none')  # on white where it lies on a curve
+            axes.legend(
+                fontsize=9, framealpha=1, edgecolor='none'
+            )  # on white: curves run behind it
     return _render(figure)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.errors import ConfigError
 from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
@@ -177,11 +177,6 @@ class PTv3(nn.Module):
             parents.append(parent)
         if not self.training:
             return levels, parents
-        if len(levels[-1]) == 1:
-            raise DataError(
-                'ptv3: the batch is a single cell at the coarsest level, where batch norm needs '
-                'two: train on larger scans or on several at once'
-            )
         return [cells.shuffled() for cells in levels], parents
 
 
