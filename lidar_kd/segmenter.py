@@ -180,7 +180,7 @@ def spread(
     values: Tensor, owner: Tensor | None, rows: Tensor, count: int, missing: float
 ) -> Tensor:
     """One value per input point; `owner`: the row of `values` each seen point takes."""
-    seen = values if owner is None else values[owner]
+    seen = values if owner is None else values.index_select(0, owner)
     if len(rows) == count:
         return seen
     return seen.new_full((count,), missing).index_copy_(0, rows, seen)

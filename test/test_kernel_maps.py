@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse import Engine, KernelMap, Level, sparse_tensor
+from lidar_kd.sparse.maps import key_layout
 from lidar_kd.sparse.torch_engine import TorchEngine
 
 Triple = tuple[int, int, int]
@@ -111,6 +112,16 @@ def test_strided_pairs_are_those_of_a_loop(engine: Engine, stride: Triple, cells
 
 
 @pytest.mark.parametrize('threads', [1, 2, 3, 4], indirect=True)
+@pytest.mark.parametrize('stride', STRIDES, ids=str)
+def test_the_key_layout_of_a_coarser_level_is_the_narrowest_of_its_cells(
+    stride: Triple, cells: Tensor
+) -> None:
+    level = Level(cells, TorchEngine())
+    for _ in range(3):
+        level, _map = level.coarser(stride)
+        assert level.layout == key_layout(level.coords)
+
+
 def test_builders_make_identical_maps_down_to_the_coarsest_level(native: Engine) -> None:
     cells = random_cells((2, 21, 34, 27), 0.2, (-11, -20, 3))
     level, other = Level(cells, native), Level(cells, TorchEngine())

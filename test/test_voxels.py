@@ -214,6 +214,23 @@ def test_the_cell_of_a_point_does_not_depend_on_the_others(grid: CartesianGrid) 
     assert cells_of(among_others)[: len(some)] == [cell_of[7 * row] for row in some]
 
 
+@pytest.mark.parametrize('grid', GRIDS, ids=repr)
+@pytest.mark.parametrize(
+    'stray', [[0.0, 0.0, 0.0, 0.3], [math.nan, 1.0, 1.0, 0.3], [1.0, 1.0, 1.0, math.inf]]
+)
+def test_a_point_that_is_left_out_changes_nothing_for_the_others(
+    engine: Engine, grid: CartesianGrid, stray: list[float]
+) -> None:
+    points = voxelize(scan(), grid).points  # of them none is left out
+    alone = voxelize(points, grid, engine=engine)
+    with_it = voxelize(torch.cat([torch.tensor([stray]), points]), grid, engine=engine)
+    assert sum(with_it.left_out.values()) == 1 + sum(alone.left_out.values())
+    assert torch.equal(with_it.rows, alone.rows + 1)
+    assert torch.equal(with_it.coords, alone.coords)
+    assert torch.equal(with_it.features, alone.features)
+    assert torch.equal(with_it.point_voxel, alone.point_voxel)
+
+
 @pytest.mark.parametrize('shape', [(5, 3), (4,), (2, 5, 4), (0,)])
 def test_points_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r'expected \(N, 4\) with x, y, z and intensity'):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, product
+from operator import rshift, sub
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 
-MARGIN = 4  # free cells around the occupied ones, so that a neighbour's key never wraps
+MARGINS = (0, 4, 4, 4)  # free cells around the occupied ones: a neighbour's key never wraps
 
 
 @dataclass(eq=False)
@@ -66,10 +67,21 @@ class KernelMap:
 
 @dataclass(frozen=True)
 class KeyLayout:
-    """How (batch, x, y, z) become one integer, z fastest."""
+    """How (batch, x, y, z) become one integer, z fastest: cells from `lowest` to `highest`, and a
+    margin around them.
+    """
 
-    low: tuple[int, int, int, int]
-    bits: tuple[int, int, int, int]
+    lowest: tuple[int, ...]
+    highest: tuple[int, ...]
+
+    @cached_property
+    def low(self) -> tuple[int, ...]:
+        return tuple(value - margin for value, margin in zip(self.lowest, MARGINS))
+
+    @cached_property
+    def bits(self) -> tuple[int, ...]:
+        spans = map(sub, self.highest, self.low)
+        return tuple(max(1, (span + margin).bit_length()) for span, margin in zip(spans, MARGINS))
 
     def keys(self, coords: Tensor) -> Tensor:
         key = coords[:, 0].long() - self.low[0]
@@ -77,28 +89,26 @@ class KeyLayout:
             key = (key << self.bits[axis]) | (coords[:, axis].long() - self.low[axis])
         return key
 
-    def halved(self, stride: Sequence[int]) -> KeyLayout:
-        """For the cells of a level `stride`, each 1 or 2, times coarser."""
-        batch, *low = self.low
-        x, y, z = (value >> int(step > 1) for value, step in zip(low, stride))
-        return KeyLayout((batch, x, y, z), self.bits)
+    def coarser(self, stride: Sequence[int]) -> KeyLayout:
+        """Of the cells `stride`, each 1 or 2, times as wide in which ours lie."""
+        shifts = (0, *(step - 1 for step in stride))
+        lowest, highest = (map(rshift, end, shifts) for end in (self.lowest, self.highest))
+        return KeyLayout(tuple(lowest), tuple(highest))
 
 
 def key_layout(coords: Tensor) -> KeyLayout:
-    """The narrowest layout with a margin around the occupied cells."""
+    """The narrowest layout of the occupied cells."""
     if not len(coords):
-        return KeyLayout((0, 0, 0, 0), (1, 4, 4, 4))
-    bounds = torch.stack([coords.amin(0), coords.amax(0)]).tolist()
-    low = [value - (MARGIN if axis else 0) for axis, value in enumerate(bounds[0])]
-    high = [value + (MARGIN if axis else 0) for axis, value in enumerate(bounds[1])]
-    bits = [max(1, (top - bottom).bit_length()) for bottom, top in zip(low, high)]
-    if sum(bits) > 63:
-        extent = ' x '.join(str(b - a) for a, b in zip(bounds[0][1:], bounds[1][1:]))
+        return KeyLayout((0, 0, 0, 0), (0, 0, 0, 0))
+    lowest, highest = torch.stack(coords.aminmax(dim=0)).tolist()
+    layout = KeyLayout(tuple(lowest), tuple(highest))
+    if sum(layout.bits) > 63:
+        extent = ' x '.join(str(b - a) for a, b in zip(lowest[1:], highest[1:]))
         raise DataError(
-            f'voxels: the cells span {extent} and need {sum(bits)} key bits of 63: '
+            f'voxels: the cells span {extent} and need {sum(layout.bits)} key bits of 63: '
             'drop far outliers or choose a larger voxel'
         )
-    return KeyLayout((low[0], low[1], low[2], low[3]), (bits[0], bits[1], bits[2], bits[3]))
+    return layout
 
 
 def columns_of(kernel: Sequence[int], layout: KeyLayout) -> list[tuple[int, int, int]]:
@@ -162,7 +172,7 @@ def strided_pairs(
     """The coarse cells (M, 4), sorted, and the map from fine to coarse rows."""
     shift = torch.tensor([0, *(s - 1 for s in stride)], dtype=torch.int32, device=coords.device)
     cells = coords >> shift
-    coarse, group = distinct(cells, layout.halved(stride))
+    coarse, group = distinct(cells, layout.coarser(stride))
     inside = (coords & shift)[:, 1:].long()
     slot = (inside[:, 0] * stride[1] + inside[:, 1]) * stride[2] + inside[:, 2]
     order = torch.argsort(slot, stable=True)
@@ -193,7 +203,7 @@ def reaching_pairs(
         rows = torch.nonzero((first % step == 0).all(1)).squeeze(1)
         in_parts.append(rows)
         out_parts.append(first[rows] // step)
-    coarse, group = distinct(torch.cat(out_parts), layout.halved(stride))
+    coarse, group = distinct(torch.cat(out_parts), layout.coarser(stride))
     starts = (0, *accumulate(len(rows) for rows in in_parts))
     pairs = KernelMap(torch.cat(in_parts).int(), group.int(), starts, len(coords), len(coarse))
     return coarse, pairs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ctypes
 import os
 import threading
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn, Tensor
@@ -107,6 +107,7 @@ class NativeEngine(Engine):
         self, coords: Tensor, stride: Sequence[int], layout: KeyLayout
     ) -> tuple[Tensor, KernelMap]:
         n, slots = len(coords), stride[0] * stride[1] * stride[2]
+        coarser = layout.coarser(stride)
         coarse = torch.empty(n, 4, dtype=torch.int32)
         in_rows, out_rows = torch.empty(2, n, dtype=torch.int32)
         starts = (Int64 * (slots + 1))()
@@ -114,8 +115,8 @@ class NativeEngine(Engine):
             address(coords),
             Int64(n),
             int32s(stride),
-            int32s(layout.low),
-            int32s(layout.bits),
+            int32s(coarser.low),
+            int32s(coarser.bits),
             address(coarse),
             address(in_rows),
             address(out_rows),
@@ -201,7 +202,7 @@ class NativeEngine(Engine):
         weight = weight.detach().float().contiguous()
         c_out, slots, c_in = weight.shape
         rows, columns = (c_out, c_in) if transpose else (c_in, c_out)
-        size = self._c.lk_packed(kernels, Int64(slots), Int64(rows), Int64(columns))
+        size = self._c.lk_packed(kernels, slots, rows, columns)
         packed = self._workspace(size, dtype) if reuse else torch.empty(size, dtype=dtype)
         shape = Int64(slots), Int64(c_in), Int64(c_out)
         self._c.lk_pack(
@@ -240,26 +241,27 @@ class NativeEngine(Engine):
 
     def _map(self, pairs: KernelMap) -> MapView:
         """The C view of a map, with the cuts by block of result rows; made once."""
-        if 'native' not in pairs.derived:
-            blocks = -(-pairs.n_out // BLOCK)
-            starts = (Int64 * (pairs.slots + 1))(*pairs.starts)
-            cuts = torch.empty(pairs.slots, blocks + 1, dtype=torch.int32)
-            size = Int64(pairs.slots), Int64(pairs.n_out)
-            self._c.lk_cuts(
-                address(pairs.out_rows), starts, *size, torch.get_num_threads(), address(cuts)
-            )
-            view = MapView(
-                pairs.in_rows.data_ptr(),
-                pairs.out_rows.data_ptr(),
-                ctypes.addressof(starts),
-                cuts.data_ptr(),
-                pairs.slots,
-                pairs.n_out,
-            )
-            pairs.derived['native'] = (view, starts, cuts)  # the view does not own the others
-        view, *_ = pairs.derived['native']
-        assert isinstance(view, MapView)
+        view, *_ = pairs.derived.get('native') or self._view(pairs)
         return view
+
+    def _view(self, pairs: KernelMap) -> tuple[MapView, Any, Tensor]:
+        blocks = -(-pairs.n_out // BLOCK)
+        starts = (Int64 * (pairs.slots + 1))(*pairs.starts)
+        cuts = torch.empty(pairs.slots, blocks + 1, dtype=torch.int32)
+        size = Int64(pairs.slots), Int64(pairs.n_out)
+        self._c.lk_cuts(
+            address(pairs.out_rows), starts, *size, torch.get_num_threads(), address(cuts)
+        )
+        view = MapView(
+            pairs.in_rows.data_ptr(),
+            pairs.out_rows.data_ptr(),
+            ctypes.addressof(starts),
+            cuts.data_ptr(),
+            pairs.slots,
+            pairs.n_out,
+        )
+        pairs.derived['native'] = view, starts, cuts  # the view does not own the others
+        return view, starts, cuts
 
     def infer(
         self,
@@ -272,18 +274,18 @@ class NativeEngine(Engine):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        rows = len(x) if pairs is None else pairs.n_out
-        size = 1 if pairs is None else pairs.slots, x.shape[1], out_channels
         kernels = self._kernels(packed.dtype)
-        assert packed.numel() == self._c.lk_packed(kernels, *map(Int64, size)), size
-        assert pairs is None or len(x) == pairs.n_in, (len(x), pairs.n_in)
-        assert residual is None or residual.shape == (rows, out_channels), residual.shape
         dtype = torch.float32 if packed.dtype == SPLIT else packed.dtype
+        n_in, channels = x.shape
+        view = MapView(slots=1, rows=n_in) if pairs is None else self._map(pairs)
+        size = view.slots, channels, out_channels
+        assert packed.numel() == self._c.lk_packed(kernels, *size), size
+        assert pairs is None or n_in == pairs.n_in, (n_in, pairs.n_in)
+        y = torch.empty(view.rows, out_channels, dtype=dtype)
+        assert residual is None or residual.shape == y.shape, residual.shape
         x = readable(x, dtype)
         residual = None if residual is None else readable(residual, dtype)
         bias = None if bias is None else readable(bias, torch.float32)
-        y = torch.empty(rows, out_channels, dtype=dtype)
-        view = MapView(slots=1, rows=rows) if pairs is None else self._map(pairs)
         job = ConvJob(
             x.data_ptr(),
             y.data_ptr(),
@@ -293,10 +295,10 @@ class NativeEngine(Engine):
             x.stride(0),
             out_channels,
             0 if residual is None else residual.stride(0),
-            x.shape[1],
+            channels,
             out_channels,
             relu,
             torch.get_num_threads(),
         )
-        self._c.lk_run(kernels, ctypes.byref(view), ctypes.byref(job))
+        self._c.lk_run(kernels, view, job)
         return y

@@ -76,6 +76,8 @@ def _load() -> ctypes.CDLL | str:
     for name in ('lk_packed', 'lk_group', 'lk_stride'):
         getattr(library, name).restype = Int64
     library.lk_name.restype = ctypes.c_char_p
+    library.lk_packed.argtypes = [Pointer, Int64, Int64, Int64]
+    library.lk_run.argtypes = [Pointer, ctypes.POINTER(MapView), ctypes.POINTER(ConvJob)]
     return library
 
 
@@ -98,7 +100,8 @@ def address(tensor: Tensor | None) -> Pointer:
 
 def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """What the C code reads: values of one type, those of a row side by side."""
-    tensor = tensor.detach().to(dtype)
+    if tensor.dtype != dtype:
+        tensor = tensor.detach().to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 

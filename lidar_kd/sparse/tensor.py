@@ -21,12 +21,19 @@ Step = tuple[Triple, Triple | None]  # stride, and kernel where it is not the st
 class Level:
     """Sorted, distinct cells (N, 4) int32 as (batch, x, y, z), and the maps between them.
 
-    Every map is built once and shared by all layers that ask for it.
+    Every map is built once and shared by all layers that ask for it. layout: that of the cells,
+    where it is known.
     """
 
-    def __init__(self, coords: Tensor, engine: Engine | str | None = None) -> None:
+    def __init__(
+        self,
+        coords: Tensor,
+        engine: Engine | str | None = None,
+        layout: KeyLayout | None = None,
+    ) -> None:
         self.coords = coords.int().contiguous()  # nonzero and transposes are not; C would misread
         self.engine = select_engine(coords.device, engine)
+        self._layout = layout
         # weak: a level keeps its coarser ones alive, and a ring would wait for the collector
         self._finer: dict[Step, ReferenceType[Level]] = {}
         self._submanifold: dict[Triple, KernelMap] = {}
@@ -37,7 +44,7 @@ class Level:
 
     @cached_property
     def layout(self) -> KeyLayout:
-        return key_layout(self.coords)
+        return self._layout or key_layout(self.coords)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -71,9 +78,10 @@ class Level:
             _ = self.keys  # refuses cells out of order
             if kernel is None:
                 coords, pairs = self.engine.strided(self.coords, stride, self.layout)
+                coarse = Level(coords, self.engine, self.layout.coarser(stride))
             else:
                 coords, pairs = reaching_pairs(self.coords, kernel, stride, self.layout)
-            coarse = Level(coords, self.engine)
+                coarse = Level(coords, self.engine)
             coarse._finer[stride, kernel] = ref(self)
             self._coarser[stride, kernel] = (coarse, pairs)
         return self._coarser[stride, kernel]
@@ -91,7 +99,7 @@ class Level:
         return torch.searchsorted(self.keys, self.engine.keys(cells, self.layout))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # one a layer: frozen, it would take three times as long
 class SparseTensor:
     """features: (N, C), one row per cell of the level."""
 

@@ -21,7 +21,9 @@ LIBRARY = '_kernels.abi3.so'
 COST = 'sparse convolution falls back to plain torch, about 2x slower'
 
 # fmt: off
-BASE_FLAGS = ['-O3', '-std=gnu11', '-fopenmp', '-fPIC', '-fno-math-errno', '-fvisibility=hidden']
+BASE_FLAGS = ['-O3', '-std=gnu11', '-fopenmp', '-fPIC', '-fno-math-errno', '-fno-trapping-math',
+    '-fvisibility=hidden',
+]
 AVX2_FLAGS = ['-mavx2', '-mfma']
 AVX512_FLAGS = [
     *AVX2_FLAGS, '-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl',

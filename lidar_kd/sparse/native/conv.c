@@ -55,66 +55,50 @@ INLINE void multiply(const int rows, const int vectors, const element *const *in
         for (int v = 0; v < vectors; v++) store(out[r] + v * LANES, sum[r][v]);
 }
 
-/* The pairs [first, last) of one slot, for one panel of `vectors` vectors. */
+/* `rows` pairs of one slot from pair p on, for one panel of `vectors` vectors. */
+INLINE void pairs_of(const int rows, const int vectors, const lk_conv *job, const int32_t *in,
+                     const int32_t *out, int64_t p, int64_t row0, int64_t c0, int64_t depth,
+                     const element *weight, float *tile)
+{
+    const element *from[MAX_ROWS];
+    float *to[MAX_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        const int64_t i = in ? in[p + r] : row0 + p + r, o = in ? out[p + r] - row0 : p + r;
+        from[r] = (const element *)job->x + c0 + i * job->ldx;
+        to[r] = tile + o * (vectors * LANES);
+    }
+    multiply(rows, vectors, from, weight, depth, to);
+}
+
+/* The pairs [first, last) of one slot. */
 INLINE void slot_of(const int vectors, const lk_conv *job, const int32_t *in, const int32_t *out,
                     int64_t first, int64_t last, int64_t row0, int64_t c0, int64_t depth,
                     const element *weight, float *tile)
 {
     const int step = ROWS_OF(vectors);
-    const element *x = (const element *)job->x + c0;
-    const int64_t ld = vectors * LANES;
-    for (int64_t p = first; p < last; p += step) {
-        const element *from[MAX_ROWS];
-        float *to[MAX_ROWS];
-        int m = (int)lk_min(step, last - p);
-        for (int r = 0; r < m; r++) {
-            int64_t i = in ? in[p + r] : row0 + p + r;
-            int64_t o = out ? out[p + r] - row0 : p + r;
-            from[r] = x + i * job->ldx;
-            to[r] = tile + o * ld;
-        }
-        if (in)
-            for (int64_t q = p + step; q < lk_min(p + 2 * step, last); q++)
+    int64_t p = first;
+    for (; p + step <= last; p += step) {
+        if (in && p + 2 * step <= last)
+#pragma GCC unroll 8
+            for (int r = 0; r < step; r++)
                 for (int64_t c = 0; c < depth; c += 64 / (int64_t)sizeof(element))
-                    __builtin_prefetch(x + in[q] * job->ldx + c);
-        switch (m) {
-        case 8: multiply(8, vectors, from, weight, depth, to); break;
-        case 7: multiply(7, vectors, from, weight, depth, to); break;
-        case 6: multiply(6, vectors, from, weight, depth, to); break;
-        case 5: multiply(5, vectors, from, weight, depth, to); break;
-        case 4: multiply(4, vectors, from, weight, depth, to); break;
-        case 3: multiply(3, vectors, from, weight, depth, to); break;
-        case 2: multiply(2, vectors, from, weight, depth, to); break;
-        case 1: multiply(1, vectors, from, weight, depth, to); break;
-        }
+                    __builtin_prefetch((const element *)job->x + c0 + in[p + step + r] * job->ldx + c);
+        pairs_of(step, vectors, job, in, out, p, row0, c0, depth, weight, tile);
+    }
+    switch (last - p) {
+    case 7: pairs_of(7, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 6: pairs_of(6, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 5: pairs_of(5, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 4: pairs_of(4, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 3: pairs_of(3, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 2: pairs_of(2, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
+    case 1: pairs_of(1, vectors, job, in, out, p, row0, c0, depth, weight, tile); break;
     }
 }
 
 #if PAIR == 1
-static void add_row(const float *restrict from, int64_t columns, float *restrict row)
-{
-    for (int64_t c = 0; c < columns; c++) row[c] += from[c];
-}
-
-static void copy_positive(const float *restrict row, int64_t columns, float *restrict to)
-{
-    for (int64_t c = 0; c < columns; c++) to[c] = row[c] < 0 ? 0 : row[c]; /* keeps a NaN */
-}
-
-/* y = relu?(tile + bias? + residual?) for the columns of one panel. One loop a step: with the
- * questions inside, GCC masks loads from NULL, and each costs AVX-512 a hundred cycles. */
-static void finish(const lk_conv *job, float *tile, int64_t ld, int64_t row0, int64_t rows,
-                   int64_t column, int64_t columns)
-{
-    const float *residual = job->residual;
-    for (int64_t r = 0; r < rows; r++) {
-        float *row = tile + r * ld, *to = (float *)job->y + (row0 + r) * job->ldy + column;
-        if (job->bias) add_row(job->bias + column, columns, row);
-        if (residual) add_row(residual + (row0 + r) * job->ldr + column, columns, row);
-        if (job->relu) copy_positive(row, columns, to);
-        else memcpy(to, row, columns * sizeof(float));
-    }
-}
+#include "finish.h"
 #endif
 
 typedef struct {

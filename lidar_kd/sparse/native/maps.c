@@ -230,8 +230,9 @@ LK_EXPORT int64_t lk_group(const int64_t *keys, int64_t n, int32_t *group, int32
 
 /* --- strided maps --- */
 
-/* One coarse row per occupied cell of `stride` (each 1 or 2) cells. Writes the coarse coordinates,
- * the pairs of every slot (in: fine row, out: coarse row) and starts; returns the coarse rows. */
+/* One coarse row per occupied cell of `stride` (each 1 or 2) cells; low and bits are of the coarse
+ * cells' keys. Writes their coordinates, the pairs of every slot (in: fine row, out: coarse row)
+ * and starts; returns the coarse rows. */
 LK_EXPORT int64_t lk_stride(const int32_t *coords, int64_t n, const int32_t *stride,
                             const int32_t *low, const int32_t *bits, int32_t *coarse, int32_t *in,
                             int32_t *out, int64_t *starts)
@@ -245,9 +246,9 @@ LK_EXPORT int64_t lk_stride(const int32_t *coords, int64_t n, const int32_t *str
     for (int64_t i = 0; i < n; i++) {
         const int32_t *c = coords + 4 * i;
         int64_t key = c[0] - low[0];
-        key = key << bits[1] | (int64_t)((c[1] >> sx) - (low[1] >> sx));
-        key = key << bits[2] | (int64_t)((c[2] >> sy) - (low[2] >> sy));
-        keys[i] = key << bits[3] | (int64_t)((c[3] >> sz) - (low[3] >> sz));
+        key = key << bits[1] | (int64_t)((c[1] >> sx) - low[1]);
+        key = key << bits[2] | (int64_t)((c[2] >> sy) - low[2]);
+        keys[i] = key << bits[3] | (int64_t)((c[3] >> sz) - low[3]);
         slot[i] = (uint8_t)(((c[1] & sx) * stride[1] + (c[2] & sy)) * stride[2] + (c[3] & sz));
         at[slot[i]]++;
     }

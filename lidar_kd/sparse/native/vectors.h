@@ -6,6 +6,8 @@
 #ifndef LIDAR_KD_VECTORS_H
 #define LIDAR_KD_VECTORS_H
 
+#include <stdint.h>
+
 #if defined(__AVX512F__)
 #define LANES 16
 #define MAX_VECTORS 4
@@ -38,9 +40,12 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(LANES * 4)));
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
+/* max(x, 0) that keeps a NaN */
+INLINE vec not_negative(vec x) { return (vec)((mask)x & ~(mask)(x < (vec){0})); }
 /* One number in every lane, pinned to a register: left alone, GCC reads it again per multiply. */
 INLINE vec spread(float a)
 {
