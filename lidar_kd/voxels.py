@@ -24,7 +24,6 @@ from pydantic import (
 )
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse import Engine, Level, select_engine, sparse_tensor
@@ -64,6 +63,12 @@ class CartesianGrid(_Settings):
         if self.upper_m is not None:
             keep &= (points[:, :3] < points.new_tensor(self.upper_m)).all(1)
         return keep
+
+    def holds(self, points: Tensor, positions: Tensor) -> bool:
+        """Whether every point is inside."""
+        if self.lower_m is None and self.upper_m is None:
+            return bool(positions.abs().amax() < REACH)
+        return bool(self.inside(points, positions).all())
 
     def cells(self, positions: Tensor) -> Tensor:
         return positions.floor().int()
@@ -108,6 +113,10 @@ class CylinderGrid(_Settings):
         top = positions.new_tensor(self.shape)
         top[1] += 1  # an angle of exactly pi belongs to the last cell
         return ((positions >= 0) & (positions < top)).all(1)
+
+    def holds(self, points: Tensor, positions: Tensor) -> bool:
+        """Whether every point is inside."""
+        return bool(self.inside(points, positions).all())
 
     def cells(self, positions: Tensor) -> Tensor:
         top = torch.tensor(self.shape, device=positions.device) - 1
@@ -172,7 +181,7 @@ def voxelize(
     layout = key_layout(coords)
     group, order, starts = chosen.group(chosen.keys(coords, layout))
     level = Level(coords.index_select(0, order.index_select(0, starts[:-1])), chosen, layout)
-    features = embedding_bag(order, points, starts[:-1], mode='mean')
+    features = chosen.means(points, order, starts)
     return Voxels(points, owner, rows, positions, group.long(), features, level, left_out)
 
 
@@ -210,10 +219,10 @@ def _rows_inside(
 
 
 def _holds_all(points: Tensor, positions: Tensor, grid: CartesianGrid | CylinderGrid) -> bool:
-    """Whether every point has coordinates inside the grid, which is a box to one of the two; to
-    ask for the corners of all takes a fifth of the time of asking for each.
+    """Whether no point is left out or clamped. Nearly always so, and asked of the whole scan it
+    takes a quarter of the time of asking for each point.
     """
-    if not len(points) or int(points[:, 0].count_nonzero()) < len(points):
-        return False  # perhaps no return
-    corners, ends = (torch.stack(values.aminmax(dim=0)) for values in (points, positions))
-    return bool(corners.isfinite().all() and grid.inside(corners, ends).all())
+    if not len(points) or not points.sum().isfinite():
+        return False
+    at_zero = points[points[:, 0] == 0, :3]  # few, where a sensor leaves out what did not return
+    return not (at_zero == 0).all(1).any() and grid.holds(points, positions)

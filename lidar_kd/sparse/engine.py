@@ -54,6 +54,10 @@ class Engine(ABC):
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         return whole, kept[torch.argsort(group, stable=True)].int(), starts
 
+    def means(self, rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        """The mean of each group's rows (N, C), the groups as `group` gives them."""
+        return F.embedding_bag(order, rows, starts[:-1], mode='mean')
+
     def computes(self, dtype: torch.dtype) -> bool:
         """Whether inference in this type is worth asking for on this engine."""
         return dtype == torch.float32

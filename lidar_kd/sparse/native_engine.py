@@ -93,6 +93,22 @@ class NativeEngine(Engine):
         first = first[: count + 1]
         return group, order[: int(first[-1])], first
 
+    def means(self, rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        if rows.dtype != torch.float32:
+            return super().means(rows, order, starts)
+        rows, groups, columns = rows.contiguous(), len(starts) - 1, rows.shape[1]
+        means = torch.empty(groups, columns)
+        self._c.lk_means(
+            address(rows),
+            Int64(columns),
+            address(order),
+            address(starts),
+            Int64(groups),
+            torch.get_num_threads(),
+            address(means),
+        )
+        return means
+
     def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
         n, slots, threads = len(keys), kernel[0] * kernel[1] * kernel[2], torch.get_num_threads()
         starts, sizes, bits = (Int64 * (slots + 1))(), int32s(kernel), int32s(layout.bits)

@@ -228,6 +228,20 @@ LK_EXPORT int64_t lk_group(const int64_t *keys, int64_t n, int32_t *group, int32
     return groups;
 }
 
+/* means (groups, columns) of the rows of each group, as lk_group gives them. */
+LK_EXPORT void lk_means(const float *rows, int64_t columns, const int32_t *order,
+                        const int32_t *first, int64_t groups, int threads, float *means)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t g = 0; g < groups; g++) {
+        float *sum = means + g * columns;
+        memset(sum, 0, columns * sizeof(float));
+        for (int32_t i = first[g]; i < first[g + 1]; i++)
+            for (int64_t c = 0; c < columns; c++) sum[c] += rows[order[i] * columns + c];
+        for (int64_t c = 0; c < columns; c++) sum[c] /= (float)(first[g + 1] - first[g]);
+    }
+}
+
 /* --- strided maps --- */
 
 /* One coarse row per occupied cell of `stride` (each 1 or 2) cells; low and bits are of the coarse
