@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import logging
 from pathlib import Path
+import shutil
 
 import pytest
 import torch
@@ -47,6 +48,21 @@ def test_the_native_engine_is_the_choice_on_a_cpu(caplog: pytest.LogCaptureFixtu
     assert select_engine('cpu').name == 'native'
     assert select_engine(torch.device('cpu'), 'auto') is select_engine('cpu', None)
     assert caplog.messages == ['engine native on cpu']
+
+
+@needs_native
+def test_a_library_of_other_sources_is_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(native_library.FOLDER, tmp_path / 'native')
+    monkeypatch.setattr(native_library, 'FOLDER', folder)
+    forget()
+    assert select_engine('cpu').name == 'native'
+    forget()
+    with (folder / 'maps.c').open('a') as source:
+        source.write('/* pulled, and not compiled yet */')
+    assert select_engine('cpu').name == 'torch'
+    assert 'compiled from other sources' in caplog.text
 
 
 def test_an_argument_decides() -> None:

@@ -8,6 +8,7 @@ import ctypes
 from functools import lru_cache
 from pathlib import Path
 import re
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ def _load() -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(files[0]))
     except OSError as error:
         return f'the native kernel does not load ({error})'
+    if _is_stale(library):
+        return 'the native kernel was compiled from other sources than these (reinstall lidar_kd)'
     for name in ('lk_find', 'lk_search_new'):
         getattr(library, name).restype = Pointer
     for name in ('lk_packed', 'lk_group', 'lk_stride'):
@@ -79,6 +82,20 @@ def _load() -> ctypes.CDLL | str:
     library.lk_packed.argtypes = [Pointer, Int64, Int64, Int64]
     library.lk_run.argtypes = [Pointer, ctypes.POINTER(MapView), ctypes.POINTER(ConvJob)]
     return library
+
+
+def _is_stale(library: ctypes.CDLL) -> bool:
+    """Whether it is older or newer than the sources beside it, as in a checkout after a pull: its
+    functions may have the same names and expect other arguments.
+    """
+    sources = sorted(FOLDER.glob('*.[ch]'))
+    if not sources:
+        return False  # an installed package
+    if not hasattr(library, 'lk_sources'):
+        return True
+    library.lk_sources.restype = ctypes.c_char_p
+    digest = f'{crc32(b"".join(path.read_bytes() for path in sources)):08x}'
+    return bool(library.lk_sources().decode() != digest)
 
 
 def native_missing() -> str:

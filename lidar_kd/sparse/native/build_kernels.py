@@ -13,6 +13,7 @@ from pathlib import Path
 import shlex
 import shutil
 import subprocess
+from zlib import crc32
 
 from setuptools.command.build_ext import build_ext
 
@@ -72,17 +73,22 @@ class BuildKernels(build_ext):
         objects.mkdir(parents=True, exist_ok=True)
         library.parent.mkdir(parents=True, exist_ok=True)
         built = [compile_source(compiler, objects, 'portable', 'conv.c', ['-DISA=portable'])]
-        have = []
+        have = [f'-DLK_SOURCES="{digest_sources()}"']  # dispatch.c reads these
         for name, (source, flags) in variants_for(compiler).items():
             try:
                 built.append(compile_source(compiler, objects, name, source, flags))
-                have.append(f'-DHAVE_{name.upper()}=1')  # dispatch.c reads these
+                have.append(f'-DHAVE_{name.upper()}=1')
             except BuildError as refusal:
                 self.warn(f'lidar_kd does without its {name} kernel: {refusal}')
         for path in sorted(HERE.glob('*.c')):
             if path.name not in ('conv.c', 'amx.c'):
                 built.append(compile_source(compiler, objects, path.stem, path.name, have))
         link(compiler, built, library)
+
+
+def digest_sources() -> str:
+    """As native_library.py works it out, to notice a library of other sources."""
+    return f'{crc32(b"".join(path.read_bytes() for path in sorted(HERE.glob("*.[ch]")))):08x}'
 
 
 def find_compiler() -> list[str]:

@@ -78,6 +78,9 @@ LK_EXPORT const lk_engine *lk_find(const char *isa)
     return NULL;
 }
 
+/* Of which sources this library was compiled. */
+LK_EXPORT const char *lk_sources(void) { return LK_SOURCES; }
+
 LK_EXPORT const char *lk_name(const lk_engine *engine)
 {
     for (const lk_choice *c = choices; c->name; c++)
