@@ -51,6 +51,22 @@ def test_the_gain_is_the_mean_over_seeds_with_its_standard_error() -> None:
     assert gain.error == pytest.approx(0.01 * math.sqrt(7 / 9))
 
 
+def test_methods_are_compared_with_one_another_seed_by_seed() -> None:
+    arms = {
+        'alone': [outcome(0.50), outcome(0.52), outcome(0.51)],
+        'srkd': [outcome(0.53), outcome(0.53), outcome(0.55)],
+        'pvkd': [outcome(0.54), outcome(0.56), outcome(0.57)],
+    }
+    both = comparison(arms=arms)
+    # 1, 3 and 2 points: mean 2, variance 1, error sqrt(1/3)
+    title, columns, rows = both.tables()[1]
+    assert 'less that of the column' in title
+    assert columns == ('', 'srkd', 'pvkd')
+    assert rows == [('srkd', '', '-2.00 +- 0.58'), ('pvkd', '+2.00 +- 0.58', '')]
+    assert both.figures()['pvkd_over_srkd'] == pytest.approx(2.0)
+    assert both.figures()['pvkd_over_srkd_se'] == pytest.approx(math.sqrt(1 / 3))
+
+
 def test_one_seed_has_no_standard_error() -> None:
     one = comparison(arms={'alone': [outcome(0.5)], 'srkd': [outcome(0.6)]})
     assert math.isnan(one.gain('srkd').error)

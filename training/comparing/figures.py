@@ -5,15 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-import json
+from itertools import permutations
 import math
-from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 
-from lidar_kd.console import Console
-from lidar_kd.files import write_atomically
 from training.config import MAIN
 
 ALONE = 'alone'  # the student without a teacher
@@ -56,7 +53,7 @@ class TeacherFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """Method minus student alone, over the seeds that both have."""
+    """One arm minus another, over the seeds that both have."""
 
     mean: float
     error: float  # standard error of the mean; NaN with one seed
@@ -78,10 +75,10 @@ class Comparison:
     def methods(self) -> list[str]:
         return [arm for arm in self.arms if arm != ALONE]
 
-    def gain(self, arm: str, of: str = 'miou') -> Gain:
-        """`of`: 'miou' or 'hard_miou'; seed by seed."""
-        pairs = zip(self.arms[arm], self.alone)
-        gains = [getattr(with_it, of) - getattr(without, of) for with_it, without in pairs]
+    def gain(self, arm: str, of: str = 'miou', over: str = ALONE) -> Gain:
+        """`of`: 'miou' or 'hard_miou'; `over` another arm; seed by seed."""
+        pairs = zip(self.arms[arm], self.arms[over])
+        gains = [getattr(one, of) - getattr(other, of) for one, other in pairs]
         return Gain(mean=mean(gains), error=_deviation(gains) / math.sqrt(len(gains)))
 
     def figures(self) -> dict[str, float | None]:
@@ -97,6 +94,12 @@ class Comparison:
                 f'{arm}_hard_gain_se': 100 * hard.error,
                 f'{arm}_step_ratio': _step_ms(self.arms[arm]) / _step_ms(self.alone),
             }
+        for one, other in permutations(self.methods, 2):
+            gain = self.gain(one, over=other)
+            values |= {
+                f'{one}_over_{other}': 100 * gain.mean,
+                f'{one}_over_{other}_se': 100 * gain.error,
+            }
         for name, teacher in self.teachers.items():
             before = '' if name == MAIN else f'{name}_'
             values |= {
@@ -109,7 +112,8 @@ class Comparison:
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
     def tables(self) -> list[Table]:
-        return [self._scores(), self._classes(), self._costs()]
+        among = [self._differences()] if len(self.methods) > 1 else []
+        return [self._scores(), *among, self._classes(), self._costs()]
 
     def _scores(self) -> Table:
         columns = ('', 'mIoU %', 'gain', 'hard classes %', 'gain', 'as the teacher %',
@@ -143,6 +147,15 @@ class Comparison:
             f'{max(run.peak_gb for run in runs):.2f}',
         )
 
+    def _differences(self) -> Table:
+        rows = [
+            (arm, *('' if arm == other else _signed(self.gain(arm, over=other))
+                    for other in self.methods))
+            for arm in self.methods
+        ]  # fmt: skip
+        title = 'mIoU of the row less that of the column, paired by seed, and its standard error'
+        return title, ('', *self.methods), rows
+
     def _classes(self) -> Table:
         columns = ('class', *self.arms, *map(title_of, self.teachers))
         rows = [(name, *cells) for name, cells in self._class_cells()]
@@ -170,44 +183,6 @@ def title_of(teacher: str) -> str:
 
 def _teacher_row(title: str, theirs: Outcome) -> tuple[str, ...]:
     return title, _percent(theirs.miou), '', _percent(theirs.hard_miou), '', '', '', ''
-
-
-def show(console: Console, comparison: Comparison) -> None:
-    for table in comparison.tables():
-        console.table(*table)
-
-
-def write(folder: Path, comparison: Comparison) -> None:
-    """comparison.{txt,md,json}"""
-    texts = {
-        'comparison.md': '\n'.join(map(_markdown, comparison.tables())),
-        'comparison.txt': '\n'.join(map(_plain, comparison.tables())),
-        'comparison.json': json.dumps(comparison.figures(), indent=2) + '\n',
-    }
-    for name, text in texts.items():
-        with write_atomically(folder / name) as temporary:
-            temporary.write_text(text, encoding='utf-8')
-
-
-def _markdown(table: Table) -> str:
-    title, columns, rows = table
-    lines = [f'**{title}**', '', _line(columns), _line(['---', *['--:'] * (len(columns) - 1)])]
-    return '\n'.join([*lines, *map(_line, rows), ''])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
-
-
-def _plain(table: Table) -> str:
-    title, columns, rows = table
-    widths = [max(map(len, column)) for column in zip(columns, *rows)]
-    lines = [
-        '  '.join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                  for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in (columns, *rows)
-    ]  # fmt: skip
-    return '\n'.join([title, *lines, ''])
 
 
 def _spread(values: Sequence[float]) -> str:
