@@ -123,7 +123,6 @@ class NativeEngine(Engine):
         self, coords: Tensor, stride: Sequence[int], layout: KeyLayout
     ) -> tuple[Tensor, KernelMap]:
         n, slots = len(coords), stride[0] * stride[1] * stride[2]
-        coarser = layout.coarser(stride)
         coarse = torch.empty(n, 4, dtype=torch.int32)
         in_rows, out_rows = torch.empty(2, n, dtype=torch.int32)
         starts = (Int64 * (slots + 1))()
@@ -131,8 +130,6 @@ class NativeEngine(Engine):
             address(coords),
             Int64(n),
             int32s(stride),
-            int32s(coarser.low),
-            int32s(coarser.bits),
             address(coarse),
             address(in_rows),
             address(out_rows),
