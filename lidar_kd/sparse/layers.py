@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn, Tensor
@@ -83,7 +83,8 @@ class Conv(nn.Module, ABC):
     def forward(self, x: SparseTensor) -> SparseTensor:
         if not torch.is_grad_enabled():
             return self.infer(x)
-        self._check_width(x.features, self.weight)
+        if x.features.shape[1] != self.in_channels:
+            self._refuse(x.features)
         pairs, level = self.map_of(x.level)
         flat = self.weight.flatten(1, 3)
         if pairs is None:
@@ -101,7 +102,8 @@ class Conv(nn.Module, ABC):
             x = x.with_features(_as_autocast_says(features))
             with torch.autocast(device, enabled=False):
                 return self.infer(x, residual=residual, relu=relu)
-        self._check_width(features, weight)
+        if features.shape[1] != weight.shape[4]:
+            self._refuse(features)
         pairs, level = self.map_of(x.level)
         y = level.engine.infer(
             features,
@@ -114,12 +116,11 @@ class Conv(nn.Module, ABC):
         )
         return SparseTensor(y, level)
 
-    def _check_width(self, features: Tensor, weight: Tensor) -> None:
-        if features.shape[1] != weight.shape[4]:
-            raise ValueError(
-                f'{type(self).__name__} {self.extra_repr()}: got features of '
-                f'{features.shape[1]} channels: give it {self.in_channels}'
-            )
+    def _refuse(self, features: Tensor) -> NoReturn:
+        raise ValueError(
+            f'{type(self).__name__} {self.extra_repr()}: got features of '
+            f'{features.shape[1]} channels: give it {self.in_channels}'
+        )
 
     def _pack(self, weight: Tensor, engine: Engine, dtype: torch.dtype) -> Tensor:
         """Kept only where the weight is frozen: what is written through .data leaves no trace."""

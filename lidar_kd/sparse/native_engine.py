@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
+import math
 import os
 import threading
 from typing import Any, TypeGuard
@@ -56,8 +57,12 @@ class NativeEngine(Engine):
         wanted = isa or os.environ.get(ISA_VARIABLE)
         self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
         kernels = (Pointer(self._c.lk_find(name.encode())) for name in bfloat16)
-        self._bfloat16 = next(filter(None, kernels), Pointer())
-        self._split = Pointer(self._c.lk_find(b'split'))
+        by_type = {
+            torch.float32: self._float32,
+            torch.bfloat16: next(filter(None, kernels), Pointer()),
+            SPLIT: Pointer(self._c.lk_find(b'split')),
+        }
+        self._by_type = {dtype: found for dtype, found in by_type.items() if found}
         if not self._float32 or wanted in (*BFLOAT16, 'split'):
             raise ConfigError(
                 f'{ISA_VARIABLE}: no float32 kernels for {wanted!r} on this machine: '
@@ -66,7 +71,7 @@ class NativeEngine(Engine):
         self.isa = self._c.lk_name(self._float32).decode()
 
     def computes(self, dtype: torch.dtype) -> bool:
-        return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(self._bfloat16))
+        return dtype != SPLIT and dtype in self._by_type
 
     def tune_memory(self, *, live: bool) -> None:
         self._c.lk_memory(int(live))
@@ -211,7 +216,9 @@ class NativeEngine(Engine):
     ) -> Tensor:
         """`reuse`: only valid until the next call on this thread; training packs every step."""
         dtype = SPLIT if dtype == torch.float32 and self.splits() else dtype
-        kernels = self._kernels(dtype)
+        if dtype not in self._by_type:
+            raise TypeError(f'the native engine does not compute in {dtype} on this CPU')
+        kernels = self._by_type[dtype]
         weight = weight.detach().float().contiguous()
         c_out, slots, c_in = weight.shape
         rows, columns = (c_out, c_in) if transpose else (c_in, c_out)
@@ -240,17 +247,9 @@ class NativeEngine(Engine):
             self._local.workspace = held
         return held[:bytes_needed].view(dtype)
 
-    def _kernels(self, packed: torch.dtype) -> Pointer:
-        """By what packed weights hold: SPLIT for float32 in two parts."""
-        if packed == SPLIT:
-            return self._split
-        if not self.computes(packed):
-            raise TypeError(f'the native engine does not compute in {packed} on this CPU')
-        return self._bfloat16 if packed == torch.bfloat16 else self._float32
-
     def splits(self) -> bool:
         """Whether float32 is now computed in two parts."""
-        return bool(self._split) and torch.get_float32_matmul_precision() != 'highest'
+        return SPLIT in self._by_type and torch.get_float32_matmul_precision() != 'highest'
 
     def _map(self, pairs: KernelMap) -> MapView:
         """The C view of a map, with the cuts by block of result rows; made once."""
@@ -287,12 +286,11 @@ class NativeEngine(Engine):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        kernels = self._kernels(packed.dtype)
         dtype = torch.float32 if packed.dtype == SPLIT else packed.dtype
         n_in, channels = x.shape
         view = MapView(slots=1, rows=n_in) if pairs is None else self._map(pairs)
         size = view.slots, channels, out_channels
-        assert packed.numel() == self._c.lk_packed(kernels, *size), size
+        assert packed.numel() >= math.prod(size), size
         assert pairs is None or n_in == pairs.n_in, (n_in, pairs.n_in)
         y = torch.empty(view.rows, out_channels, dtype=dtype)
         assert residual is None or residual.shape == y.shape, residual.shape
@@ -313,5 +311,5 @@ class NativeEngine(Engine):
             relu,
             torch.get_num_threads(),
         )
-        self._c.lk_run(kernels, view, job)
+        self._c.lk_run(self._by_type[packed.dtype], view, job)
         return y

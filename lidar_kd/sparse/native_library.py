@@ -117,9 +117,9 @@ def address(tensor: Tensor | None) -> Pointer:
 
 def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """What the C code reads: values of one type, those of a row side by side."""
-    if tensor.dtype != dtype:
-        tensor = tensor.detach().to(dtype)
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    if tensor.dtype is dtype and tensor.stride(-1) == 1:
+        return tensor
+    return tensor.detach().to(dtype).contiguous()
 
 
 def int32s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
