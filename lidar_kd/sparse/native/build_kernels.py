@@ -21,8 +21,10 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = '_kernels.abi3.so'
 COST = 'sparse convolution falls back to plain torch, about 2x slower'
 
+# -fno-trapping-math: else GCC makes no vector code of a choice between two floats
 # fmt: off
-BASE_FLAGS = ['-O3', '-std=gnu11', '-fopenmp', '-fPIC', '-fno-math-errno', '-fno-trapping-math',
+BASE_FLAGS = [
+    '-O3', '-std=gnu11', '-fopenmp', '-fPIC', '-fno-math-errno', '-fno-trapping-math',
     '-fvisibility=hidden',
 ]
 AVX2_FLAGS = ['-mavx2', '-mfma']
