@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 import math
 
 import pytest
@@ -110,19 +111,23 @@ def test_bfloat16_has_the_same_bits_in_fifty_runs_and_for_any_number_of_threads(
 # --- inference: fused steps, strides, NaN, packing ---
 
 
-def test_the_fused_epilogue_equals_the_separate_steps(engine: Engine) -> None:
+@pytest.mark.parametrize('c_out', [1, 8, 20, 24, 33, 64])
+def test_the_fused_epilogue_equals_the_separate_steps(engine: Engine, c_out: int) -> None:
     level = Level(cloud_of(300), engine)
-    layer = SubmanifoldConv(16, 20, CUBE, bias=True)
+    layer = SubmanifoldConv(16, c_out, CUBE, bias=True)
     bias = layer.bias
     assert bias is not None
     nn.init.normal_(bias)
     x = SparseTensor(random(len(level), 16, seed=4), level)
-    residual = random(len(level), 20, seed=7)
+    residual = random(len(level), c_out, seed=7)
+    choices = list(product((None, residual), (False, True)))
     with torch.inference_mode():
-        fused = layer.infer(x, residual=residual, relu=True).features
+        fused = [layer.infer(x, residual=r, relu=relu).features for r, relu in choices]
         layer.bias = None
-        plain = layer.infer(x).features
-    assert torch.equal(fused, F.relu(plain + bias + residual))
+        plain = layer.infer(x).features + bias
+    for got, (r, relu) in zip(fused, choices):
+        wanted = plain if r is None else plain + r
+        assert torch.equal(got, F.relu(wanted) if relu else wanted)
 
 
 def test_the_fused_epilogue_in_bfloat16_is_near_the_separate_steps(
