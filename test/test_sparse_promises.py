@@ -119,8 +119,7 @@ def test_the_fused_epilogue_equals_the_separate_steps(engine: Engine, c_out: int
     assert bias is not None
     nn.init.normal_(bias)
     x = SparseTensor(random(len(level), 16, seed=4), level)
-    residual = random(len(level), c_out, seed=7)
-    choices = list(product((None, residual), (False, True)))
+    choices = list(product((None, random(len(level), c_out, seed=7)), (False, True)))
     with torch.inference_mode():
         fused = [layer.infer(x, residual=r, relu=relu).features for r, relu in choices]
         layer.bias = None
