@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
-import math
 import os
 import threading
 from typing import Any, TypeGuard
@@ -289,8 +288,8 @@ class NativeEngine(Engine):
         dtype = torch.float32 if packed.dtype == SPLIT else packed.dtype
         n_in, channels = x.shape
         view = MapView(slots=1, rows=n_in) if pairs is None else self._map(pairs)
-        size = view.slots, channels, out_channels
-        assert packed.numel() >= math.prod(size), size
+        kernels, size = self._by_type[packed.dtype], (view.slots, channels, out_channels)
+        assert packed.numel() == self._c.lk_packed(kernels, *size), size
         assert pairs is None or n_in == pairs.n_in, (n_in, pairs.n_in)
         y = torch.empty(view.rows, out_channels, dtype=dtype)
         assert residual is None or residual.shape == y.shape, residual.shape
@@ -311,5 +310,5 @@ class NativeEngine(Engine):
             relu,
             torch.get_num_threads(),
         )
-        self._c.lk_run(self._by_type[packed.dtype], view, job)
+        self._c.lk_run(kernels, view, job)
         return y
