@@ -6,7 +6,7 @@ PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setup.py \
-	$(wildcard lidar_kd/sparse/native/*.[ch] lidar_kd/sparse/native/*.py)
+	$(wildcard lidar_kd/sparse/engines/native/*.[ch] lidar_kd/sparse/engines/native/*.py)
 
 # ROS finds what pip installed only here; threads that spin while they wait slow the others down.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
@@ -44,5 +44,5 @@ $(READY): $(INPUTS)
 
 clean:
 	rm -rf build dist install log *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f lidar_kd/sparse/native/_kernels* $(READY) .venv/.bench
+	rm -f lidar_kd/sparse/engines/native/_kernels* $(READY) .venv/.bench
 	find lidar_kd training test -name __pycache__ -prune -exec rm -rf {} +

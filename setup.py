@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-NATIVE = 'lidar_kd/sparse/native'
+NATIVE = 'lidar_kd/sparse/engines/native'
 sys.path.insert(0, str(ROOT / NATIVE))  # a PEP 517 build does not put the checkout there
 from build_kernels import BuildKernels  # noqa: E402
 
@@ -39,7 +39,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         *files_below('launch', f'share/{NAME}/launch'),
-        *files_below('config', f'share/{NAME}/config'),
+        *files_below('config/node', f'share/{NAME}/config/node'),
         *files_below('scripts', f'lib/{NAME}'),  # where `ros2 run` looks for executables
     ],
     ext_modules=[
@@ -50,7 +50,7 @@ setup(
     ],
     cmdclass={'build_ext': BuildKernels},
     zip_safe=False,
-    entry_points={'console_scripts': ['lidar-kd-segment = lidar_kd.segment:main']},
+    entry_points={'console_scripts': ['lidar-kd-segment = lidar_kd.cli.segment:main']},
     # Why each is needed and which version is tested: constraints.txt.
     install_requires=[
         'numpy',

@@ -59,7 +59,7 @@ if ! has_ros; then
 fi
 
 # pip hides why the native kernel was not built; building it once more tells.
-if ! compgen -G 'lidar_kd/sparse/native/_kernels*.so' > /dev/null; then
+if ! compgen -G 'lidar_kd/sparse/engines/native/_kernels*.so' > /dev/null; then
     "$VENV/bin/python" setup.py -q build_ext --inplace
 fi
 if ! "$VENV/bin/python" -c 'import open3d' > /dev/null 2>&1; then

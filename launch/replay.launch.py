@@ -13,7 +13,7 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'fastdds_large_clouds.xml'
+PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'node' / 'fastdds_large_clouds.xml'
 IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
 # Fast DDS 3, of Kilted and newer, renamed it and warns of the old name
 PROFILE_VARIABLE = f'FAST{"RTPS" if IS_OLD else "DDS"}_DEFAULT_PROFILES_FILE'

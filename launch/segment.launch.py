@@ -20,7 +20,8 @@ from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 
-CONFIG = Path(__file__).resolve().parents[1] / 'config'  # in the checkout and in share/lidar_kd
+# in the checkout and in share/lidar_kd
+CONFIG = Path(__file__).resolve().parents[1] / 'config' / 'node'
 NAME = 'lidar_kd'
 SHOWN = ('labeled', 'obstacles')  # in the RViz file
 ARGUMENTS = {

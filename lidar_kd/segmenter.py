@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from lidar_kd.bundle import Bundle, load_bundle
-from lidar_kd.cloud_intensity import limit_intensity
 from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.intensity import limit_intensity
 from lidar_kd.labels import IGNORE
-from lidar_kd.models.output import Network, Output
+from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.voxels import voxelize, Voxels
 
@@ -61,7 +61,7 @@ class Segmenter:
         self.engine = select_engine(self.device, engine)
         self.dtype = choose_dtype(precision, self.device, self.engine)
         model = copy.deepcopy(bundle.model)  # folding changes the weights
-        self._model = cast(Network, fold_norms(model).to(self.device).eval())
+        self._model = cast(SegmentationNetwork, fold_norms(model).to(self.device).eval())
         self._timing: dict[str, float] = {}
         self.engine.tune_memory(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from ros_partner import Partner
 
-    from lidar_kd.node import SegmentNode
+    from lidar_kd.ros.node import SegmentNode
     from lidar_kd.sparse import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def make_engine(name: str) -> Engine:
-    from lidar_kd.sparse.native_engine import NativeEngine
-    from lidar_kd.sparse.native_library import native_missing
-    from lidar_kd.sparse.torch_engine import TorchEngine
+    from lidar_kd.sparse.engines.native.engine import NativeEngine
+    from lidar_kd.sparse.engines.native.library import native_missing
+    from lidar_kd.sparse.engines.plain_torch import TorchEngine
 
     if name in ('torch', 'torch unrolled'):
         engine = TorchEngine()
@@ -88,7 +88,7 @@ def bfloat16_engine(request: pytest.FixtureRequest) -> Engine:
     """Both kinds of bfloat16 kernels, wherever the CPU has them."""
     import torch
 
-    from lidar_kd.sparse.native_engine import NativeEngine
+    from lidar_kd.sparse.engines.native.engine import NativeEngine
 
     make_engine('best')  # skips where nothing was compiled
     engine = NativeEngine(bfloat16=[request.param])

@@ -37,7 +37,7 @@ import torch
 from lidar_kd.bundle import BundleSpec, ModelSpec, save_bundle
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.models import build_model
-from lidar_kd.node import SegmentNode
+from lidar_kd.ros.node import SegmentNode
 from lidar_kd.voxels import CartesianGrid
 
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Humble talks to the network
@@ -134,7 +134,7 @@ def running_node(**parameters: Any) -> Iterator[SegmentNode]:
         for name, value in {'warm_up_points': 0, **parameters}.items()
     ]
     with (
-        patch('lidar_kd.node.DIAGNOSE_S', 0.2),  # tests wait for it
+        patch('lidar_kd.ros.node.DIAGNOSE_S', 0.2),  # tests wait for it
         spinning(
             lambda context: SegmentNode(NAME, context=context, parameter_overrides=overrides)
         ) as node,

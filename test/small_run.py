@@ -16,14 +16,14 @@ from torch import Tensor
 import yaml
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.labels import ClassTable, SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
-from training.config import Config, load_config
-from training.engine import Parts, Run
 from training.run.build import build_parts, Teachers
+from training.run.config import Config, load_config
 from training.run.folder import RunFolder
+from training.run.loop import Parts, Run
 from training.run.ranks import Ranks
 from training.run.sources import open_sources
 from training.run.teachers import load_teacher
@@ -156,7 +156,7 @@ def fit(config: Config, out: Path) -> Run:
 _DIES = """
 import os, signal, sys
 sys.path[0] = {root!r}
-from training.engine import Run
+from training.run.loop import Run
 from training.run.perform import {job}, main
 from pathlib import Path
 learn = Run._learn

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from training.config import load_config
+from training.run.config import load_config
 
 TRAINING = Path(__file__).resolve().parents[1] / 'training'
 COMMANDS = sorted(

@@ -134,7 +134,7 @@ def test_only_the_console_prints() -> None:
         for path in PYTHON
         for node in tree(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        if node.func.id == 'print' and name_of(path) != 'lidar_kd/console.py'
+        if node.func.id == 'print' and name_of(path) != 'lidar_kd/cli/console.py'
     ]
     assert prints == []
 

@@ -16,7 +16,7 @@ import pytest
 import lidar_kd
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = 'lidar_kd/sparse/native/_kernels.abi3.so'
+LIBRARY = 'lidar_kd/sparse/engines/native/_kernels.abi3.so'
 STUDENTS = sorted((ROOT / 'lidar_kd' / 'weights').glob('*.safetensors'))
 COST = 'sparse convolution falls back to plain torch, about 2x slower'
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.

@@ -11,12 +11,12 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
-from training.benchmarks.card import run_card
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
+from training.benchmarks.gpu import run_card
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models

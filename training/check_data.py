@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from lidar_kd.console import Console, EXIT_BAD_INPUT
+from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import LidarKdError
 from training.data.check import check_scans, Findings
 from training.data.kinds import KINDS, open_dataset

@@ -18,7 +18,7 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
 from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
@@ -27,7 +27,7 @@ from training.comparing.plot import draw
 from training.comparing.runs import answer_all, measure_costs, read_run, score_teacher
 from training.comparing.side_by_side import SideBySide
 from training.comparing.written import show, write
-from training.config import Config, load_config
+from training.run.config import Config, load_config
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks

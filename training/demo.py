@@ -20,15 +20,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from lidar_kd.birdview import draw_panel, Panel
 from lidar_kd.bundle import find_shipped_bundle, read_spec
+from lidar_kd.cli.birdview import draw_panel, Panel
+from lidar_kd.cli.console import Console
+from lidar_kd.cli.picture import draw_comparison, save_picture
 from lidar_kd.cloud import decode
-from lidar_kd.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.labels import ClassTable, IGNORE
-from lidar_kd.picture import draw_comparison, save_picture
-from training.data.streets.make import make_streets
-from training.data.streets.sequence import Settings
 from training.live.processes import (
     check_alive,
     end_on_sigterm,
@@ -36,7 +34,9 @@ from training.live.processes import (
     require_ros,
     running,
 )
-from training.metrics import Confusion, horizontal_range
+from training.scores.metrics import Confusion, horizontal_range
+from training.streets.make import make_streets
+from training.streets.sequence import Settings
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received

@@ -25,14 +25,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Precision, Segmenter
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS
 from training.data.scan import Points, ScanSet
-from training.report import (
+from training.reports.report import (
     choose_spread,
     figures,
     Result,
@@ -48,7 +48,7 @@ from training.scores.scoring import Answer, check_tables, Labels, score_answers,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ScoringOptions:
     data: Path
     kind: str = 'semantickitti'
     sequences: list[str] | None = None
@@ -64,7 +64,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = Options(**vars(make_parser().parse_args(argv)))
+    options = ScoringOptions(**vars(make_parser().parse_args(argv)))
     console = Console()
     try:
         with join_ranks() as ranks:
@@ -118,7 +118,7 @@ class Candidate:
     device: str = 'cpu'
 
 
-def evaluate(options: Options, ranks: Ranks, console: Console) -> Result:
+def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
     for folder in (options.out, options.json and options.json.parent):
         if folder is not None:
             prepare_folder(folder)
@@ -142,7 +142,7 @@ def evaluate(options: Options, ranks: Ranks, console: Console) -> Result:
     return result
 
 
-def open_scans(options: Options) -> ScanSet:
+def open_scans(options: ScoringOptions) -> ScanSet:
     """Labelled scans; all, or some spread over the set."""
     names = options.sequences
     wanted = names[0] if names and len(names) == 1 else names
@@ -153,7 +153,7 @@ def open_scans(options: Options) -> ScanSet:
     return replace(scans, frames=tuple(scans.frames[index] for index in chosen))
 
 
-def open_candidate(options: Options, scans: ScanSet, ranks: Ranks) -> Candidate:
+def open_candidate(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Candidate:
     if options.predictions is None:
         return _load_network(options, scans, ranks)
     if options.tta:
@@ -164,7 +164,7 @@ def open_candidate(options: Options, scans: ScanSet, ranks: Ranks) -> Candidate:
     return Candidate(name=options.predictions.name, facts=facts, answer=answers)
 
 
-def _load_network(options: Options, scans: ScanSet, ranks: Ranks) -> Candidate:
+def _load_network(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Candidate:
     bundle = load_bundle(options.bundle or find_shipped_bundle())
     check_tables(bundle.spec.labels, scans.table)
     device = options.device
@@ -202,7 +202,7 @@ def _describe_network(bundle: Bundle) -> str:
 
 
 def leave_files(
-    options: Options, result: Result, candidate: Candidate, scans: ScanSet, console: Console
+    options: ScoringOptions, result: Result, candidate: Candidate, scans: ScanSet, console: Console
 ) -> None:
     if options.json is not None:
         with writing(options.json), write_atomically(options.json) as temporary:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lidar_kd.bundle import Bundle, BundleSpec, save_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import BundleError, ConfigError, LidarKdError
 from lidar_kd.files import prepare_folder
 from lidar_kd.models import build_model

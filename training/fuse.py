@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
 from training.data.class_counts import CACHE
 from training.data.fusion import (

@@ -19,11 +19,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from torch import nn, Tensor
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
+from lidar_kd.cli.segment import read_positive
 from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
-from lidar_kd.segment import read_positive
 from lidar_kd.voxels import CartesianGrid
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import NOT_STORED, read_checkpoint

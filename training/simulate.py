@@ -16,14 +16,14 @@ import time
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
-from training.data.streets.compare import draw_comparison, measure, Statistics, tabulate
-from training.data.streets.make import make_streets
-from training.data.streets.quarters import QUARTERS
-from training.data.streets.sensors import SENSORS
-from training.data.streets.sequence import Settings
-from training.data.streets.writer import folder_of
+from training.streets.compare import draw_comparison, measure, Statistics, tabulate
+from training.streets.make import make_streets
+from training.streets.quarters import QUARTERS
+from training.streets.sensors import SENSORS
+from training.streets.sequence import Settings
+from training.streets.writer import folder_of
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -19,7 +19,7 @@ import sys
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lidar_kd.bundle import Bundle, load_bundle
-from lidar_kd.console import Console, EXIT_BAD_INPUT
+from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter

@@ -2,7 +2,7 @@
 """Trains a network on labelled scans and leaves a bundle, a report and pictures.
 
   python training/train.py --cfg config/baseline.yaml
-  python training/train.py --cfg config/teacher.yaml --set optim.epochs=20 --out runs/longer
+  python training/train.py --cfg config/baseline.yaml --set optim.epochs=20 --out runs/longer
   torchrun --nproc_per_node 4 training/train.py --cfg config/semantickitti/teacher.yaml
 
 Interrupted (Ctrl-C, or worse), the same line goes on from the last checkpoint.

@@ -22,11 +22,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from lidar_kd.bags import is_bag
 from lidar_kd.bundle import Bundle, load_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
+from lidar_kd.cli.picture import save_picture
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
-from lidar_kd.picture import save_picture
+from lidar_kd.scans.bags import is_bag
 from lidar_kd.segmenter import Segmenter
 from training.data.folder import open_folder
 from training.data.kinds import KINDS, open_dataset

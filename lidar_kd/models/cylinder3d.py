@@ -77,7 +77,7 @@ class Asymmetric(nn.Module):
         return y
 
 
-class Up(nn.Module):
+class AsymmetricUp(nn.Module):
     """The way back to a finer level, the encoder's features there added, then three kernels."""
 
     def __init__(self, c_in: int, c_out: int, stride: Triple) -> None:
@@ -152,7 +152,7 @@ class Cylinder3D(nn.Module):
         )
         below = [widths[-1], *widths[:0:-1]]
         self.ups = nn.ModuleList(
-            Up(a, b, stride) for a, b, stride in zip(below, below[1:], STRIDES[::-1])
+            AsymmetricUp(a, b, stride) for a, b, stride in zip(below, below[1:], STRIDES[::-1])
         )
         self.early_width, self.voxel_width, self.point_width = widths[-1], 4 * width, 2 * width
         self.context = Context(2 * width)

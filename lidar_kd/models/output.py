@@ -65,7 +65,7 @@ class Output:
         return self.early.tensor.level.find(cells // cells.new_tensor([1, *self.early.stride]))
 
 
-class Network(Protocol):
+class SegmentationNetwork(Protocol):
     """What the Segmenter and the trainer ask of every network."""
 
     point_width: int  # channels of point_features, voxel_features and early_features

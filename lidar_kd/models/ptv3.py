@@ -18,7 +18,7 @@ from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
-from lidar_kd.models.transformer import Block, gather, Linear, MlpSeen
+from lidar_kd.models.transformer import AttentionBlock, gather, Linear, MlpSeen
 from lidar_kd.sparse import ConvNorm, Level, Norm, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
 
@@ -75,7 +75,7 @@ class Unpool(nn.Module):
 class Blocks(nn.ModuleList):
     """The blocks of one level; block k looks along order k."""
 
-    def __init__(self, blocks: Iterable[Block], patch: int) -> None:
+    def __init__(self, blocks: Iterable[AttentionBlock], patch: int) -> None:
         super().__init__(blocks)
         self.patch = patch
         self.checkpointing = False
@@ -128,7 +128,7 @@ class PTv3(nn.Module):
         stem = SubmanifoldConv(in_channels, widths[0], STEM)
         self.stem = ConvNorm(stem, relu=False, norm=NORM)
         self.pools = nn.ModuleList(map(Pool, widths, widths[1:]))
-        block = partial(MlpSeen if conv_sees_mlp else Block, mlp_ratio=mlp_ratio)
+        block = partial(MlpSeen if conv_sees_mlp else AttentionBlock, mlp_ratio=mlp_ratio)
         self.encoder = _levels(encoder, _rates(encoder_depths, drop_path), block)
         below = [*decoder_channels, widths[-1]]
         self.unpools = nn.ModuleList(map(Unpool, below[1:], widths, decoder_channels))
@@ -207,7 +207,7 @@ def _stages(
 def _levels(
     stages: Sequence[tuple[int, int, int]],
     rates: Sequence[Sequence[float]],
-    block: Callable[..., Block],
+    block: Callable[..., AttentionBlock],
 ) -> nn.ModuleList:
     """rates: of drop path, per block of every level."""
     return nn.ModuleList(

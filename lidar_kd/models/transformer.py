@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return engine.attend(qkv).reshape(count * size, channels)
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """x += norm(linear(conv(x))); x += attention(norm(x)); x += mlp(norm(x))
 
     seen: what the convolution sees instead of x; returned is the same for the next block's.
@@ -109,7 +109,7 @@ class Block(nn.Module):
         return y
 
 
-class MlpSeen(Block):
+class MlpSeen(AttentionBlock):
     """The convolution of the next block sees only what this one's MLP adds."""
 
     def forward(

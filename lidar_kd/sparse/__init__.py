@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse convolution with one set of weights and several engines."""
 
-from lidar_kd.sparse.engine import Engine, select_engine
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.layers import (
     chain,
     Conv,
@@ -15,6 +15,7 @@ from lidar_kd.sparse.layers import (
     SubmanifoldConv,
 )
 from lidar_kd.sparse.maps import KernelMap
+from lidar_kd.sparse.select import select_engine
 from lidar_kd.sparse.tensor import batch_sizes, Level, sparse_tensor, SparseTensor
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn, Tensor
 
-from lidar_kd.sparse.engine import Engine
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.maps import KernelMap
 from lidar_kd.sparse.tensor import Level, SparseTensor, Triple
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lidar_kd.errors import DataError
-from lidar_kd.sparse.engine import Engine, select_engine
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.maps import KernelMap, key_layout, KeyLayout, reaching_pairs
+from lidar_kd.sparse.select import select_engine
 
 Triple = tuple[int, int, int]
 Step = tuple[Triple, Triple | None]  # stride, and kernel where it is not the stride

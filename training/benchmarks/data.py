@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import torch
 from torch.nn.functional import cross_entropy
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.sparse import select_engine

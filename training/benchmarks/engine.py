@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.models import build_model
 from lidar_kd.sparse import Engine, fold_norms, Level, select_engine
-from lidar_kd.sparse.native_library import native_missing
+from lidar_kd.sparse.engines.native.library import native_missing
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock, Floor, threads
 from training.benchmarks.peer import spconv_installed, SpconvPeer

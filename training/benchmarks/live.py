@@ -14,10 +14,8 @@ import tempfile
 import numpy as np
 
 from lidar_kd.bundle import find_shipped_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
-from training.data.streets.make import make_streets
-from training.data.streets.sequence import Settings
 from training.live.processes import (
     check_alive,
     prepare_environment,
@@ -25,6 +23,8 @@ from training.live.processes import (
     resident_mb,
     running,
 )
+from training.streets.make import make_streets
+from training.streets.sequence import Settings
 
 DISTINCT = 40  # scans that are repeated
 SETTLED = 100  # scans after which memory should no longer grow

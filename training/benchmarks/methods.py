@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.models.output import Output
@@ -30,13 +30,13 @@ from training.benchmarks.scans import distinct_scans
 from training.data.batch import Batch, make_batch, voxel_labels
 from training.data.scan import Scan
 from training.methods import build_methods, METHODS
-from training.methods.inputs import Context, Inputs, Widths
+from training.methods.inputs import Inputs, LabelStatistics, Widths
 from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import Supervised, SupervisedSettings
-from training.run.lesson import Lesson
-from training.run.sides import make_inputs, own_side
+from training.run.align import align_own, make_inputs
+from training.run.loss import DistillationLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT, TEACHER, GRID = 'minkunet_quarter', 'minkunet_half', CartesianGrid(voxel_m=0.2)
@@ -47,7 +47,7 @@ WHATS = (*METHODS, SUPERVISED)
 
 
 @dataclass(frozen=True)
-class Settings:
+class MethodSettings:
     srkd: SrkdSettings = SrkdSettings(points=1024)
     pvkd: PvkdSettings = PvkdSettings()
     m2skd: M2skdSettings = M2skdSettings()
@@ -82,13 +82,15 @@ class _Pair:
         self.teacher = fold_norms(build_model(TEACHER, classes=CLASSES).eval())
         self.teacher.requires_grad_(False)
         self.methods = build_methods(
-            Settings(),
+            MethodSettings(),
             student=_widths(self.student),
             teachers=dict.fromkeys(METHODS, _widths(self.teacher)),
-            context=Context(table=SEMANTICKITTI, class_shares=np.full(CLASSES, 1 / CLASSES)),
+            statistics=LabelStatistics(
+                table=SEMANTICKITTI, class_shares=np.full(CLASSES, 1 / CLASSES)
+            ),
         )
         self.supervised = Supervised(SupervisedSettings(), torch.ones(CLASSES))
-        self._step = Lesson(self.student, self.supervised)
+        self._step = DistillationLoss(self.student, self.supervised)
 
     def measure(self, batch: Batch, index: int, clock: Clock) -> None:
         clock.time('student step', index, lambda: self._learn(batch))
@@ -129,7 +131,7 @@ class _Pair:
 def compare(ours: Output, theirs: Output, batch: Batch) -> Inputs:
     """A fresh comparison: what the answers remember of an earlier one is not taken over."""
     inputs = make_inputs(replace(ours), batch, voxel_labels(batch, CLASSES))
-    return replace(inputs, teacher=own_side(replace(theirs)))
+    return replace(inputs, teacher=align_own(replace(theirs)))
 
 
 def _widths(network: nn.Module) -> Widths:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.models import build_model, PRESETS
 from lidar_kd.sparse import fold_norms, select_engine
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lidar_kd.cli.console import Console
 from lidar_kd.cloud import Cloud, decode, encode_labeled, encode_segmented, Payload, select
-from lidar_kd.console import Console
 from lidar_kd.labels import SEMANTICKITTI
-from lidar_kd.replay_layouts import encode_scan, find_layout, LAYOUTS
+from lidar_kd.ros.replay.layouts import encode_scan, find_layout, LAYOUTS
 from training.benchmarks.clock import Clock, threads
 from training.benchmarks.engine import rounds
 from training.benchmarks.scans import distinct_scans

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lidar_kd.bundle import Bundle, BundleSpec, ModelSpec
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.segmenter import Segmenter

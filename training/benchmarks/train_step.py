@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.models import build_model
 from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import Voxels

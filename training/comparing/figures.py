@@ -11,7 +11,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from training.config import MAIN
+from training.run.config import MAIN
 
 ALONE = 'alone'  # the student without a teacher
 ANSWERS = 'answers'  # with the teacher's answers as labels (teacher.labels) and no method

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lidar_kd.errors import ConfigError
 from training.comparing.figures import ALONE, ANSWERS
-from training.config import Config, Methods
+from training.run.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.sources import digest_streets
 from training.run.yaml_file import check

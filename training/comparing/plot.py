@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 import numpy as np
 
-from lidar_kd.picture import save_picture
+from lidar_kd.cli.picture import save_picture
 from training.comparing.figures import ALONE, Comparison, title_of
 
 INK = '#22262e'

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from lidar_kd.bundle import load_bundle
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.segmenter import Segmenter
 from training.comparing.figures import Cost, Outcome
 from training.data.batch import make_batch
 from training.data.scan import ScanSet
-from training.metrics import Confusion
 from training.run.folder import RunFolder
 from training.run.macs import gmacs
+from training.scores.metrics import Confusion
 from training.scores.scoring import Labels, score_answers
 
 _TIMED_SCANS = 20

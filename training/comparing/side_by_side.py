@@ -16,7 +16,7 @@ from typing import IO
 
 import torch
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
 from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted, Interruption

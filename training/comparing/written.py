@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.files import write_atomically
 from training.comparing.figures import Comparison, Table
 

@@ -25,7 +25,7 @@ AnyGrid = CartesianGrid | CylinderGrid
 
 
 @dataclass(frozen=True)
-class Sight:
+class TeacherInput:
     """How a teacher looks at scans: on its grid, fused with their past or as the student sees
     them, augmented or as they were before that.
     """
@@ -53,7 +53,7 @@ class Batch:
     voxels: their points, owners and voxels; labels (M,) uint8 train ids, 255 ignored;
     instances (M,) int64, 0 in a scan without any, or None where no scan has some;
     starts: scan i has the rows starts[i] to starts[i + 1];
-    views: what teachers see; those whose sight is not there see the batch's own voxels.
+    views: what teachers see; those whose teacher_input is not there see the batch's own voxels.
     """
 
     voxels: Voxels
@@ -61,7 +61,7 @@ class Batch:
     instances: Tensor | None
     starts: tuple[int, ...]
     names: tuple[str, ...]
-    views: Mapping[Sight, TeacherView] = field(default_factory=dict)
+    views: Mapping[TeacherInput, TeacherView] = field(default_factory=dict)
 
     @property
     def points(self) -> Tensor:
@@ -89,15 +89,17 @@ class Batch:
         return _put_together, _take_apart(self)
 
 
-def make_batch(scans: Sequence[Scan], grid: AnyGrid, *, sights: Sequence[Sight] = ()) -> Batch:
+def make_batch(
+    scans: Sequence[Scan], grid: AnyGrid, *, teacher_inputs: Sequence[TeacherInput] = ()
+) -> Batch:
     """With teachers the past of fused scans is for their eyes alone; without any it is learnt
     from. Points that one of the grids cannot hold are left out of the batch.
     """
-    own = [_present(scan) for scan in scans] if sights else scans
+    own = [_present(scan) for scan in scans] if teacher_inputs else scans
     seen = {
-        sight: _look(scans if sight.fused else own, sight)
-        for sight in dict.fromkeys(sights)
-        if _differs(sight, scans, grid)
+        teacher_input: _look(scans if teacher_input.fused else own, teacher_input)
+        for teacher_input in dict.fromkeys(teacher_inputs)
+        if _differs(teacher_input, scans, grid)
     }
     scans, rows = _keep_what_all_see(own, [rows for _, rows in seen.values()])
     points, owner = _concatenate(scans)
@@ -115,8 +117,8 @@ def make_batch(scans: Sequence[Scan], grid: AnyGrid, *, sights: Sequence[Sight] 
         starts=tuple(starts.tolist()),
         names=tuple(scan.name for scan in scans),
         views={
-            sight: TeacherView(voxels=theirs, rows=mine[voxels.rows])
-            for (sight, (theirs, _)), mine in zip(seen.items(), rows)
+            teacher_input: TeacherView(voxels=theirs, rows=mine[voxels.rows])
+            for (teacher_input, (theirs, _)), mine in zip(seen.items(), rows)
         },
     )
 
@@ -128,19 +130,19 @@ def _numbers(scan: Scan) -> NDArray[np.int64]:
     return scan.instances.astype(np.int64)
 
 
-def _differs(sight: Sight, scans: Sequence[Scan], grid: AnyGrid) -> bool:
+def _differs(teacher_input: TeacherInput, scans: Sequence[Scan], grid: AnyGrid) -> bool:
     """Whether the teacher sees other voxels than the student."""
-    fused = sight.fused and any(scan.past is not None for scan in scans)
-    moved = not sight.augmented and any(scan.unmoved is not None for scan in scans)
-    return sight.grid != grid or fused or moved
+    fused = teacher_input.fused and any(scan.past is not None for scan in scans)
+    moved = not teacher_input.augmented and any(scan.unmoved is not None for scan in scans)
+    return teacher_input.grid != grid or fused or moved
 
 
-def _look(scans: Sequence[Scan], sight: Sight) -> tuple[Voxels, list[Tensor]]:
+def _look(scans: Sequence[Scan], teacher_input: TeacherInput) -> tuple[Voxels, list[Tensor]]:
     """A teacher's voxels, and by scan where its own points are among theirs; -1 nowhere."""
-    if not sight.augmented:
+    if not teacher_input.augmented:
         scans = [_before_augmentation(scan) for scan in scans]
     points, owner = _concatenate(scans)
-    voxels = voxelize(points, sight.grid, batch=owner)
+    voxels = voxelize(points, teacher_input.grid, batch=owner)
     row = torch.full((len(points),), -1)
     row[voxels.rows] = torch.arange(len(voxels.rows))
     by_scan = zip(scans, row.split([len(scan) for scan in scans]))
@@ -190,8 +192,8 @@ def voxel_labels(batch: Batch, classes: int) -> Tensor:
 def _take_apart(batch: Batch) -> tuple[Any, ...]:
     parts = [*_take_voxels_apart(batch.voxels), batch.labels, batch.instances, batch.starts,
              batch.names]  # fmt: skip
-    for sight, view in batch.views.items():
-        parts += [sight, view.rows, *_take_voxels_apart(view.voxels)]
+    for teacher_input, view in batch.views.items():
+        parts += [teacher_input, view.rows, *_take_voxels_apart(view.voxels)]
     return tuple(parts)
 
 
@@ -206,8 +208,8 @@ def _put_together(*parts: Any) -> Batch:
     ours, (labels, instances, starts, names), theirs = parts[:8], parts[8:12], parts[12:]
     views = {}
     for first in range(0, len(theirs), 10):
-        sight, rows, *voxels = theirs[first : first + 10]
-        views[sight] = TeacherView(voxels=_put_voxels_together(*voxels), rows=rows)
+        teacher_input, rows, *voxels = theirs[first : first + 10]
+        views[teacher_input] = TeacherView(voxels=_put_voxels_together(*voxels), rows=rows)
     return Batch(
         voxels=_put_voxels_together(*ours),
         labels=labels,

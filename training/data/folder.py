@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of scans without labels, of any kind that lidar_kd.scans reads."""
+"""A folder of scans without labels, of any kind that lidar_kd.scans.read reads."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lidar_kd.cloud_intensity import limit_intensity
 from lidar_kd.errors import ConfigError
+from lidar_kd.intensity import limit_intensity
 from training.data.augment import augment, Augmentation
-from training.data.batch import AnyGrid, Batch, make_batch, Sight
+from training.data.batch import AnyGrid, Batch, make_batch, TeacherInput
 from training.data.scan import Scan, Scans
 
 # A seed sequence does not tell [s, e] from [s, e, 0], hence a number for each use.
@@ -126,7 +126,7 @@ class Loader:
         grid: AnyGrid,
         *,
         batch_size: int,
-        sights: Sequence[Sight] = (),
+        teacher_inputs: Sequence[TeacherInput] = (),
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -143,7 +143,7 @@ class Loader:
         self._loader: DataLoader[Scan] = DataLoader(
             scans,
             batch_sampler=self._turns,  # of turns, not numbers
-            collate_fn=partial(make_batch, grid=grid, sights=sights),
+            collate_fn=partial(make_batch, grid=grid, teacher_inputs=teacher_inputs),
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_run,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
-from lidar_kd.scans import DAMAGED
+from lidar_kd.scans.read import DAMAGED
 from training.data.scan import Raw
 
 

@@ -20,9 +20,9 @@ from pydantic import (
 from lidar_kd.errors import ConfigError
 from training.data.augment import Augmentation
 from training.data.kinds import KINDS
-from training.data.streets.make import MAX_SEQUENCES
-from training.data.streets.quarters import QUARTERS
-from training.data.streets.sensors import SENSORS
+from training.streets.make import MAX_SEQUENCES
+from training.streets.quarters import QUARTERS
+from training.streets.sensors import SENSORS
 
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
 

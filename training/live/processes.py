@@ -33,7 +33,7 @@ def require_ros() -> None:
 
 def prepare_environment() -> None:
     """For this process and those it starts; before rclpy and torch are loaded."""
-    profile = str(ROOT / 'config' / 'fastdds_large_clouds.xml')
+    profile = str(ROOT / 'config' / 'node' / 'fastdds_large_clouds.xml')
     wanted = {
         find_profile_variable(): profile,
         'OMP_WAIT_POLICY': 'passive',  # threads that wait must not take the cores of the others

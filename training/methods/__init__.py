@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from training.methods.inputs import Context, Widths
+from training.methods.inputs import LabelStatistics, Widths
 from training.methods.m2skd import M2skd
 from training.methods.pvkd import Pvkd
 from training.methods.srkd import Srkd
@@ -18,7 +18,7 @@ METHODS: dict[str, Any] = {'srkd': Srkd, 'pvkd': Pvkd, 'm2skd': M2skd}
 
 
 def build_methods(
-    settings: Any, *, student: Widths, teachers: Mapping[str, Widths], context: Context
+    settings: Any, *, student: Widths, teachers: Mapping[str, Widths], statistics: LabelStatistics
 ) -> nn.ModuleDict:
     """The methods by name, in the order of `teachers`: what each one's teacher gives.
 
@@ -34,7 +34,7 @@ def build_methods(
     return nn.ModuleDict(
         {
             name: METHODS[name](
-                getattr(settings, name), student=student, teacher=teacher, context=context
+                getattr(settings, name), student=student, teacher=teacher, statistics=statistics
             )
             for name, teacher in teachers.items()
         }

@@ -22,7 +22,7 @@ Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Side:
+class AlignedOutput:
     """What one network says about the student's points and voxels; a teacher's is detached.
 
     Callables, for nothing is to be gathered or averaged that no term asks for; whoever makes
@@ -49,8 +49,8 @@ class Inputs:
     voxel_scan: Tensor  # (V,) the scan of each voxel, ascending
     voxel_xyz: Tensor  # (V, 3) mean of their points in metres
     voxel_labels: Tensor  # (V,) uint8 majority label, 255 without any
-    student: Side
-    teacher: Side
+    student: AlignedOutput
+    teacher: AlignedOutput
 
     @property
     def scans(self) -> int:
@@ -74,7 +74,7 @@ class Widths:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Context:
+class LabelStatistics:
     """What the methods know of the data before the first batch."""
 
     table: ClassTable
@@ -96,7 +96,7 @@ def class_weights(
     return weights.astype(np.float32)
 
 
-def check_teacher(teacher: Side, names: Sequence[str]) -> None:
+def check_teacher(teacher: AlignedOutput, names: Sequence[str]) -> None:
     """One look at what every term builds on; NaN features give NaN logits.
 
     names: of the scans.

@@ -15,8 +15,8 @@ from torch import nn, Tensor
 from lidar_kd.errors import ConfigError
 from training.methods.affinity import cosine_l1, mean_over_sets
 from training.methods.draws import draw_rows, Indices
-from training.methods.inputs import Context, Inputs, Widths
-from training.methods.opinions import point_opinions
+from training.methods.inputs import Inputs, LabelStatistics, Widths
+from training.methods.logits import point_logits_of
 from training.methods.supervoxels import pad_members
 from training.methods.terms import Adapter, divergence, feature_distance
 from training.methods.weights import Auto, Weight
@@ -51,11 +51,16 @@ class M2skd(nn.Module):
     hard_ids: Tensor
 
     def __init__(
-        self, settings: M2skdSettings, *, student: Widths, teacher: Widths, context: Context
+        self,
+        settings: M2skdSettings,
+        *,
+        student: Widths,
+        teacher: Widths,
+        statistics: LabelStatistics,
     ) -> None:
         super().__init__()
         self.settings = s = settings
-        _check(settings, student, teacher, context)
+        _check(settings, student, teacher, statistics)
         weights = {
             'm2skd.early_feature': s.early_feature,
             'm2skd.late_feature': s.late_feature,
@@ -63,7 +68,7 @@ class M2skd(nn.Module):
             'm2skd.affinity': s.affinity,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        hard = torch.from_numpy(context.table.hard_ids.copy())
+        hard = torch.from_numpy(statistics.table.hard_ids.copy())
         self.register_buffer('hard_ids', hard, persistent=False)
         self.early = None
         if s.early_feature and student.early and teacher.early:
@@ -73,10 +78,10 @@ class M2skd(nn.Module):
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, self._compare_features(inputs, rng)
         if s.logit:
-            said = point_opinions(inputs)
-            weight = said.weigh(torch.isin(inputs.labels, self.hard_ids) | said.disputed())
+            logits = point_logits_of(inputs)
+            weight = logits.weigh(torch.isin(inputs.labels, self.hard_ids) | logits.disputed())
             terms['m2skd.logit'] = divergence(
-                said.student, said.teacher, tau=s.logit_tau, weight=weight
+                logits.student, logits.teacher, tau=s.logit_tau, weight=weight
             )
         if s.affinity:
             objects = pad_members(self._draw_objects(inputs, rng), inputs.labels.device)
@@ -122,10 +127,12 @@ def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
     return [members[:most] for members in objects if len(members) >= _LEAST_POINTS]
 
 
-def _check(settings: M2skdSettings, student: Widths, teacher: Widths, context: Context) -> None:
-    if settings.affinity and not context.table.has_instances:
+def _check(
+    settings: M2skdSettings, student: Widths, teacher: Widths, statistics: LabelStatistics
+) -> None:
+    if settings.affinity and not statistics.table.has_instances:
         raise ConfigError(
-            f"m2skd.affinity: the labels of '{context.table.name}' have no instance ids; "
+            f"m2skd.affinity: the labels of '{statistics.table.name}' have no instance ids; "
             'set methods.m2skd.affinity to 0.'
         )
     if settings.early_feature and not (student.early and teacher.early):

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import nn, Tensor
 
 from training.methods.affinity import cosine_mse, mean_over_sets
-from training.methods.inputs import Context, Inputs, Widths
-from training.methods.opinions import Opinions, point_opinions
+from training.methods.inputs import Inputs, LabelStatistics, Widths
+from training.methods.logits import LogitPair, point_logits_of
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
 from training.methods.terms import divergence, labelled
 from training.methods.weights import Auto, Weight
@@ -40,7 +40,12 @@ class Pvkd(nn.Module):
     class_weights: Tensor | None
 
     def __init__(
-        self, settings: PvkdSettings, *, student: Widths, teacher: Widths, context: Context
+        self,
+        settings: PvkdSettings,
+        *,
+        student: Widths,
+        teacher: Widths,
+        statistics: LabelStatistics,
     ) -> None:
         super().__init__()
         self.settings = s = settings
@@ -51,8 +56,8 @@ class Pvkd(nn.Module):
             'pvkd.voxel_affinity': s.voxel_affinity,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        self._sampler = Sampler(s.boxes, context)
-        of_class = context.class_weights(s.output_power)
+        self._sampler = Sampler(s.boxes, statistics)
+        of_class = statistics.class_weights(s.output_power)
         self.register_buffer('class_weights', of_class, persistent=False)
 
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -65,22 +70,22 @@ class Pvkd(nn.Module):
     def _compare_outputs(self, inputs: Inputs) -> dict[str, Tensor]:
         s, terms = self.settings, dict[str, Tensor]()
         if s.point_output:
-            said = point_opinions(inputs)
+            logits = point_logits_of(inputs)
             chosen = None if s.unlabelled else labelled(inputs.labels)
-            weight = said.weigh(chosen, self.class_weights)
+            weight = logits.weigh(chosen, self.class_weights)
             terms['pvkd.point_output'] = divergence(
-                said.student, said.teacher, tau=s.output_tau, weight=weight
+                logits.student, logits.teacher, tau=s.output_tau, weight=weight
             )
         if s.voxel_output:
-            said = Opinions(
+            logits = LogitPair(
                 student=inputs.student.voxel_logits(), teacher=inputs.teacher.voxel_logits()
             )
             chosen = None if s.unlabelled else labelled(inputs.voxel_labels)
             terms['pvkd.voxel_output'] = divergence(
-                said.student,
-                said.teacher,
+                logits.student,
+                logits.teacher,
                 tau=s.output_tau,
-                weight=said.weigh(chosen, self.class_weights),
+                weight=logits.weigh(chosen, self.class_weights),
             )
         return terms
 

@@ -16,8 +16,8 @@ from torch import nn, Tensor
 
 from training.methods.affinity import distance_mse, mean_over_sets
 from training.methods.draws import draw_balanced, draw_rows, draw_uniform
-from training.methods.inputs import Context, Inputs, Widths
-from training.methods.opinions import point_opinions
+from training.methods.inputs import Inputs, LabelStatistics, Widths
+from training.methods.logits import point_logits_of
 from training.methods.relations import cross_relation, LEAST_TAU
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
 from training.methods.terms import Adapter, channel_divergence, divergence, labelled
@@ -52,7 +52,12 @@ class Srkd(nn.Module):
     class_weights: Tensor | None
 
     def __init__(
-        self, settings: SrkdSettings, *, student: Widths, teacher: Widths, context: Context
+        self,
+        settings: SrkdSettings,
+        *,
+        student: Widths,
+        teacher: Widths,
+        statistics: LabelStatistics,
     ) -> None:
         super().__init__()
         self.settings = s = settings
@@ -64,19 +69,19 @@ class Srkd(nn.Module):
             'srkd.channel': s.channel,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        self._sampler = Sampler(s.boxes, context)
-        of_class = context.class_weights(s.output_power)
+        self._sampler = Sampler(s.boxes, statistics)
+        of_class = statistics.class_weights(s.output_power)
         self.register_buffer('class_weights', of_class, persistent=False)
         self.channel = Adapter(student.point, teacher.point) if s.channel else None
 
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, dict[str, Tensor]()
         if s.output:
-            said = point_opinions(inputs)
+            logits = point_logits_of(inputs)
             chosen = None if s.unlabelled else labelled(inputs.labels)
-            weight = said.weigh(chosen, self.class_weights)
+            weight = logits.weigh(chosen, self.class_weights)
             terms['srkd.output'] = divergence(
-                said.student, said.teacher, tau=s.output_tau, weight=weight
+                logits.student, logits.teacher, tau=s.output_tau, weight=weight
             )
         if s.cross or s.channel:
             terms |= self._compare_drawn(inputs, rng)

@@ -43,10 +43,10 @@ class Supervised(nn.Module):
         self.register_buffer('class_weights', class_weights.float(), persistent=False)
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        s, said = self.settings, inputs.student
+        s, ours = self.settings, inputs.student
         scans = _starts_of(inputs.voxel_scan, inputs.scans)
-        voxels = _Rows(said.voxel_logits, inputs.voxel_labels, scans)
-        points = _Rows(said.point_logits, inputs.labels, inputs.starts)
+        voxels = _Rows(ours.voxel_logits, inputs.voxel_labels, scans)
+        points = _Rows(ours.point_logits, inputs.labels, inputs.starts)
         losses = {
             'voxel_ce': (s.voxel_ce, self._cross_entropy, voxels),
             'voxel_lovasz': (s.voxel_lovasz, _lovasz, voxels),

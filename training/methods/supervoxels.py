@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from training.methods.draws import Indices
-from training.methods.inputs import Context, Inputs, Rows
+from training.methods.inputs import Inputs, LabelStatistics, Rows
 
 Cells = tuple[PositiveInt, PositiveInt, PositiveInt]  # along radius, angle, height
 Labels = NDArray[np.uint8]
@@ -150,8 +150,8 @@ def pad_members(sets: list[Indices], device: torch.device) -> Members:
 class Sampler:
     """Draws the boxes of a batch and their members."""
 
-    def __init__(self, settings: BoxSettings, context: Context) -> None:
-        self._settings, self._shares = settings, context.class_shares
+    def __init__(self, settings: BoxSettings, statistics: LabelStatistics) -> None:
+        self._settings, self._shares = settings, statistics.class_shares
         self._rare = np.zeros(256, np.bool_)  # by label; 255 is none of them
         self._rare[: len(self._shares)] = self._shares < settings.minority_share
 

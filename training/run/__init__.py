@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run: configuration to batches, lesson, steps, checkpoints."""
+"""A training run: configuration to batches, distillation, steps, checkpoints."""

@@ -13,29 +13,29 @@ import torch
 from torch import nn
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import DataError
 from lidar_kd.models import build_model
 from lidar_kd.segmenter import choose_device
 from lidar_kd.sparse import select_engine
-from training.config import Config, MAIN
-from training.data.batch import Sight
+from training.data.batch import TeacherInput
 from training.data.class_counts import CACHE, count_classes
 from training.data.instances import build_paste_bank
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan, Scans, ScanSet
-from training.engine import Parts
 from training.methods import build_methods
-from training.methods.inputs import class_weights, Context, Widths
+from training.methods.inputs import class_weights, LabelStatistics, Widths
 from training.methods.supervised import Supervised
+from training.run.config import Config, MAIN
 from training.run.folder import RunFolder
-from training.run.lesson import Explains, Lesson, Tutor
+from training.run.loop import Parts
+from training.run.loss import DistillationLoss, Teacher, TeacherNetwork
 from training.run.ranks import Ranks
 from training.run.sources import fuse, open_sources, Several, Sources
-from training.run.start import begin_with
 from training.run.synced_norm import synchronise_norms
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
+from training.run.warm_start import begin_with
 
 Counts = NDArray[np.int64]
 Teachers = Mapping[str, FrozenTeacher]  # those that a configuration asks, by name
@@ -63,9 +63,9 @@ def build_parts(
 ) -> Parts:
     """`sources` are open; the device is chosen and the seed set here."""
     device = prepare_machine(config, ranks)
-    sights = find_sights(config, teachers)
+    teacher_inputs = find_teacher_inputs(config, teachers)
     with ranks.first_one_first():
-        learning = _scans_to_learn_from(config, sources, sights, console)
+        learning = _scans_to_learn_from(config, sources, teacher_inputs, console)
         counts = _count(sources.train, console)
     if not counts.sum() and not config.learns_from_teacher:
         raise DataError(
@@ -78,14 +78,16 @@ def build_parts(
         learning,
         config.model.grid,
         batch_size=config.optim.batch_size,
-        sights=list(sights.values()),
+        teacher_inputs=list(teacher_inputs.values()),
         workers=config.data.workers,
         rank=ranks.rank,
         world=ranks.world,
     )
     return Parts(
         config=config,
-        lesson=_build_lesson(config, student, teachers, sights, sources, counts),
+        distillation=_build_distillation(
+            config, student, teachers, teacher_inputs, sources, counts
+        ),
         spec=spec,
         loader=loader,
         validation=fuse(sources.validation, sources.scored, config.data, console)
@@ -97,12 +99,12 @@ def build_parts(
     )
 
 
-def find_sights(config: Config, teachers: Teachers) -> dict[str, Sight]:
+def find_teacher_inputs(config: Config, teachers: Teachers) -> dict[str, TeacherInput]:
     """How each teacher looks at the scans."""
     if config.is_its_own_teacher:
-        return {MAIN: Sight(config.model.grid, fused=True)}
+        return {MAIN: TeacherInput(config.model.grid, fused=True)}
     return {
-        name: Sight(
+        name: TeacherInput(
             teacher.spec.grid,
             fused=config.is_shown_the_past(name),
             augmented=not config.asked_teachers[name].cache,
@@ -150,18 +152,18 @@ def _build_student(config: Config, spec: BundleSpec, ranks: Ranks) -> nn.Module:
     return student
 
 
-def _build_lesson(
+def _build_distillation(
     config: Config,
     student: nn.Module,
     teachers: Teachers,
-    sights: Mapping[str, Sight],
+    teacher_inputs: Mapping[str, TeacherInput],
     sources: Sources,
     counts: Counts,
-) -> Lesson:
+) -> DistillationLoss:
     weights = class_weights(counts, power=config.loss.class_power)
     supervised = Supervised(config.loss, torch.from_numpy(weights))
-    if not sights:
-        return Lesson(student, supervised)
+    if not teacher_inputs:
+        return DistillationLoss(student, supervised)
     networks = {MAIN: student} | {name: each.network for name, each in teachers.items()}
     methods = build_methods(
         config.methods,
@@ -170,22 +172,24 @@ def _build_lesson(
             method: widths_of(networks[config.teacher_of(method)], sources.train)
             for method in config.method
         },
-        context=Context(table=sources.train.table, class_shares=counts / max(1, counts.sum())),
+        statistics=LabelStatistics(
+            table=sources.train.table, class_shares=counts / max(1, counts.sum())
+        ),
     )
-    return Lesson(
+    return DistillationLoss(
         student,
         supervised,
         methods=methods,
         teachers={
-            name: Tutor(_remember(config, name, teacher), sights[name])
+            name: Teacher(_remember(config, name, teacher), teacher_inputs[name])
             for name, teacher in teachers.items()
         },
-        itself=sights[MAIN] if config.is_its_own_teacher else None,
-        believed=config.teacher.labels if config.teacher else None,
+        itself=teacher_inputs[MAIN] if config.is_its_own_teacher else None,
+        pseudo_label_confidence=config.teacher.labels if config.teacher else None,
     )
 
 
-def _remember(config: Config, name: str, teacher: FrozenTeacher) -> Explains:
+def _remember(config: Config, name: str, teacher: FrozenTeacher) -> TeacherNetwork:
     """The teacher, or what it has answered before if the configuration keeps that."""
     if not config.asked_teachers[name].cache:
         return teacher
@@ -202,17 +206,17 @@ def widths_of(network: nn.Module, scans: ScanSet) -> Widths:
 
 
 def _scans_to_learn_from(
-    config: Config, sources: Sources, sights: Mapping[str, Sight], console: Console
+    config: Config, sources: Sources, teacher_inputs: Mapping[str, TeacherInput], console: Console
 ) -> TrainingScans:
     data, train = config.data, sources.train
     bank: list[Scan] = []
     if data.augment.paste:
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
-    fused = data.fusion or any(sight.fused for sight in sights.values())
+    fused = data.fusion or any(teacher_input.fused for teacher_input in teacher_inputs.values())
     own = fuse(train, train, data, console) if fused else train
     chosen: Scans = own
-    if sources.unlabelled and sights and not config.is_its_own_teacher:
+    if sources.unlabelled and teacher_inputs and not config.is_its_own_teacher:
         chosen = Several([own, *sources.unlabelled])
     return TrainingScans(
         chosen,
@@ -220,7 +224,7 @@ def _scans_to_learn_from(
         seed=config.seed,
         bank=bank,
         intensity_scale=data.intensity_scale,
-        keep_unmoved=not all(sight.augmented for sight in sights.values()),
+        keep_unmoved=not all(teacher_input.augmented for teacher_input in teacher_inputs.values()),
     )
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.files import write_atomically
-from training.config import Config, describe_changes
+from training.run.config import Config, describe_changes
 
 State = dict[str, Any]
 PATIENCE_S = 10.0  # a killed run's loaders take seconds to see that they are alone

@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from lidar_kd.models.serialization import Patches
 from lidar_kd.models.transformer import Attention
 from lidar_kd.sparse import Engine, fold_norms, KernelMap, Level
-from lidar_kd.sparse.torch_engine import TorchEngine
+from lidar_kd.sparse.engines.plain_torch import TorchEngine
 from lidar_kd.voxels import Voxels
 from training.data.batch import Batch
 

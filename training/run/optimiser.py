@@ -12,8 +12,8 @@ from torch import nn, Tensor
 from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from lidar_kd.models.transformer import Block
-from training.config import Optim
+from lidar_kd.models.transformer import AttentionBlock
+from training.run.config import Optim
 
 _START, _END = 0.04, 1e-4  # of the highest rate, before the warm-up and after the last step
 
@@ -60,7 +60,12 @@ class Average:
 
 
 def _groups(model: nn.Module, settings: Optim) -> list[dict[str, Any]]:
-    slow = {p for block in model.modules() if isinstance(block, Block) for p in block.parameters()}
+    slow = {
+        p
+        for block in model.modules()
+        if isinstance(block, AttentionBlock)
+        for p in block.parameters()
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         rate = settings.lr * (settings.transformer_lr if parameter in slow else 1.0)

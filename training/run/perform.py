@@ -9,16 +9,16 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lidar_kd.bundle import digest_of, read_spec
-from lidar_kd.console import Console
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
-from training.config import Config, load_config, MAIN, Teacher
 from training.data.batch import make_batch
-from training.engine import Parts, Run
-from training.report import Result, show, write_pictures, write_report
+from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once, Teachers
+from training.run.config import Config, load_config, MAIN, TeacherSettings
 from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.loop import Parts, Run
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import digest_streets, Sources
@@ -100,7 +100,7 @@ def find_teachers(configs: Sequence[Config], console: Console, ranks: Ranks) -> 
     return {name: _find_teacher(asked[name], console, ranks) for name in names}
 
 
-def _find_teacher(teacher: Teacher, console: Console, ranks: Ranks) -> Path:
+def _find_teacher(teacher: TeacherSettings, console: Console, ranks: Ranks) -> Path:
     if teacher.bundle is not None:
         return teacher.bundle
     assert teacher.config is not None, 'the configuration checks it'
@@ -148,10 +148,10 @@ def _perform(
         read_spec(bundle)
     with console.copied_to(folder.log):
         sources = open_sources_once(config, console, ranks)
-        explains = _load_teachers(config, sources, teachers)
-        parts = build_parts(config, sources, folder, console, ranks, explains)
+        networks = _load_teachers(config, sources, teachers)
+        parts = build_parts(config, sources, folder, console, ranks, networks)
         if ranks.is_first:
-            console.banner(config.name, describe(parts, sources, explains))
+            console.banner(config.name, describe(parts, sources, networks))
         run = Run(parts, console)
         run.fit()
         if ranks.is_first:
@@ -178,7 +178,7 @@ def _load_teachers(config: Config, sources: Sources, paths: Mapping[str, Path]) 
 
 def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, object]:
     """The banner: what learns what from what."""
-    config, student = parts.config, parts.lesson.student
+    config, student = parts.config, parts.distillation.student
     batch = make_batch([sources.validation[0]], config.model.grid)
     millions = sum(p.numel() for p in student.parameters()) / 1e6
     optim = config.optim

@@ -12,10 +12,10 @@ from torch import nn
 
 from lidar_kd.bundle import Bundle, BundleSpec, load_bundle
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.output import Network, Output
+from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.sparse import fold_norms
 from lidar_kd.voxels import Voxels
-from training.config import Config
+from training.run.config import Config
 
 
 class FrozenTeacher:
@@ -29,7 +29,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, voxels: Voxels) -> Output:
-        network = cast(Network, self.network)
+        network = cast(SegmentationNetwork, self.network)
         network.build_maps(voxels.level)
         return network(voxels)
 

@@ -24,7 +24,7 @@ Bytes = NDArray[np.uint32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Layout:
+class PredictionLayout:
     """How one benchmark stores predictions."""
 
     kind: str
@@ -74,7 +74,7 @@ def _decode_challenge(stored: Bytes, table: ClassTable, source: str) -> Labels:
 
 
 LAYOUTS = {
-    'semantickitti': Layout(
+    'semantickitti': PredictionLayout(
         kind='semantickitti',
         stored=np.dtype('<u4'),
         place=lambda frame, split: (
@@ -84,7 +84,7 @@ LAYOUTS = {
         decode=_decode_raw,
         root='sequences',
     ),
-    'nuscenes': Layout(
+    'nuscenes': PredictionLayout(
         kind='nuscenes',
         stored=np.dtype('u1'),
         place=lambda frame, split: (
@@ -97,7 +97,7 @@ LAYOUTS = {
 }
 
 
-def layout_of(kind: str) -> Layout:
+def layout_of(kind: str) -> PredictionLayout:
     if kind not in LAYOUTS:
         raise ConfigError(
             f"data of kind '{kind}' have no benchmark; predictions are stored for "

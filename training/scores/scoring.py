@@ -9,30 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 import time
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import ClassTable
-from training.data.scan import Points, Scan
-from training.metrics import Confusion, horizontal_range
+from training.data.scan import Points, Scan, Scans
+from training.scores.metrics import Confusion, horizontal_range
 
 Labels = NDArray[np.uint8]
 Segment = Callable[[Points], Labels]  # (N, 4) -> (N,) train ids, 255 where there is no answer
 Answer = Callable[[Scan], Labels]  # the same for a scan whose name tells where its answers lie
-
-
-class Scans(Protocol):
-    """A set of scans: training.data.scan.ScanSet, or one with the past fused in."""
-
-    @property
-    def table(self) -> ClassTable: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Scan: ...
 
 
 def score(

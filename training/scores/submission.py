@@ -19,7 +19,7 @@ from lidar_kd.errors import DataError
 from lidar_kd.files import write_atomically, writing
 from lidar_kd.labels import IGNORE
 from training.data.scan import Frame, Points, ScanSet
-from training.scores.predictions import Layout, layout_of
+from training.scores.predictions import layout_of, PredictionLayout
 from training.scores.scoring import Labels
 
 SCAN_BYTES = {'semantickitti': 16, 'nuscenes': 20}  # of a point: float32 x 4, float32 x 5
@@ -71,7 +71,7 @@ def pack(
             advance()
 
 
-def list_extras(layout: Layout, split: str) -> dict[str, str]:
+def list_extras(layout: PredictionLayout, split: str) -> dict[str, str]:
     """What belongs into an archive beside the predictions."""
     return {f'{split}/submission.json': json.dumps(META)} if layout.kind == 'nuscenes' else {}
 
@@ -99,7 +99,7 @@ def find_problems(
 
 
 def _find_strays(
-    members: Mapping[str, zipfile.ZipInfo], layout: Layout, scans: ScanSet, split: str
+    members: Mapping[str, zipfile.ZipInfo], layout: PredictionLayout, scans: ScanSet, split: str
 ) -> Iterator[str]:
     known = {layout.place(frame, split) for frame in scans.frames}
     known |= {*list_extras(layout, split), 'description.txt'}
@@ -112,7 +112,10 @@ def _find_strays(
 
 
 def _check_extras(
-    file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], layout: Layout, split: str
+    file: zipfile.ZipFile,
+    members: Mapping[str, zipfile.ZipInfo],
+    layout: PredictionLayout,
+    split: str,
 ) -> Iterator[str]:
     for place in list_extras(layout, split):
         if place not in members:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lidar_kd.birdview import BACKGROUND, list_pixels, TEXT
-from lidar_kd.picture import Picture
+from lidar_kd.cli.birdview import BACKGROUND, list_pixels, TEXT
+from lidar_kd.cli.picture import Picture
 from training.data.scan import Points
 
 Colours = NDArray[np.uint8]  # (N, 3)

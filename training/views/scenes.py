@@ -10,9 +10,9 @@ from matplotlib import colormaps
 import numpy as np
 from numpy.typing import NDArray
 
+from lidar_kd.cli.picture import colour_errors
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import IGNORE
-from lidar_kd.picture import colour_errors
 from training.data.scan import Points, Scan, ScanSet
 from training.scores.scoring import Answer, Labels
 from training.views.perspective import Colours, Legend
@@ -21,7 +21,7 @@ COLOURINGS = ('prediction', 'labels', 'errors', 'intensity')
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class ColouredScan:
     title: str
     points: Points
     colours: Colours
@@ -50,7 +50,7 @@ class Scenes:
         }
         return [name for name in COLOURINGS if known[name]]
 
-    def scene(self, index: int, colouring: str) -> Scene:
+    def scene(self, index: int, colouring: str) -> ColouredScan:
         if colouring not in self.colourings(index):
             raise ConfigError(
                 f"'{colouring}' needs {_needs(colouring)}; this scan can be coloured by "
@@ -59,7 +59,7 @@ class Scenes:
         scan, answers = self._open(index)
         colours, legend = self._colour(scan, answers, colouring)
         title = f'{scan.name}   {colouring}   {len(scan):,} points'
-        return Scene(title=title, points=scan.points, colours=colours, legend=legend)
+        return ColouredScan(title=title, points=scan.points, colours=colours, legend=legend)
 
     def _read(self, index: int) -> tuple[Scan, Labels]:
         scan = self._scans[index]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import open3d
 
-from lidar_kd.birdview import BACKGROUND
+from lidar_kd.cli.birdview import BACKGROUND
 from training.views.perspective import Camera
 from training.views.scenes import Scenes
 

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node: `ros2 launch lidar_kd segment.launch.py points:=/velodyne_points`.
+
+configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
+ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
+node_settings has the parameters, node_pipeline the way from cloud to clouds, node_topics the
+topics, node_health the warnings and what /diagnostics says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import logging
+import os
+import time
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.time import Time
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Header
+import torch
+
+from lidar_kd.cloud import MalformedCloud
+from lidar_kd.errors import LidarKdError
+from lidar_kd.ros.frames import Frames, NoTransform
+from lidar_kd.ros.health import Health
+from lidar_kd.ros.log import explain, ToRos, trace
+from lidar_kd.ros.mailbox import Worker
+from lidar_kd.ros.parameters import check_changes, declare_parameters
+from lidar_kd.ros.pipeline import Labelled, Pipeline
+from lidar_kd.ros.session import ros_session
+from lidar_kd.ros.statistics import Answer
+from lidar_kd.ros.topics import Input, Outputs
+
+ADAPT_S = 0.25  # how soon new publishers are noticed
+DIAGNOSE_S = 1.0
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class SegmentNode(LifecycleNode):
+    def __init__(self, name: str = 'lidar_kd', **options: Any) -> None:
+        self._pipeline: Pipeline | None = None
+        self._frames: Frames | None = None
+        self._outputs: Outputs | None = None
+        self._input: Input | None = None
+        self._worker: Worker[PointCloud2] | None = None
+        self._answered_s = 0.0
+        super().__init__(name, **options)
+        self.settings = declare_parameters(self)
+        self.add_on_set_parameters_callback(self._check_changes)
+        self._health = Health(self)
+        # A steady clock: the node speaks also while the time of ROS stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(ADAPT_S, self._adapt, clock=self._steady)
+        self.create_timer(DIAGNOSE_S, self._diagnose, clock=self._steady)
+
+    # transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._configure()
+        except Exception as error:  # noqa: BLE001 - rclpy would drop it without a word
+            self._release()
+            return self._fail('not configured', error)
+        self._health.failure = ''
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            result = super().on_activate(state)
+            self._activate()
+        except Exception as error:  # noqa: BLE001 - rclpy would drop it without a word
+            self._stop()
+            super().on_deactivate(state)
+            return self._fail('not activated', error)
+        self._health.failure = ''
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self._health.failure = ''
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        self._release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.on_shutdown(state)
+
+    def start(self) -> None:
+        """Configure and activate; after a failure the node waits to be configured again."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def destroy_node(self) -> None:
+        self._stop()
+        self._release()
+        super().destroy_node()
+
+    def _configure(self) -> None:
+        self._pipeline = Pipeline(self.settings)
+        if self.settings.target_frame:
+            self._frames = Frames(self, self.settings.target_frame)
+        self._outputs = Outputs(self, self._pipeline.clouds)
+        self.get_logger().info(f'configured: {", ".join(self._pipeline.facts().values())}')
+
+    def _activate(self) -> None:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        self._pipeline.begin()
+        self._outputs.announce(self._pipeline.label_info())
+        self._health.begin()
+        self._answered_s = 0.0
+        self._worker = Worker(self._label)
+        self._input = Input(self, self._receive, self.settings.reliability)
+
+    def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
+        self._health.failure = f'{what}: {explain(error)}'
+        self.get_logger().error(f'{self._health.failure}{trace(error)}')
+        return FAILURE
+
+    def _stop(self) -> None:
+        if self._input:
+            self._input.destroy()
+        if self._worker:
+            self._worker.stop()
+        self._input = self._worker = None
+
+    def _release(self) -> None:
+        if self._outputs:
+            self._outputs.destroy()
+        if self._frames:
+            self._frames.destroy()
+        if self._pipeline:
+            self._pipeline.release()
+        self._outputs = self._frames = self._pipeline = None
+
+    def _where(self) -> str:
+        """The lifecycle's word for the state."""
+        if self._input:
+            return 'active'
+        return 'inactive' if self._pipeline else 'unconfigured'
+
+    # scans
+
+    def _receive(self, message: PointCloud2) -> None:
+        """On the executor's thread: a malformed cloud must not push a good one out."""
+        if self._pipeline is None or self._worker is None:
+            return  # taken just before the subscription was destroyed
+        self._health.statistics.receive(time.monotonic())
+        try:
+            self._pipeline.check(message)
+        except MalformedCloud as error:
+            self._health.drop('malformed', str(error))
+            return
+        if self._worker.put(message) is not None:
+            self._health.drop('queue', 'a newer scan came before its turn: the network is slower')
+
+    def _label(self, message: PointCloud2) -> None:
+        """On the worker's thread."""
+        try:
+            self._answer(message)
+        except MalformedCloud as error:
+            self._health.drop('malformed', str(error))
+        except NoTransform as error:
+            self._health.drop('transform', str(error))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self._health.drop(
+                'GPU memory', f'{message.width * message.height:,} points did not fit the GPU'
+            )
+        except Exception as error:  # noqa: BLE001 - the worker's thread would end without a word
+            self._health.drop('error', f'{explain(error)}{trace(error)}')
+
+    def _answer(self, message: PointCloud2) -> None:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        start_s, settings = time.perf_counter(), self.settings
+        age_s = self._age_s(message)
+        if 0 < settings.max_age_s < age_s:
+            self._health.drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
+            return
+        wanted = self._outputs.wanted()
+        if not wanted:
+            self._health.statistics.skip(time.monotonic())
+            return
+        header, pose = message.header, None
+        if self._frames:
+            pose = self._frames.pose(header)
+            header = Header(stamp=header.stamp, frame_id=self._frames.target)
+        labelled = self._pipeline.label(message, wanted, settings, pose)
+        self._outputs.send_clouds(header, labelled.payloads)
+        total_ms = 1e3 * (time.perf_counter() - start_s)
+        self._report(labelled, total_ms, 1e3 * self._age_s(message), wanted)
+
+    def _report(
+        self, labelled: Labelled, total_ms: float, latency_ms: float, wanted: frozenset[str]
+    ) -> None:
+        assert self._outputs is not None
+        now_s = time.monotonic()
+        stages = labelled.stages_ms
+        postprocess_ms = total_ms - stages['preprocess'] - stages['inference']
+        times = {
+            'pipeline_latency_ms': latency_ms,
+            'processing_time/preprocess_ms': stages['preprocess'],
+            'processing_time/inference_ms': stages['inference'],
+            'processing_time/postprocess_ms': postprocess_ms,
+            'processing_time/total_ms': total_ms,
+        }
+        if self._answered_s:
+            times['cyclic_time_ms'] = 1e3 * (now_s - self._answered_s)
+        self._answered_s = now_s
+        self._outputs.send_times(times, wanted)
+        answer = Answer(
+            latency_ms=latency_ms,
+            total_ms=total_ms,
+            points=labelled.points,
+            unlabelled=labelled.unlabelled,
+            entropy=labelled.entropy,
+        )
+        self._health.statistics.answer(answer, now_s)
+
+    def _age_s(self, message: PointCloud2) -> float:
+        age = self.get_clock().now() - Time.from_msg(message.header.stamp)
+        return float(age.nanoseconds) * 1e-9
+
+    # timers and parameters
+
+    def _adapt(self) -> None:
+        if self._input:
+            self._input.adapt()
+
+    def _diagnose(self) -> None:
+        self._health.publish(self._pipeline, self._input, self.settings)
+
+    def _check_changes(self, changes: Sequence[Any]) -> SetParametersResult:
+        """Every change is checked with all others in place, or refused with a sentence."""
+        try:
+            settings = check_changes(self, changes, self._where())
+            if self._pipeline:
+                self._pipeline.check_filters(settings.filters)
+        except LidarKdError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.settings = settings
+        return SetParametersResult(successful=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    with ros_session(arguments):
+        logger = rclpy.logging.get_logger('lidar_kd')
+        logging.getLogger('lidar_kd').addHandler(ToRos(logger))
+        node = None
+        try:
+            node = SegmentNode()
+            if node.settings.autostart:
+                node.start()
+            rclpy.spin(node)
+        except (LidarKdError, ParameterException) as error:
+            logger.fatal(' '.join(str(error).split()))
+            return os.EX_USAGE
+        finally:
+            if node:
+                node.destroy_node()
+    return 0

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PointCloud2 in, the payloads of the wanted topics out: the node without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+import gc
+import json
+import logging
+import math
+from pathlib import Path
+import time
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from lidar_kd.bundle import find_shipped_bundle, load_bundle
+from lidar_kd.cloud import (
+    Cloud,
+    decode,
+    encode_labeled,
+    encode_segmented,
+    move,
+    Payload,
+    read_layout,
+    select,
+)
+from lidar_kd.cloud.layout import choose_intensity
+from lidar_kd.errors import BundleError
+from lidar_kd.intensity import IntensityRange
+from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.ros.settings import Filter, NodeSettings
+from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+
+log = logging.getLogger(__name__)
+SEGMENTED, LABELED = 'segmented', 'labeled'
+_PATIENCE = 5  # scans: a sign that shines at the sensor for a moment is no new full scale
+Pose = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """A scan's outputs by topic, and what diagnostics want to know about it."""
+
+    payloads: dict[str, Payload]
+    stages_ms: dict[str, float]  # preprocess, inference
+    points: int
+    unlabelled: int
+    entropy: float
+
+
+class Pipeline:
+    """One bundle on one device. Made by configure; afterwards one thread labels with it."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        set_threads(settings.threads)
+        bundle = load_bundle(choose_model(settings.model))
+        self._bundle = f'{bundle.name} ({bundle.sha256})'
+        self._segmenter = Segmenter(
+            bundle,
+            device=settings.device,
+            precision=cast(Precision, settings.precision),
+            engine=None if settings.engine == 'auto' else settings.engine,
+        )
+        self.check_filters(settings.filters)
+        if settings.warm_up_points:
+            self._segmenter.warm_up(settings.warm_up_points)
+        self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets the sensor: the next scan may be another one's."""
+        self._intensity = IntensityRange(_PATIENCE)
+        self._intensity_source: tuple[str, float] = '-', 0.0  # field, intensity_scale
+
+    @property
+    def table(self) -> ClassTable:
+        return self._segmenter.spec.labels
+
+    def check_filters(self, filters: Collection[Filter]) -> None:
+        """Raises ConfigError where a filter names what the bundle does not know."""
+        for each in filters:
+            each.keeps(self.table)
+
+    def check(self, message: Any) -> None:
+        """Raises MalformedCloud; takes microseconds."""
+        read_layout(message)
+
+    def label(
+        self,
+        message: Any,
+        wanted: Collection[str],
+        settings: NodeSettings,
+        pose: Pose | None = None,
+    ) -> Labelled:
+        """`pose` (4, 4) brings the scan to where the network and the listeners want it."""
+        start_s = time.perf_counter()
+        cloud = self._decode(message, settings)
+        cloud = cloud if pose is None else move(cloud, pose)
+        decoded_ms = 1e3 * (time.perf_counter() - start_s)
+        result = self._segmenter.segment(cloud.points)
+        seen = result.labels != IGNORE
+        inference_ms = sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network'))
+        return Labelled(
+            payloads=build_outputs(cloud, result, wanted, settings, self.table),
+            stages_ms={
+                'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
+                'inference': inference_ms,
+            },
+            points=len(seen),
+            unlabelled=len(seen) - int(np.count_nonzero(seen)),
+            entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
+        )
+
+    def _decode(self, message: Any, settings: NodeSettings) -> Cloud:
+        field = choose_intensity(read_layout(message), settings.intensity_field)
+        source = (field.name if field else 'none', settings.intensity_scale)
+        if source != self._intensity_source:  # another field has a scale of its own
+            self.begin()
+            self._intensity_source = source
+        seen = self._intensity
+        before = seen.full_scale if seen.settled else math.inf
+        cloud = decode(
+            message,
+            intensity_field=settings.intensity_field,
+            intensity_scale=settings.intensity_scale or None,
+            scale_to=1 / self._segmenter.spec.intensity.scale,
+            intensity_range=seen,
+        )
+        if seen.full_scale > before:
+            log.warning(
+                'the full scale of %s is %g from now on, after %g; set intensity_scale if that '
+                'is wrong',
+                source[0],
+                seen.full_scale,
+                before,
+            )
+        return cloud
+
+    def label_info(self) -> str:
+        """JSON: what the ids in ~/labeled and ~/segmented mean."""
+        table = self.table
+        classes = [
+            {'id': i, 'name': name, 'colour': list(table.palette[i]), 'autoware_id': autoware_id}
+            for i, (name, autoware_id) in enumerate(zip(table.names, table.autoware_ids))
+        ]
+        groups = {name: list(members) for name, members in table.groups.items()}
+        info = {'table': table.name, 'classes': classes, 'groups': groups, 'no_answer': IGNORE}
+        return json.dumps(info)
+
+    def facts(self) -> dict[str, str]:
+        """For diagnostics."""
+        device = self._segmenter.device
+        facts = {
+            'bundle': self._bundle,
+            'device': str(device),
+            'engine': self._segmenter.engine.name,
+            'precision': str(self._segmenter.dtype).removeprefix('torch.'),
+        }
+        if device.type == 'cuda':
+            facts['device'] += f' ({torch.cuda.get_device_name(device)})'
+            facts['GPU memory (MB)'] = f'{torch.cuda.memory_reserved(device) / 1e6:.0f}'
+        return facts
+
+    def intensity_facts(self) -> dict[str, str]:
+        """For diagnostics: '-' before the first scan, and where intensity_scale is given."""
+        seen = self._intensity
+        return {
+            'intensity field': self._intensity_source[0],
+            'intensity full scale': f'{seen.full_scale:g}' if seen.settled else '-',
+        }
+
+    def release(self) -> None:
+        """Gives the memory back; the pipeline is of no use afterwards."""
+        device = self._segmenter.device
+        del self._segmenter
+        gc.collect()
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+
+@cache
+def default_threads() -> int:
+    """What torch had before the first change: asked once, then."""
+    return torch.get_num_threads()
+
+
+def set_threads(wanted: int) -> None:
+    """0: as many as before any change."""
+    default = default_threads()  # asked also where it is not wanted: later it could not be
+    count = wanted or default
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
+
+
+def choose_model(path: str) -> Path:
+    if path:
+        return Path(path).expanduser()
+    try:
+        return find_shipped_bundle()
+    except BundleError as error:
+        reason = str(error).partition(';')[0]
+        raise BundleError(f'{reason}; set the parameter model to a .safetensors file.') from None
+
+
+def build_outputs(
+    cloud: Cloud,
+    result: Segmentation,
+    wanted: Collection[str],
+    settings: NodeSettings,
+    table: ClassTable,
+) -> dict[str, Payload]:
+    payloads = {}
+    if SEGMENTED in wanted:
+        autoware = settings.output_classes == 'autoware'
+        ids = table.to_autoware(result.labels) if autoware else result.labels
+        payloads[SEGMENTED] = encode_segmented(cloud, ids, result.probability, result.entropy)
+    if LABELED in wanted:
+        payloads[LABELED] = encode_labeled(cloud, result.labels, table)
+    for each in settings.filters:
+        if each.name in wanted:
+            keep = each.keeps(table)[result.labels]
+            if each.min_probability:
+                keep &= result.probability >= each.min_probability
+            payloads[each.name] = select(cloud, keep)
+    return payloads

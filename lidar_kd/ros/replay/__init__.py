@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`replay_node`: publishes recorded scans as the driver of a sensor would."""

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch files; what needs the launch system runs where a ROS distribution has it."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+import sys
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SEGMENT = ROOT / 'launch' / 'segment.launch.py'
+has_launch = find_spec('launch_ros') is not None  # `launch` alone is also the checkout's folder
+needs_launch = pytest.mark.skipif(
+    not has_launch, reason='launch and launch_ros are not here: they come with a ROS distribution'
+)
+
+
+def constant(name: str) -> Any:
+    """A literal of the launch file, without running it."""
+    for node in ast.parse(SEGMENT.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return node.value
+    raise AssertionError(name)
+
+
+def test_every_argument_of_the_node_is_there_and_described() -> None:
+    arguments = constant('ARGUMENTS')
+    names = {key.value for key in arguments.keys}
+    assert names == {
+        'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
+        'log_level', 'autostart', 'fixed_frame',
+    }  # fmt: skip
+    assert all(value.elts[1].value.endswith('.') for value in arguments.values)
+
+
+def test_the_executables_that_launch_files_start_are_shipped() -> None:
+    shipped = {path.name for path in (ROOT / 'scripts').iterdir()}
+    for path in (ROOT / 'launch').glob('*.launch.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'Node':
+                words = {k.arg: getattr(k.value, 'value', None) for k in node.keywords}
+                assert words['package'] != 'lidar_kd' or words['executable'] in shipped
+
+
+def test_the_fast_dds_profile_has_the_sizes_that_big_clouds_need() -> None:
+    text = (ROOT / 'config' / 'node' / 'fastdds_large_clouds.xml').read_text()
+    space = '{http://www.eprosima.com}'
+    tree = ElementTree.fromstring(text)
+    transports = {
+        each.findtext(f'{space}type'): each for each in tree.iter(f'{space}transport_descriptor')
+    }
+    shared = transports['SHM']
+    assert int(shared.findtext(f'{space}segment_size') or 0) == 32 << 20
+    assert int(shared.findtext(f'{space}maxMessageSize') or 0) == 16 << 20
+    participant = next(tree.iter(f'{space}participant'))
+    assert participant.get('is_default_profile') == 'true'
+
+
+def test_rviz_shows_the_newest_labelled_cloud_in_colour() -> None:
+    tree = yaml.safe_load((ROOT / 'config' / 'node' / 'lidar_kd.rviz').read_text())
+    displays = {each['Name']: each for each in tree['Visualization Manager']['Displays']}
+    assert displays['Classes']['Color Transformer'] == 'RGB8'
+    assert displays['Label ids']['Channel Name'] == 'label'
+    for name in ('Classes', 'Label ids', 'Obstacles'):
+        topic = displays[name]['Topic']
+        assert (topic['Depth'], topic['Reliability Policy']) == (1, 'Best Effort')
+
+
+@pytest.fixture
+def segment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The launch file; where there is no launch system its names mean nothing."""
+    if not has_launch:
+        names = ('launch', 'launch.actions', 'launch.conditions', 'launch.substitutions')
+        for name in (*names, 'launch_ros', 'launch_ros.actions'):
+            monkeypatch.setitem(sys.modules, name, MagicMock())
+    spec = spec_from_file_location('segment_launch', SEGMENT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rviz_begins_in_the_frame_of_the_replay(segment: ModuleType) -> None:
+    replay = pytest.importorskip('lidar_kd.ros.replay.node', reason='ROS 2 is not here')
+    tree = yaml.safe_load((ROOT / 'config' / 'node' / 'lidar_kd.rviz').read_text())
+    assert tree['Visualization Manager']['Global Options']['Fixed Frame'] == replay.FRAME_ID
+    assert segment.ARGUMENTS['fixed_frame'][0] == replay.FRAME_ID
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, {}),
+        ({'model': 'a.safetensors', 'device': 'cpu'}, {'model': 'a.safetensors', 'device': 'cpu'}),
+        ({'autostart': 'False'}, {'autostart': False}),
+        ({'autostart': '1', 'use_sim_time': 'true'}, {'autostart': True, 'use_sim_time': True}),
+        ({'bag': 'drive'}, {'use_sim_time': True}),
+        ({'bag': 'drive', 'use_sim_time': '0'}, {'use_sim_time': False}),
+    ],
+    ids=str,
+)
+def test_only_what_was_given_goes_before_the_parameters_file(
+    segment: ModuleType, given: dict[str, str], expected: dict[str, Any]
+) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    assert segment.choose_parameters({**defaults, **given}) == expected
+
+
+@pytest.mark.parametrize('name', ['autostart', 'use_sim_time'])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(segment: ModuleType, name: str) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    with pytest.raises(ValueError, match=f'{name}:=yes is neither true nor false'):
+        segment.choose_parameters({**defaults, name: 'yes'})
+
+
+@needs_launch
+def test_the_launch_description_names_its_arguments_and_starts_the_node(
+    segment: ModuleType,
+) -> None:
+    from launch.actions import DeclareLaunchArgument
+
+    description = segment.generate_launch_description()
+    declared = [each for each in description.entities if isinstance(each, DeclareLaunchArgument)]
+    assert {each.name for each in declared} == set(segment.ARGUMENTS)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nobody expected: the node says it, lives on, and can be put right."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
+
+from ros_partner import make_scan, Partner, running_node, scatter, values_of, wait_for
+
+from lidar_kd.ros.node import SegmentNode
+from lidar_kd.ros.pipeline import Pipeline
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def fail(*_: Any) -> None:
+    raise KeyError('nobody thought of it')
+
+
+@pytest.mark.parametrize(
+    ('part', 'transition', 'stays'),
+    [('Pipeline', 'configure', 'unconfigured'), ('Input', 'activate', 'inactive')],
+)
+def test_an_unexpected_error_fails_the_transition_with_its_type_and_traceback(
+    part: str,
+    transition: str,
+    stays: str,
+    node: SegmentNode,
+    partner: Partner,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if transition == 'activate':
+        assert partner.change('configure')
+    with monkeypatch.context() as patch:
+        patch.setattr(f'lidar_kd.ros.node.{part}', fail)
+        assert not partner.change(transition)
+        assert partner.state() == stays
+    sentence = f"not {transition}d: KeyError: 'nobody thought of it'"
+    status = partner.diagnose()
+    assert (status.level, status.message) == (b'\x02', sentence)
+    said = capfd.readouterr().err
+    assert sentence in said
+    assert 'in fail' in said  # the traceback's last frame
+    assert partner.change(transition)
+    wait_for(lambda: sentence not in partner.diagnose().message, 'health')
+
+
+def test_an_unexpected_error_drops_the_scan_and_the_worker_goes_on(
+    node: SegmentNode,
+    partner: Partner,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    partner.activate()
+    partner.ask(make_scan(scatter(500)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, 'label', fail)
+        partner.publish(make_scan(scatter(500)))
+        wait_for(lambda: values_of(partner.diagnose()).get('dropped: error') == '1', 'a drop')
+    said = capfd.readouterr().err
+    assert "scan dropped: KeyError: 'nobody thought of it'" in said
+    assert 'in fail' in said
+    partner.ask(make_scan(scatter(500)))
+
+
+def test_a_silent_clock_is_told_and_silences_nothing_else(
+    small_bundle: str, partner: Partner
+) -> None:
+    sentence = 'use_sim_time is set but /clock is silent'
+    with running_node(model=small_bundle, use_sim_time=True) as node:
+        partner.activate()
+        scan = make_scan(scatter(500))
+        assert partner.ask(scan).header == scan.header
+        status = partner.diagnose()
+        assert status.level in (b'\x01', b'\x02')
+        assert sentence in status.message
+        partner.set_time(node, 5)
+        wait_for(lambda: sentence not in partner.diagnose().message, 'health')
+
+
+@pytest.mark.parametrize(
+    ('script', 'missing', 'says'),
+    [
+        ('segment_node', 'torch', '-m pip install -c constraints.txt torch ('),
+        ('segment_node', 'rclpy', 'source your distribution'),
+        ('replay_node', 'yaml', '-m pip install -c constraints.txt pyyaml ('),
+        ('replay_node', 'rclpy', 'source your distribution'),
+    ],
+)
+def test_a_missing_package_is_told_with_the_line_that_installs_it(
+    script: str, missing: str, says: str, tmp_path: Path
+) -> None:
+    error = f"No module named '{missing}'"
+    (tmp_path / f'{missing}.py').write_text(
+        f'raise ModuleNotFoundError({error!r}, name={missing!r})'
+    )
+    said = start(script, path=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert f'{sys.executable} cannot import {missing} ({error}); ' in said
+    assert says in said
+
+
+def test_a_python_without_the_package_is_told_in_one_line() -> None:
+    said = start('segment_node', '-S')
+    assert said == f'error: {sys.executable} has no lidar_kd; activate its environment.\n'
+
+
+def start(script: str, *flags: str, path: str = '') -> str:
+    """What a script says that cannot start."""
+    done = subprocess.run(
+        [sys.executable, *flags, str(ROOT / 'scripts' / script)],
+        env={**os.environ, 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    return done.stderr

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters over real DDS: what each changes, what is refused, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
+
+from ros_partner import (
+    leave_domain,
+    make_scan,
+    NAME,
+    Partner,
+    running_node,
+    scatter,
+    spinning,
+    values_of,
+    wait_for,
+)
+import yaml
+
+from lidar_kd.labels import SEMANTICKITTI
+from lidar_kd.ros.node import SegmentNode
+from lidar_kd.ros.topics import explain_losses
+
+ROOT = Path(__file__).resolve().parents[3]
+CPE = np.dtype(
+    {
+        'names': ['x', 'y', 'z', 'class_id', 'probability', 'entropy'],
+        'formats': ['<f4', '<f4', '<f4', 'u1', '<f4', '<f4'],
+        'offsets': [0, 4, 8, 12, 16, 20],
+        'itemsize': 24,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'says'),
+    [
+        ({'model': 'missing.safetensors'}, 'no such bundle; check the path'),
+        ({'model': 'corrupt'}, 'not a complete safetensors file'),
+        ({'device': 'cuda:7'}, 'device cuda:7: this'),
+        ({'device': 'gpu'}, "device 'gpu' is unknown: use auto, cpu"),
+        ({'device': 'meta'}, "device 'meta' is unknown: use auto, cpu"),
+        ({'target_frame': 'base_link'}, 'needs tf2_ros: sudo apt install'),
+        ({'filters.ground.classes': ['floor']}, "'floor' is no class"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_configured_says_the_remedy_and_can_be_put_right(
+    wrong: dict[str, Any],
+    says: str,
+    small_bundle: str,
+    node: SegmentNode,
+    partner: Partner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tf2_ros', None)  # not importable, whatever is installed
+    if wrong.get('model') == 'corrupt':
+        (tmp_path / 'corrupt').write_bytes(Path(small_bundle).read_bytes()[:-1000])
+        wrong = {'model': str(tmp_path / 'corrupt')}
+    right = {
+        'model': small_bundle,
+        'device': 'cpu',
+        'target_frame': '',
+        'filters.ground.classes': ['road'],
+    }
+    for name, value in wrong.items():
+        assert partner.alter(name, value) == ''
+    assert not partner.change('configure')
+    assert partner.state() == 'unconfigured'
+    status = partner.diagnose()
+    assert (status.level, says in status.message) == (b'\x02', True), status.message
+    for name in wrong:
+        assert partner.alter(name, right[name]) == ''
+    assert partner.change('configure')
+    assert partner.diagnose().level == b'\x00'
+
+
+def test_a_filter_follows_its_parameters_while_the_node_runs(
+    node: SegmentNode, partner: Partner
+) -> None:
+    partner.activate()
+    scan = make_scan(scatter(4096))
+    segmented = np.frombuffer(partner.ask(scan).data, CPE)
+    common = np.bincount(segmented['class_id']).argmax()
+    for least in (0.0, float(np.median(segmented['probability']))):
+        assert partner.alter('filters.ground.classes', [SEMANTICKITTI.names[common]]) == ''
+        assert partner.alter('filters.ground.min_probability', least) == ''
+        answer = partner.ask(scan, 'ground')
+        kept = segmented['class_id'] == common
+        kept &= segmented['probability'] >= np.float32(least)
+        expected = np.frombuffer(scan.data, np.uint8).reshape(-1, 16)[kept]
+        assert bytes(answer.data) == expected.tobytes()
+        assert answer.header == scan.header
+
+
+def test_autoware_ids_are_the_default_and_can_be_changed(
+    small_bundle: str, partner: Partner
+) -> None:
+    with running_node(model=small_bundle):
+        partner.activate()
+        scan = make_scan(scatter(2000))
+        autoware = np.frombuffer(partner.ask(scan).data, CPE)['class_id']
+        assert partner.alter('output_classes', 'train') == ''
+        train = np.frombuffer(partner.ask(scan).data, CPE)['class_id']
+    np.testing.assert_array_equal(autoware, SEMANTICKITTI.to_autoware(train))
+
+
+def test_scans_older_than_max_age_are_dropped_and_counted(
+    node: SegmentNode, partner: Partner
+) -> None:
+    partner.activate()
+    assert partner.alter('max_age_s', 5.0) == ''
+    partner.ask(make_scan(scatter(500)))
+    partner.publish(make_scan(scatter(500), stamp_ns=time.time_ns() - 6 * 10**9))
+    wait_for(lambda: values_of(partner.diagnose())['dropped: age'] == '1', 'the drop')
+
+
+def test_parameters_are_those_of_the_yaml_and_say_what_they_are(
+    node: SegmentNode, partner: Partner
+) -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'node' / 'segment.yaml').read_text())['/**']
+    flat: dict[str, Any] = {}
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f'{prefix}{key}.')
+            else:
+                flat[prefix + key] = value
+
+    walk(content['ros__parameters'], '')
+    of_rclpy = {'use_sim_time', 'start_type_description_service'}
+    assert partner.list_parameters() - of_rclpy == set(flat)
+    described = {name: partner.describe(name) for name in flat}
+    assert all(each.description for each in described.values())
+    read_only = {name for name, each in described.items() if each.read_only}
+    assert read_only == {'autostart', 'filter_names'}
+    assert described['max_age_s'].floating_point_range[0].to_value == 3600
+    assert described['threads'].integer_range[0].to_value == 256
+
+
+def test_what_needs_a_reload_is_refused_while_the_bundle_is_loaded(
+    node: SegmentNode, partner: Partner
+) -> None:
+    partner.activate()
+    assert 'clean up the node' in partner.alter('device', 'cpu')
+    assert 'deactivate the node' in partner.alter('reliability', 'reliable')
+    assert 'read-only' in partner.alter('autostart', False)
+    assert "'floor' is no class" in partner.alter('filters.ground.classes', ['floor'])
+    assert partner.alter('min', 1) != ''  # unknown
+    assert partner.change('deactivate')
+    assert partner.alter('reliability', 'reliable') == ''
+
+
+@pytest.mark.parametrize('best_effort', [True, False], ids=['best-effort', 'reliable'])
+def test_reliability_follows_the_publisher(small_bundle: str, best_effort: bool) -> None:
+    leave_domain()
+    with (
+        running_node(model=small_bundle),
+        spinning(lambda context: Partner(context, best_effort=best_effort)) as partner,
+    ):
+        partner.activate()
+
+        def asked() -> list[str]:
+            found = partner.get_subscriptions_info_by_topic(f'/{NAME}/points')
+            return [each.qos_profile.reliability.name for each in found]
+
+        wanted = 'BEST_EFFORT' if best_effort else 'RELIABLE'
+        wait_for(lambda: asked() == [wanted], wanted)
+        partner.ask(make_scan(scatter(500)))
+
+
+def test_silence_is_explained(small_bundle: str) -> None:
+    leave_domain()
+    with (
+        running_node(model=small_bundle, reliability='reliable', max_silence_ms=200.0),
+        spinning(lambda context: Partner(context, best_effort=True)) as partner,
+    ):
+        assert partner.change('configure')
+        assert partner.change('activate')
+        wait_for(lambda: partner.diagnose().level == b'\x02', 'an error', 5)
+        said = partner.diagnose().message
+        assert f'no scan on /{NAME}/points for' in said
+        assert '1 publishers, incompatible QoS' in said
+        partner.destroy_publisher(partner._scans)
+        wait_for(
+            lambda: 'start the driver, or remap' in partner.diagnose().message, 'no publisher'
+        )
+
+
+def test_lost_clouds_are_explained_by_the_middleware_in_use() -> None:
+    profile = {'FASTRTPS_DEFAULT_PROFILES_FILE': 'profile.xml'}
+    for name in ('rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
+        assert 'fastdds_large_clouds.xml' in explain_losses(name, {})
+        assert 'fastdds_large_clouds.xml' not in explain_losses(name, profile)
+    assert 'net.core.rmem_max' in explain_losses('rmw_cyclonedds_cpp', profile)
+    assert explain_losses('rmw_zenoh_cpp', {}).startswith('does rmw_zenoh_cpp lose big clouds?')
+
+
+class FakeTf(ModuleType):
+    """A sensor that hangs upside down, 2 m ahead of `base`; other frames are unknown."""
+
+    class TransformException(Exception):
+        pass
+
+    cleared: list[str] = []
+
+    class Buffer:
+        def clear(self) -> None:
+            FakeTf.cleared.append('all')
+
+        def lookup_transform(self, target: str, source: str, stamp: Any, timeout: Any) -> Any:
+            if source != 'velodyne':
+                raise FakeTf.TransformException(f'{source} does not exist')
+            turn = SimpleNamespace(x=1.0, y=0.0, z=0.0, w=0.0)  # half a turn about x
+            shift = SimpleNamespace(x=2.0, y=0.0, z=0.0)
+            return SimpleNamespace(transform=SimpleNamespace(rotation=turn, translation=shift))
+
+    class TransformListener:
+        def __init__(self, buffer: Any, node: Any) -> None:
+            pass
+
+        def unregister(self) -> None:
+            pass
+
+
+def test_scans_are_brought_into_the_target_frame_or_dropped(
+    small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+    with running_node(model=small_bundle, target_frame='base'):
+        partner.activate()
+        points = scatter(1000)
+        scan = make_scan(points)
+        answer = partner.ask(scan)
+        assert answer.header.frame_id == 'base'
+        assert answer.header.stamp == scan.header.stamp
+        moved = np.frombuffer(answer.data, CPE)
+        np.testing.assert_allclose(moved['x'], points['x'] + 2, atol=1e-5)
+        np.testing.assert_allclose(moved['y'], -points['y'], atol=1e-5)
+        np.testing.assert_allclose(moved['z'], -points['z'], atol=1e-5)
+        partner.publish(make_scan(points, frame='unknown'))
+        wait_for(lambda: values_of(partner.diagnose()).get('dropped: transform') == '1', 'a drop')
+        assert len(partner.heard[f'/{NAME}/segmented']) == 1
+
+
+def test_tf_is_forgotten_when_the_time_jumps_back(
+    small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+    monkeypatch.setattr(FakeTf, 'cleared', [])
+    with running_node(model=small_bundle, target_frame='base', use_sim_time=True) as node:
+        partner.activate()
+        for seconds in (100, 101):
+            partner.set_time(node, seconds)
+        assert FakeTf.cleared == []
+        partner.set_time(node, 7)
+        wait_for(lambda: FakeTf.cleared == ['all'], 'the buffer to be cleared')
+        assert partner.change('deactivate')
+        assert partner.change('cleanup')
+        partner.set_time(node, 1)
+        assert FakeTf.cleared == ['all']

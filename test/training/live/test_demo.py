@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo` on a short drive: it ends by itself, tells what happened, leaves nothing running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+from PIL import Image
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
+pytest.importorskip('open3d', reason='the simulator needs open3d')
+
+from ros_partner import leave_domain
+
+ROOT = Path(__file__).resolve().parents[3]
+SCANS = 8
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of what runs on files below `folder`."""
+    lines = []
+    for entry in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            lines.append(entry.read_bytes().replace(b'\0', b' ').decode(errors='replace'))
+        except OSError:  # it has just ended
+            continue
+    return [line for line in lines if str(folder) in line]
+
+
+@pytest.mark.slow
+def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> None:
+    leave_domain()
+    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', small_bundle]
+    command += ['--scans', str(SCANS), '--out', str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [re.split(r'\s{2,}', line.strip()) for line in done.stdout.splitlines()]
+    told = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert told['scans sent'] == told['received by the node'] == str(SCANS)
+    assert 1 <= int(told['labelled']) <= SCANS
+    assert 'mIoU' in told['against the truth']
+    assert 'segment.launch.py' in done.stdout
+    for name in ('strip.png', 'scan.png'):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 1000
+    assert processes_of(tmp_path) == []
+
+
+def test_a_bundle_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', 'none.safetensors']
+    command += ['--out', str(tmp_path / 'out')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        'error: none.safetensors: no such bundle; check the path.\n',
+    )

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench.py card`: full MinkUNet on a CUDA device, under every engine and number type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lidar_kd.cli.console import Console
+from lidar_kd.errors import ConfigError
+from lidar_kd.models import build_model
+from lidar_kd.sparse import Engine, Level, select_engine
+from lidar_kd.sparse.engines.spconv import spconv_missing
+from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
+from training.benchmarks.clock import Clock
+from training.benchmarks.engine import CLASSES, make_model, rounds
+from training.benchmarks.scans import distinct_scans
+
+SIZE_M = 0.1
+DEVICE = 'cuda'
+PARTS = ('maps', 'net', 'step')
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine and a number type; the networks are made once."""
+
+    engine: Engine
+    dtype: torch.dtype
+    folded: Any  # in that type
+    trained: Any  # float32, under autocast where the type is float16
+
+    @property
+    def name(self) -> str:
+        return f'{self.engine.name} {str(self.dtype).removeprefix("torch.")}'
+
+
+def run_card(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+    if not torch.cuda.is_available():
+        raise ConfigError('card: torch sees no CUDA device here; run it on a machine with one.')
+    clouds, source = distinct_scans(scans)
+    batches = [_prepare(torch.from_numpy(cloud).to(DEVICE)) for cloud in clouds]
+    rows = _rows(console)
+    sizes = sorted(len(voxels.level) for voxels in batches)
+    console.banner(
+        f'card: MinkUNet 21.7 M at {SIZE_M} m on {torch.cuda.get_device_name()}',
+        {'scans': f'{source}, {sizes[len(sizes) // 2]} voxels (median)'},
+    )
+    clock, peaks = Clock(), dict[str, float]()
+    with console.progress(repeats * len(batches), 'measuring') as advance:
+        for repeat, scan in rounds(len(batches), repeats):
+            for row in rows:
+                if repeat == scan == 0:
+                    _measure(row, batches[0], Clock(), 0)  # loads and tunes kernels
+                torch.cuda.reset_peak_memory_stats()
+                _measure(row, batches[scan], clock, scan)
+                peak = 1e-9 * torch.cuda.max_memory_allocated()
+                peaks[row.name] = max(peak, peaks.get(row.name, 0.0))
+            advance()
+    return _report(console, rows, _errors(rows, torch.from_numpy(clouds[0])), clock, peaks)
+
+
+def _rows(console: Console) -> list[Row]:
+    engines = [select_engine(DEVICE, 'torch')]
+    missing = spconv_missing()
+    if missing:
+        console.warn(f'spconv is left out: {missing}')
+    else:
+        engines.append(select_engine(DEVICE, 'spconv'))
+    torch.manual_seed(0)
+    trained = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
+    folded = {dtype: make_model().to(DEVICE, dtype) for dtype in (torch.float32, torch.float16)}
+    return [Row(engine, *of_type, trained) for engine in engines for of_type in folded.items()]
+
+
+def _prepare(cloud: Tensor) -> Voxels:
+    return voxelize(cloud, CartesianGrid(voxel_m=SIZE_M))
+
+
+def _measure(row: Row, voxels: Voxels, clock: Clock, scan: int) -> None:
+    """Maps, the folded network, and a training step that makes its own maps."""
+    mine = _with(voxels, row)
+    _timed(clock, row, 'maps', scan, lambda: row.folded.build_maps(mine.level))
+    with torch.inference_mode():
+        row.folded(mine)  # its maps get what the engine derives from them
+        _timed(clock, row, 'net', scan, lambda: row.folded(mine))
+    mine = _with(voxels, row, torch.float32)
+    labels = torch.arange(len(mine.level), device=DEVICE) % CLASSES
+
+    def step() -> None:
+        with torch.autocast(DEVICE, torch.float16, enabled=row.dtype == torch.float16):
+            logits = row.trained(mine).voxel_logits
+        cross_entropy(logits.float(), labels).backward()
+        row.trained.zero_grad(set_to_none=True)
+
+    _timed(clock, row, 'step', scan, step)
+
+
+def _with(voxels: Voxels, row: Row, dtype: torch.dtype | None = None) -> Voxels:
+    """The same voxels with an empty set of maps of this engine."""
+    changes = {
+        'features': voxels.features.to(dtype or row.dtype),
+        'level': Level(voxels.coords, row.engine),
+    }
+    return Voxels(**{**vars(voxels), **changes})
+
+
+def _timed(clock: Clock, row: Row, part: str, scan: int, run: Any) -> None:
+    def finished() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    torch.cuda.synchronize()
+    clock.time(f'{row.name} {part}', scan, finished)
+
+
+@torch.inference_mode()
+def _errors(rows: list[Row], cloud: Tensor) -> dict[str, float]:
+    """Largest difference from the CPU's answer, relative to its largest logit."""
+    truth, errors = make_model()(_prepare(cloud)).voxel_logits, {}
+    for row in rows:
+        logits = row.folded(_with(_prepare(cloud.to(DEVICE)), row)).voxel_logits.float().cpu()
+        errors[row.name] = float((logits - truth).abs().max() / truth.abs().max())
+    return errors
+
+
+def _report(
+    console: Console,
+    rows: list[Row],
+    errors: dict[str, float],
+    clock: Clock,
+    peaks: dict[str, float],
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    table = []
+    for row in rows:
+        times = [clock.median(f'{row.name} {part}') for part in PARTS]
+        short = row.name.replace(' ', '_')
+        metrics |= {f'{short}_{part}_ms': ms for part, ms in zip(PARTS, times)}
+        metrics |= {f'{short}_error': errors[row.name], f'{short}_peak_gb': peaks[row.name]}
+        cells = [
+            *(f'{ms:.1f}' for ms in times),
+            f'{peaks[row.name]:.2f}',
+            f'{errors[row.name]:.1e}',
+        ]
+        table.append([row.name, *cells])
+    columns = ['engine', 'maps ms', 'network ms', 'step ms', 'peak GB', 'error against the CPU']
+    console.table('medians; a step: maps, forward and backward', columns, table)
+    return metrics

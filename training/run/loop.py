@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run: batches in, a trained bundle, a report and checkpoints out; the same bits when resumed.
+
+A step is a function of (configuration, step number, state), so a run that was killed and goes on
+from its last checkpoint ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from lidar_kd.bundle import Bundle, BundleSpec, save_bundle
+from lidar_kd.cli.console import Console
+from lidar_kd.errors import DataError
+from lidar_kd.segmenter import Segmenter
+from lidar_kd.sparse import select_engine
+from training.data.batch import Batch
+from training.data.loader import Loader
+from training.data.scan import ScanSet
+from training.run.board import Board, NoBoard, open_board
+from training.run.config import Config
+from training.run.folder import load_checkpoint, RunFolder, save_checkpoint, State
+from training.run.interrupt import Interrupted, Interruption
+from training.run.loss import DistillationLoss, Terms
+from training.run.memory import peak_gb, reset_peak
+from training.run.optimiser import Average, make_optimizer, make_schedule
+from training.run.random_state import random_state, set_random_state
+from training.run.ranks import Ranks
+from training.run.running_mean import RunningMean
+from training.scores.metrics import Confusion
+from training.scores.scoring import score
+
+_DRAW = 3  # a use of the seed; the loader has 1 and 2
+_RELEASE_EVERY = 8  # steps; each time costs a small network 15 % of a step to take it back
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a run is made of."""
+
+    config: Config
+    distillation: DistillationLoss
+    spec: BundleSpec
+    loader: Loader
+    validation: ScanSet
+    folder: RunFolder
+    device: torch.device
+    ranks: Ranks
+
+
+class Run:
+    def __init__(self, parts: Parts, console: Console) -> None:
+        self.config, self.console, self.folder = parts.config, console, parts.folder
+        self.distillation = parts.distillation.to(parts.device)
+        self._parts, self._ranks, self._device = parts, parts.ranks, parts.device
+        optim = parts.config.optim
+        per_epoch = len(parts.loader)
+        self.total = optim.steps or math.ceil(optim.epochs * per_epoch)
+        validate = parts.config.validate_
+        self._round = validate.steps or max(1, round(validate.every * per_epoch))
+        self._optimizer = make_optimizer(self.distillation, optim)
+        self._schedule = make_schedule(self._optimizer, optim, self.total)
+        self._average = Average(self.distillation.student, optim.ema) if optim.ema else None
+        self._amp = amp_type(optim.precision, parts.device)
+        self._scaler = torch.amp.GradScaler(parts.device.type, enabled=self._amp == torch.float16)
+        self._teach: nn.Module = self.distillation
+        if parts.ranks.world > 1:
+            self._teach = DistributedDataParallel(self.distillation, find_unused_parameters=True)
+        self.step = 0
+        self.best_miou, self.best_step, self._stale = -1.0, 0, 0
+        self._running_mean = RunningMean()
+        self._board: Board = NoBoard()
+        self._has_warned = False
+
+    def fit(self) -> None:
+        """Trains from where the folder's checkpoint left off to the end."""
+        self._resume()
+        if self._ranks.is_first:
+            self._board = open_board(self.folder.path / 'tensorboard')
+        reset_peak(self._device)
+        saved = time.monotonic()
+        batches = self._batches()
+        with Interruption() as interruption, self._progress() as advance:
+            while self.step < self.total and not self._is_stale():
+                self._learn(next(batches))
+                advance()
+                if self.step % self.config.log_every == 0 or self.step == self.total:
+                    self._log()
+                if self.step % self._round == 0 or self.step == self.total:
+                    self._validate()
+                    saved = -math.inf
+                    if self._is_stale() and self._has_unlogged_steps():
+                        self._log()
+                due = time.monotonic() - saved > self.config.save_every_s
+                if self._ranks.any(due or interruption.wanted):
+                    self._save(self.folder.last)
+                    saved = time.monotonic()
+                    if self._ranks.any(interruption.wanted):
+                        raise Interrupted(self.folder.path, self.step)
+
+    def _learn(self, batch: Batch) -> None:
+        if not len(batch.voxels.level) and not self._has_warned:
+            self._has_warned = True
+            self.console.warn(
+                f'step {self.step}: no point of {" ".join(batch.names)} lies in the grid: nothing '
+                'to learn there; if these are no scans without echoes, change model.grid'
+            )
+        batch = batch.to(self._device)
+        self.distillation.train()
+        rng = np.random.default_rng([self.config.seed, _DRAW, self.step, self._ranks.rank])
+        with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
+            terms: Terms = self._teach(batch, rng)
+        self._check_finite('loss', terms.loss, terms, batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(terms.loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = self._clip()
+        if not self._scaler.is_enabled():  # which leaves out such steps itself
+            self._check_finite('gradient', norm, terms, batch)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update(self.distillation.student, self.step)
+        if self.step % _RELEASE_EVERY == 0:
+            batch.voxels.level.engine.release_memory()
+        self.step += 1
+        self._running_mean.add({'loss': terms.loss, **terms.weighted, 'gradient': norm})
+
+    def _clip(self) -> Tensor:
+        """The student's gradient and that of the adapters each have the limit to themselves."""
+        limit = self.config.optim.clip_norm or math.inf
+        adapters = list(self.distillation.methods.parameters())
+        if adapters:  # torch warns of an empty list
+            nn.utils.clip_grad_norm_(adapters, limit)
+        return nn.utils.clip_grad_norm_(self.distillation.student.parameters(), limit)
+
+    def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
+        if math.isfinite(float(value.detach())):
+            return
+        values = ', '.join(f'{name} {float(value):.3g}' for name, value in terms.raw.items())
+        last = ', '.join(f'{name} {value:.3g}' for name, value in self._running_mean.last.items())
+        raise DataError(
+            f'step {self.step}: the {what} is not finite ({values}) on {" ".join(batch.names)}; '
+            f'the last finite terms were {last or "none"}; lower optim.lr or use precision '
+            'float32 and add --fresh, or the same command goes on from the last checkpoint.'
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        while True:
+            yield from self._parts.loader
+
+    def _log(self) -> None:
+        loader = self._parts.loader
+        row = self._running_mean.close(self.step, waited_s=loader.waited_s)
+        row |= {'epoch': round(self.step / len(loader), 3)}
+        row |= {'lr': self._schedule.get_last_lr()[0]}
+        row |= {'peak_gb': peak_gb(self._device)}
+        if not self._ranks.is_first:
+            return
+        self._record(row)
+        if not self.console.is_terminal:
+            self.console.line(self._describe(row))
+        if self.distillation.weights.settled_within(self.config.log_every):
+            self._show_weights()
+
+    def _has_unlogged_steps(self) -> bool:
+        return self.step < self.total and self.step % self.config.log_every > 0
+
+    def _show_weights(self) -> None:
+        """What the published weights cannot tell: how much each term pulls."""
+        table = self.distillation.weights.table()
+        columns = ['term', 'factor', 'gradient / supervision', 'weighted']
+        rows = [[name, *(f'{value:.3g}' for value in values)] for name, *values in table]
+        self.console.table('gradients at the shared features, by the warm-up', columns, rows)
+        for name in self.distillation.weights.without_gradient():
+            self.console.warn(f'{name} had no gradient in the warm-up, so it does not count')
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self.folder.append(row)
+        self._board.add(row)
+
+    def _describe(self, row: dict[str, Any]) -> str:
+        rate = row['steps_per_s']
+        terms = '  '.join(f'{name} {row[name]:.3g}' for name in self._running_mean.names)
+        left_s = (self.total - self.step) / max(rate, 1e-9)
+        return (
+            f'step {self.step}/{self.total}  {terms}  lr {row["lr"]:.2g}  {rate:.2f} steps/s  '
+            f'waiting {row["wait_share"]:.0%}  ETA {left_s / 60:.0f} min'
+        )
+
+    def _validate(self) -> None:
+        confusion = self._score()
+        miou = confusion.occurring().value
+        if math.isnan(miou):
+            raise DataError(
+                f'{self._parts.validation.root}: the scans to score hold no labelled point; '
+                'change data.validation.'
+            )
+        hard = confusion.occurring([int(c) for c in self._parts.spec.labels.hard_ids]).value
+        better = miou > self.best_miou
+        self._stale = 0 if better else self._stale + 1
+        if better:
+            self.best_miou, self.best_step = miou, self.step
+        kept = better or self.config.validate_.keep == 'last'
+        if kept:
+            self._save(self.folder.best)
+        if not self._ranks.is_first:
+            return
+        iou = [None if math.isnan(value) else round(float(value), 5) for value in confusion.iou()]
+        row = {'step': self.step, 'miou': miou, 'hard_miou': hard, 'iou': iou}
+        self._record(row)
+        mark = '  kept' if kept else ''
+        self.console.line(
+            f'epoch {self.step / len(self._parts.loader):.1f}  step {self.step}/{self.total}  '
+            f'mIoU {miou:.1%} (classes that occur)  hard classes {hard:.1%}{mark}'
+        )
+        if kept:
+            save_bundle(self.folder.bundle, self._network(), self._spec(confusion))
+
+    def _score(self) -> Confusion:
+        segmenter = Segmenter(
+            Bundle(model=self._network(), spec=self._parts.spec), device=str(self._device)
+        )
+        confusion = score(
+            lambda points: segmenter.segment(points).labels,
+            self._parts.validation,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
+        )
+        confusion.sum_over_ranks(self._device)
+        select_engine(self._device).tune_memory(live=False)
+        return confusion
+
+    def _network(self) -> nn.Module:
+        return self._average.model if self._average else self.distillation.student
+
+    def _spec(self, confusion: Confusion) -> BundleSpec:
+        """The bundle's description with what is known of these weights."""
+        facts = {
+            **self._parts.spec.provenance,
+            'step': f'{self.step} of {self.total}',
+            'validation_miou': f'{confusion.occurring().value:.4f} (classes that occur)',
+        }
+        return self._parts.spec.model_copy(update={'provenance': facts})
+
+    def _is_stale(self) -> bool:
+        patience = self.config.validate_.patience
+        return patience is not None and self._stale >= patience
+
+    def _save(self, path: Any) -> None:
+        """Every rank takes part; the first one writes."""
+        rng = self._ranks.gather(random_state(self._device))
+        if not self._ranks.is_first:
+            return
+        state: State = {
+            'spec': self._parts.spec.model_dump_json(),
+            'step': self.step,
+            'model': self.distillation.student.state_dict(),
+            'distillation': self.distillation.state(),
+            'ema': self._average.model.state_dict() if self._average else None,
+            'optimizer': self._optimizer.state_dict(),
+            'schedule': self._schedule.state_dict(),
+            'scaler': self._scaler.state_dict(),
+            'loader': self._parts.loader.state(),
+            'rng': rng,
+            'running_mean': self._running_mean.state(),
+            'best': [self.best_miou, self.best_step, self._stale],
+        }
+        save_checkpoint(path, state)
+
+    def _resume(self) -> None:
+        if not self.folder.last.is_file():
+            self._forget_rows()
+            return
+        state = load_checkpoint(self.folder.last)
+        self._parts.loader.load_state(state['loader'])
+        self.distillation.student.load_state_dict(state['model'])
+        self.distillation.load_state(state['distillation'])
+        if self._average is not None:
+            self._average.model.load_state_dict(state['ema'])
+        self._optimizer.load_state_dict(state['optimizer'])
+        self._scaler.load_state_dict(state['scaler'])
+        self.step = state['step']
+        self._schedule.load_state_dict(state['schedule'])
+        set_random_state(state['rng'][self._ranks.rank], self._device)
+        self._running_mean.load_state(state['running_mean'])
+        self.best_miou, self.best_step, self._stale = state['best']
+        self._forget_rows()
+        self.console.line(f'going on from step {self.step} of {self.total}')
+
+    def _forget_rows(self) -> None:
+        """Those that an earlier try wrote and this one will write again."""
+        if self._ranks.is_first:
+            self.folder.forget_after(self.step)
+
+    def _progress(self) -> Any:
+        """A bar on a terminal; elsewhere the log lines tell."""
+        if self.console.is_terminal:
+            return self.console.progress(self.total - self.step, 'training', unit='steps')
+        return Console(quiet=True).progress(self.total, '')
+
+
+def amp_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of automatic mixed precision; none on a CPU, where `high` is faster."""
+    on_cpu = device.type == 'cpu'
+    high = precision == 'high' or (on_cpu and precision != 'float32')
+    # both ways: an earlier run of this process, a teacher's, may have left the other
+    torch.set_float32_matmul_precision('high' if high else 'highest')
+    if on_cpu:
+        return None
+    types = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'auto': torch.bfloat16}
+    return types.get(precision)
