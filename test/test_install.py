@@ -77,7 +77,7 @@ def assert_in_ament_index(prefix: Path, checkout: Path) -> None:
     share = prefix / 'share'
     assert (share / 'ament_index/resource_index/packages/lidar_kd').is_file()
     shipped = [Path('package.xml')]
-    for folder in ('launch', 'config'):
+    for folder in ('launch', 'config/node'):
         files = [path for path in (checkout / folder).rglob('*') if path.is_file()]
         assert files, folder
         shipped += [path.relative_to(checkout) for path in files]
@@ -195,7 +195,7 @@ def test_an_sdist_carries_what_a_build_needs(checkout: Path) -> None:
     (archive,) = (checkout / 'dist').iterdir()
     with tarfile.open(archive) as sdist:
         held = {name.partition('/')[2] for name in sdist.getnames()}
-    native = (checkout / 'lidar_kd' / 'sparse' / 'native').iterdir()
+    native = (checkout / 'lidar_kd' / 'sparse' / 'engines' / 'native').iterdir()
     wanted = {path.relative_to(checkout).as_posix() for path in native if path.is_file()}
     assert STUDENTS
     wanted |= {path.relative_to(ROOT).as_posix() for path in STUDENTS}

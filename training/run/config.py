@@ -228,7 +228,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     own = teachers.values() if isinstance(teachers, dict) else ()
     for teacher in (settings.get('teacher'), *own):
         if isinstance(teacher, dict) and teacher.get('config'):
-            teacher['config'] = str(path.resolve().parent / str(teacher['config']))
+            teacher['config'] = str((path.resolve().parent / str(teacher['config'])).resolve())
     return check(settings, Config, path.name)
 
 
