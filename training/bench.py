@@ -11,6 +11,10 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS

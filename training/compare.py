@@ -18,6 +18,10 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically

@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 import numpy as np
 
 from lidar_kd.bundle import find_shipped_bundle, read_spec
