@@ -75,6 +75,7 @@ setup(
             'types-PyYAML',
             'types-setuptools<80',
         ],
+        'docs': ['mkdocs-material'],
         'bench': ['spconv; platform_machine == "x86_64"'],
         'cuda': ['spconv-cu120; platform_machine == "x86_64" and python_version < "3.12"'],
         'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt

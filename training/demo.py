@@ -41,6 +41,7 @@ from training.live.processes import (
 from training.scores.metrics import Confusion, horizontal_range
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
+from training.views.animation import save_animation
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 SEED = 2026  # streets that no shipped student was trained on
 STRIP = 5  # views side by side
 RANGE_M = 40.0
+FRAMES, FRAME_PX, FRAME_MS = 24, 400, 200  # of the animation
+ANIMATION_RANGE_M = 30.0
 EXIT_INTERRUPTED = 130
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # points (N, 4), truth (N,), labels (N,)
 
@@ -61,6 +64,7 @@ def parse() -> argparse.Namespace:
     add('--scans', type=int, default=100, help='length of the drive at 10 Hz (default 100)')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
     add('--out', type=Path, default=Path('runs/demo'), help='output folder (default runs/demo)')
+    add('--animation', type=Path, metavar='GIF', help='also draw the drive as a moving picture')
     return parser.parse_args()
 
 
@@ -168,12 +172,7 @@ def _list_stages(listener: Listener) -> list[list[object]]:
 def draw(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
     """A strip of views over the drive, and the last scan beside its truth."""
     chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
-    views = []
-    for received in chosen:
-        points, _, labels = read(received)
-        layers = (labels != IGNORE).astype(np.uint8)
-        panel = Panel(title='', colours=table.colour(labels), layers=layers)
-        views.append(draw_panel(points, panel, RANGE_M, 480))
+    views = [draw_view(received, table, RANGE_M, 480) for received in chosen]
     points, truth, labels = read(answers[len(answers) // 2])
     title = 'make demo: the middle of the drive'
     full = draw_comparison(points, truth, labels, table, title=title, range_m=RANGE_M)
@@ -181,6 +180,21 @@ def draw(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
     for path, picture in zip(paths, (np.concatenate(views, 1), full)):
         save_picture(path, picture)
     return paths
+
+
+def draw_view(received: Received, table: ClassTable, range_m: float, side_px: int) -> np.ndarray:
+    """The labelled scan from above, (side_px, side_px, 3)."""
+    points, _, labels = read(received)
+    layers = (labels != IGNORE).astype(np.uint8)
+    panel = Panel(title='', colours=table.colour(labels), layers=layers)
+    return draw_panel(points, panel, range_m, side_px)
+
+
+def animate(answers: list[Received], table: ClassTable, path: Path) -> None:
+    """The drive in FRAMES views, evenly spread over it."""
+    rows = np.linspace(0, len(answers) - 1, FRAMES).round().astype(int)
+    views = [draw_view(answers[i], table, ANIMATION_RANGE_M, FRAME_PX) for i in rows]
+    save_animation(path, views, FRAME_MS)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
@@ -200,11 +214,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     report(console, listener, arguments.scans, score(listener.kept, table))
     for path in draw(listener.kept, table, arguments.out):
         console.line(f'picture {path}')
+    if arguments.animation:
+        animate(listener.kept, table, arguments.animation)
+        console.line(f'animation {arguments.animation}')
     console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
     console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true \\')
     console.line('      fixed_frame:=velodyne')
     console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {bundle} --picture')
-    console.line('  docs/ros.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
+    console.line('  docs/robot.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
 
 
 def main() -> int:
