@@ -22,6 +22,7 @@ class Engine(ABC):
     """
 
     name: str
+    sorts = True  # its maps need cells sorted and distinct; a peer that hashes them does not
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
         return layout.keys(coords)

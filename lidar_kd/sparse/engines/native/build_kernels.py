@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = '_kernels.abi3.so'
-COST = 'sparse convolution falls back to plain torch, about 2x slower'
+COST = 'sparse convolution falls back to plain torch, about 5x slower'
 
 # -fno-trapping-math: else GCC makes no vector code of a choice between two floats
 # fmt: off
