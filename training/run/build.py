@@ -49,7 +49,7 @@ def prepare_machine(config: Config, ranks: Ranks) -> torch.device:
     device = choose_device(config.device)
     if device.type == 'cuda' and ranks.world > 1:
         device = torch.device('cuda', ranks.local)
-    select_engine(device).tune_memory(live=False)
+    select_engine(device).memory.tune(live=False)
     return device
 
 

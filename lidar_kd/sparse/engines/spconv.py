@@ -157,7 +157,7 @@ def _takes(x: Tensor, weight: Tensor, pairs: KernelMap) -> bool:
 
 @cache
 def _say_slow(dtype: torch.dtype) -> None:
-    log.warning('engine spconv has no %s: plain torch computes it (about 2x slower)', dtype)
+    log.warning('engine spconv has no %s: plain torch computes it (slower)', dtype)
 
 
 def _whole(tensor: Tensor, axis: int) -> Tensor:
