@@ -56,6 +56,8 @@ class RunFolder:
                         'choose another --out.'
                     )
                 time.sleep(0.1)
+            for stray in self.path.glob('.*.tmp'):  # half-written by runs that were killed
+                stray.unlink(missing_ok=True)
             yield
 
     def claim(self, config: Config, origins: Mapping[str, str]) -> None:

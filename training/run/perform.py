@@ -77,8 +77,8 @@ def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> 
         )
     if config.learns_from_teacher:
         raise ConfigError(
-            'teacher.pseudo_labels: a teacher gives pseudo-labels in training/distill.py; start that, '
-            'or train the student alone with --set teacher=null.'
+            'teacher.pseudo_labels: a teacher gives pseudo-labels in training/distill.py; start '
+            'that, or train the student alone with --set teacher=null.'
         )
     perform(config, folder, console, ranks, {})
 
@@ -230,8 +230,8 @@ def finish(parts: Parts, console: Console) -> None:
         latency_ms=watch.latency_ms,
     )
     show(console, result)
-    write_report(folder.path, result, folder.history())
     write_pictures(folder.path, watch, scans, most=parts.config.validate_.pictures)
+    write_report(folder.path, result, folder.history())  # last: its report.json says finished
     _say_goodbye(folder, confusion.occurring().value, console)
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warm start: the weights of a bundle instead of random ones, to tune it to a robot's own scans."""
+"""A warm start: the weights of a bundle instead of random ones.
+
+To tune a network to a robot's own scans.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans that nobody labelled take the teacher's answers for labels; labelled ones keep theirs."""
+"""Scans that nobody labelled get the teacher's pseudo-labels; labelled ones keep theirs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_student_is_supervised_on_its_pseudo_labels(
     for path in sorted((street / 'sequences' / '00' / 'labels').iterdir())[1:]:
         path.write_bytes(bytes(path.stat().st_size))  # raw id 0: not labelled
     save_teacher(tmp_path / 'teacher.safetensors')
-    teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'labels': labels}
+    teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'pseudo_labels': labels}
     settings = settings_on(street, method=method, teacher=teacher, optim__batch_size=1)
     parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
     distillation, rng = parts.distillation.train(), np.random.default_rng(0)
