@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
         help='what to compare with the student alone: srkd, pvkd, m2skd, or sums as srkd+m2skd; '
-        "answers: only the teacher's answers as labels (teacher.labels) "
+        'pseudo_labels: only those of the teacher (teacher.pseudo_labels) '
         '(default: what the configuration lists)',
     )  # fmt: skip
     parser.add_argument('--seeds', type=int, default=3, help='runs of each (default 3)')
