@@ -10,9 +10,12 @@ import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
 
+from lidar_kd.ros.log_folder import check_log_folder
+
 
 @contextmanager
 def ros_session(arguments: Sequence[str] | None) -> Iterator[None]:
+    check_log_folder()
     rclpy.init(args=arguments)
     try:
         yield
