@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of node_settings as ROS parameters."""
+"""The table of settings.py as ROS parameters."""
 
 from __future__ import annotations
 

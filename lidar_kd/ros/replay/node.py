@@ -179,20 +179,24 @@ def choose_qos(settings: ReplaySettings) -> QoSProfile:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    with ros_session(arguments):
-        node = None
-        try:
-            node = ReplayNode()
-            while rclpy.ok() and not node.done:
-                rclpy.spin_once(node)
-            if node.done:
-                node.finish()
-        except (LidarKdError, ParameterException, OSError) as error:
-            return Console().fail(error)
-        finally:
-            if node:
-                node.destroy_node()
+    try:
+        with ros_session(arguments):
+            replay()
+    except (LidarKdError, ParameterException, OSError) as error:
+        return Console().fail(error)
     return 0
+
+
+def replay() -> None:
+    """Until the last scan, or a signal."""
+    node = ReplayNode()
+    try:
+        while rclpy.ok() and not node.done:
+            rclpy.spin_once(node)
+        if node.done:
+            node.finish()
+    finally:
+        node.destroy_node()
 
 
 if __name__ == '__main__':

@@ -72,6 +72,12 @@ def test_an_unexpected_error_drops_the_scan_and_the_worker_goes_on(
     partner.ask(make_scan(scatter(500)))
 
 
+def test_a_stamp_before_1970_is_answered_and_kept(node: SegmentNode, partner: Partner) -> None:
+    partner.activate()
+    scan = make_scan(scatter(500), stamp_ns=-(10**9))
+    assert partner.ask(scan).header == scan.header
+
+
 def test_a_silent_clock_is_told_and_silences_nothing_else(
     small_bundle: str, partner: Partner
 ) -> None:
