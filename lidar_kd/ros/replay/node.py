@@ -151,7 +151,7 @@ class ReplayNode(Node):
 def declare_settings(node: Node) -> ReplaySettings:
     values = {}
     for each in fields(ReplaySettings):
-        descriptor = make_descriptor(each.default, **each.metadata)
+        descriptor = make_read_only(each.default, **each.metadata)
         values[each.name] = node.declare_parameter(each.name, each.default, descriptor).value
     settings = ReplaySettings(**values)
     if settings.reliability not in RELIABILITIES:
@@ -161,7 +161,7 @@ def declare_settings(node: Node) -> ReplaySettings:
     return settings
 
 
-def make_descriptor(default: Any, *, description: str, upper: float) -> ParameterDescriptor:
+def make_read_only(default: Any, *, description: str, upper: float) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(description=description, read_only=True)
     if upper and isinstance(default, float):
         descriptor.floating_point_range = [FloatingPointRange(from_value=0.0, to_value=upper)]

@@ -78,6 +78,19 @@ def test_a_stamp_before_1970_is_answered_and_kept(node: SegmentNode, partner: Pa
     assert partner.ask(scan).header == scan.header
 
 
+def test_a_misspelt_parameter_is_told_with_the_nearest_name(
+    small_bundle: str, partner: Partner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running_node(model=small_bundle, max_age=1.0, filters__obstacle__classes=['car']):
+        partner.state()
+    said = capfd.readouterr().err
+    assert 'parameter max_age is unknown and ignored. Did you mean max_age_s?' in said
+    assert (
+        'filters.obstacle.classes is unknown and ignored. Did you mean filters.obstacles.cl'
+        in said
+    )
+
+
 def test_a_silent_clock_is_told_and_silences_nothing_else(
     small_bundle: str, partner: Partner
 ) -> None:
