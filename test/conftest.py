@@ -30,7 +30,7 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_replay')
+ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_processes', 'test_replay')
 NATIVE = ('avx512', 'avx2', 'portable')
 
 
