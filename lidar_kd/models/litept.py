@@ -54,7 +54,7 @@ class RotaryAttention(Attention):
             for part in in_parts(rows, x.shape[1]):
                 qkv = self.qkv(gather(x, part)).unflatten(2, (3, self.heads, -1))
                 turns = angles.index_select(0, part.flatten()).view(*part.shape, *angles.shape[1:])
-                results.append(engine.attend(turn(qkv, turns)).flatten(0, 1).flatten(1))
+                results.append(engine.attention.attend(turn(qkv, turns)).flatten(0, 1).flatten(1))
         z: Tensor = self.proj(gather(joined(results), patches.answers))
         return z
 
@@ -91,7 +91,7 @@ class RotaryBlock(nn.Module):
 
     def _mix(self, x: Tensor, engine: Engine) -> Tensor:
         wide, _, narrow = self.mlp  # published checkpoints count the GELU between them
-        y: Tensor = narrow(engine.gelu(wide(self.mlp_norm(x))))
+        y: Tensor = narrow(engine.attention.gelu(wide(self.mlp_norm(x))))
         return y
 
 
@@ -164,7 +164,7 @@ class LitePT(nn.Module):
 
     def forward(self, voxels: Voxels) -> Output:
         stem = self.stem(SparseTensor(voxels.features, voxels.level))
-        x = voxels.level.engine.gelu(stem.features)
+        x = voxels.level.engine.attention.gelu(stem.features)
         levels, parents, skips = [self._ordered(voxels.level, 0)], [], []
         for k, blocks in enumerate(self.encoder):
             if k:
@@ -192,11 +192,11 @@ class LitePT(nn.Module):
         """The orders are found anew at each level that attends, and asked for nowhere else."""
         return serialize(level, self.orders, len(self.pools) - k)
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
-        for k, block in enumerate(blocks):
+    def _run(self, blocks: nn.Module, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
+        for k, block in enumerate(blocks.children()):
             if isinstance(block, ConvBlock):
                 x = seen = block(x, seen, cells.level)
-            else:
+            elif isinstance(block, RotaryBlock):
                 width = x.shape[1] // block.attention.heads // 6
                 angles = self._angles(cells.level, width)
                 x = block(x, cells.patches(k, self.patch), angles, cells.level.engine)
