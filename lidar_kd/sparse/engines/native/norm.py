@@ -180,6 +180,6 @@ def _takes(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
         return False
     if not x.dtype == norm.weight.dtype == norm.bias.dtype == torch.float32:
         return False
-    for name, part in (('weight', norm.weight), ('bias', norm.bias)):
-        check_same_shape(f'the {name} of a norm', part, x.shape[1:])
+    check_same_shape('the weight of a norm', norm.weight, x.shape[1:])
+    check_same_shape('the bias of a norm', norm.bias, x.shape[1:])
     return True

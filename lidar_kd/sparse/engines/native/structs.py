@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ctypes
 
-Pointer, Float = ctypes.c_void_p, ctypes.c_float
+Pointer = ctypes.c_void_p
+Float = ctypes.c_float
 Int64, Int32 = ctypes.c_int64, ctypes.c_int32
 
 
