@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import cast, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import nn, Tensor
@@ -175,11 +175,12 @@ class NativeNorms(TrainingNorms):
 
 def _takes(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
     """By type: a norm that looks beyond this process does its own work."""
-    plain = type(norm) is nn.BatchNorm1d and norm.affine and norm.training
-    if not (plain and len(x) > 1 and x.is_cpu and x.ndim == 2):
+    if type(norm) is not nn.BatchNorm1d or not (norm.affine and norm.training):
+        return False
+    if not (len(x) > 1 and x.is_cpu and x.ndim == 2):
         return False
     if not x.dtype == norm.weight.dtype == norm.bias.dtype == torch.float32:
         return False
-    check_same_shape('the weight of a norm', cast(Tensor, norm.weight), x.shape[1:])
-    check_same_shape('the bias of a norm', cast(Tensor, norm.bias), x.shape[1:])
+    check_same_shape('the weight of a norm', norm.weight, x.shape[1:])
+    check_same_shape('the bias of a norm', norm.bias, x.shape[1:])
     return True
