@@ -33,3 +33,13 @@ def test_examples_are_under_40_lines() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob('*.py')}
     assert lines
     assert {name: count for name, count in lines.items() if count >= 40} == {}
+
+
+def test_a_network_of_ones_own_answers_for_every_point() -> None:
+    assert run('05_add_a_network.py') == 'logits of 1000 points\n'
+
+
+def test_distilling_on_a_folder_explains_itself(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / '03_distil_on_a_folder.py'), str(tmp_path), '--help']
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert 'SCANS is a folder' in shown.stdout
