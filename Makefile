@@ -8,9 +8,8 @@ READY := .venv/.ready
 INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setup.py \
 	$(wildcard lidar_kd/sparse/engines/native/*.[ch] lidar_kd/sparse/engines/native/*.py)
 
-# ROS finds what pip installed only here; threads that spin while they wait slow the others down.
+# ROS finds what pip installed only here.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
-export OMP_WAIT_POLICY ?= passive
 
 .PHONY: test demo docs lint format bench clean
 

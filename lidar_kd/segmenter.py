@@ -63,7 +63,7 @@ class Segmenter:
         model = copy.deepcopy(bundle.model)  # folding changes the weights
         self._model = cast(SegmentationNetwork, fold_norms(model).to(self.device).eval())
         self._timing: dict[str, float] = {}
-        self.engine.tune_memory(live=True)
+        self.engine.memory.tune(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
 
     def warm_up(self, points: int = 120_000) -> None:

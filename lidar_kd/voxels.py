@@ -178,9 +178,9 @@ def voxelize(
     owner = cells.new_zeros(len(cells)) if batch is None else batch.int()
     coords = torch.cat([owner[:, None], cells], 1)
     layout = key_layout(coords)
-    group, order, starts = chosen.group(chosen.keys(coords, layout))
+    group, order, starts = chosen.grouping.group(chosen.keys(coords, layout))
     level = Level(coords.index_select(0, order.index_select(0, starts[:-1])), chosen, layout)
-    features = chosen.means(points, order, starts)
+    features = chosen.grouping.means(points, order, starts)
     return Voxels(points, owner, rows, positions, group.long(), features, level, left_out)
 
 

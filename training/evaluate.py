@@ -22,6 +22,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 import torch
 
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle

@@ -17,6 +17,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from pydantic import ValidationError
 import torch
 from torch import Tensor

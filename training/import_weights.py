@@ -16,6 +16,10 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from torch import nn, Tensor
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle

@@ -16,6 +16,10 @@ import time
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
 from training.streets.compare import draw_comparison, measure, Statistics, tabulate

@@ -54,7 +54,9 @@ class ConvLeakyNorm(nn.Module):
     def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
         y: SparseTensor = self.conv(x)
         rows = F.leaky_relu_(y.features)  # its gradient needs the result alone
-        return y.with_features(y.level.engine.normalise(rows, self.norm, residual, relu=False))
+        return y.with_features(
+            y.level.engine.norms.normalise(rows, self.norm, residual, relu=False)
+        )
 
 
 def flat(c_in: int, c_out: int, kernel: Triple) -> ConvLeakyNorm:

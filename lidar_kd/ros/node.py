@@ -3,15 +3,14 @@
 
 configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
 ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
-node_settings has the parameters, node_pipeline the way from cloud to clouds, node_topics the
-topics, node_health the warnings and what /diagnostics says.
+settings.py has the parameters, pipeline.py the way from cloud to clouds, topics.py the topics,
+health.py the warnings and what /diagnostics says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import logging
-import os
 import time
 from typing import Any
 
@@ -20,11 +19,11 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 import torch
 
+from lidar_kd.cli.console import Console
 from lidar_kd.cloud import MalformedCloud
 from lidar_kd.errors import LidarKdError
 from lidar_kd.ros.frames import Frames, NoTransform
@@ -232,8 +231,10 @@ class SegmentNode(LifecycleNode):
         self._health.statistics.answer(answer, now_s)
 
     def _age_s(self, message: PointCloud2) -> float:
-        age = self.get_clock().now() - Time.from_msg(message.header.stamp)
-        return float(age.nanoseconds) * 1e-9
+        """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""
+        stamp = message.header.stamp
+        age_ns = self.get_clock().now().nanoseconds - stamp.sec * 10**9 - stamp.nanosec
+        return float(age_ns) * 1e-9
 
     # timers and parameters
 
@@ -257,19 +258,22 @@ class SegmentNode(LifecycleNode):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    with ros_session(arguments):
-        logger = rclpy.logging.get_logger('lidar_kd')
-        logging.getLogger('lidar_kd').addHandler(ToRos(logger))
-        node = None
-        try:
-            node = SegmentNode()
-            if node.settings.autostart:
-                node.start()
-            rclpy.spin(node)
-        except (LidarKdError, ParameterException) as error:
-            logger.fatal(' '.join(str(error).split()))
-            return os.EX_USAGE
-        finally:
-            if node:
-                node.destroy_node()
+    try:
+        with ros_session(arguments):
+            logger = rclpy.logging.get_logger('lidar_kd')
+            logging.getLogger('lidar_kd').addHandler(ToRos(logger))
+            live()
+    except (LidarKdError, ParameterException) as error:
+        return Console().fail(error)
     return 0
+
+
+def live() -> None:
+    """Until a signal or an error ends it."""
+    node = SegmentNode()
+    try:
+        if node.settings.autostart:
+            node.start()
+        rclpy.spin(node)
+    finally:
+        node.destroy_node()

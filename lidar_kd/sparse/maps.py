@@ -33,6 +33,7 @@ class KernelMap:
     n_in: int
     n_out: int
     derived: dict[str, Any] = field(default_factory=dict)  # what an engine computes once per map
+    trusted: bool = False  # its builder vouches for the rows; else an engine in C looks at them
 
     @property
     def slots(self) -> int:
@@ -48,7 +49,8 @@ class KernelMap:
 
     @cached_property
     def transposed(self) -> KernelMap:
-        return KernelMap(self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in)
+        turned = self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in
+        return KernelMap(*turned, trusted=self.trusted)
 
     @cached_property
     def parents(self) -> Tensor:

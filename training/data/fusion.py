@@ -168,12 +168,14 @@ def build_bank(
 
 
 def require_poses(scans: ScanSet) -> None:
-    missing = [frame.name for frame in scans.frames if frame.pose is None]
+    missing = [frame for frame in scans.frames if frame.pose is None]
+    if missing and missing[0].no_pose:
+        raise DataError(missing[0].no_pose)
     if missing:
         raise DataError(
             f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
-            f'{missing[0]}, and cannot be fused; copy poses.txt and calib.txt beside the scans '
-            'or leave these sequences out.'
+            f'{missing[0].name}, and cannot be fused; copy poses.txt and calib.txt beside the '
+            'scans or leave these sequences out.'
         )
 
 

@@ -89,6 +89,7 @@ class Frame:
     labels: Path | None = None
     numbers: Path | None = None  # of the objects, where they have a file of their own
     pose: NDArray[np.float64] | None = None
+    no_pose: str = ''  # why, where the files of the poses cannot be used
 
     @property
     def sequence(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
+from training.importing.litept import litept_names, litept_settings
 from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 from training.importing.spvnas import (
     minkunet_names,
@@ -194,6 +195,7 @@ FAMILIES = {
         structure='that of Pointcept 1.5.2 and later: weights trained with 1.5.1 or older, as the '
         'released ones were, need --before-1-5-2',
     ),
+    'litept': Family('litept', litept_names, litept_settings, _unchanged, note=POINTCEPT_NOTE),
     'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
     'minkunet': Family(
         'minkunet',

@@ -15,8 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeFloat, P
 import torch
 from torch import distributed, Tensor
 
-WARM_UP = 200  # steps in which gradients are measured
-EVERY = 10  # steps between two measurements
+WARM_UP = 200  # steps in which gradients are measured often
+EVERY = 10  # steps between two measurements of the warm-up
+LATER = 50  # likewise, for the rest of the run: a few backward passes through the terms alone
 _HALF_SCALE = 2.0**16  # as torch's GradScaler begins: float16 holds no gradient below 6e-8
 _LARGEST = 1e3  # automatic weight: what hardly has a gradient is not blown up; as published ones
 
@@ -47,7 +48,8 @@ Weight = Annotated[NonNegativeFloat | Auto, BeforeValidator(_read)]
 
 
 class Weights:
-    """The factor of every term: given, or measured during the warm-up and then frozen.
+    """The factor of every term: given, or by the mean of what was measured in the whole run so
+    far: often during the warm-up, then now and again, for gradients change as the student learns.
 
     methods: how many the terms belong to; automatic shares are divided by it, so that a sum of
     methods weighs beside the labels what one of them does.
@@ -63,16 +65,19 @@ class Weights:
         methods: int = 1,
         warm_up: int = WARM_UP,
         every: int = EVERY,
+        later: int = LATER,
     ) -> None:
-        self._weights, self._warm_up, self._every = dict(weights), warm_up, every
-        self._methods = methods
-        self._ratios: dict[str, list[float]] = {name: [] for name in self._weights}
+        self._weights, self._methods = dict(weights), methods
+        self._warm_up, self._every, self._later = warm_up, every, later
+        self._sums: dict[str, float] = dict.fromkeys(self._weights, 0.0)  # of ratios
+        self._counts: dict[str, int] = dict.fromkeys(self._weights, 0)
         self._step = 0
 
     @property
     def wants_gradients(self) -> bool:
-        """Whether this step is one to measure at: every few steps of the warm-up."""
-        return bool(self._weights) and self._step < self._warm_up and self._step % self._every == 0
+        """Whether this step is one to measure at: every few of the warm-up, fewer afterwards."""
+        every = self._every if self._step < self._warm_up else self._later
+        return bool(self._weights) and self._step % every == 0
 
     def settled_within(self, steps: int) -> bool:
         """Whether the warm-up has ended in the last so many steps."""
@@ -93,7 +98,8 @@ class Weights:
         ratios = torch.stack([_ratio(term, whole, shared) for term in terms.values()])
         for name, ratio in zip(terms, _mean_over_ranks(ratios).tolist()):
             if math.isfinite(ratio) and ratio > 0:
-                self._ratios[name].append(ratio)
+                self._sums[name] += ratio
+                self._counts[name] += 1
 
     def factors(self) -> dict[str, float]:
         """name -> what to multiply the term with at this step."""
@@ -110,14 +116,19 @@ class Weights:
     def without_gradient(self) -> list[str]:
         """Terms with an automatic weight that has had nothing to measure, and so is 0."""
         return [name for name, weight in self._weights.items()
-                if isinstance(weight, Auto) and not self._ratios[name]]  # fmt: skip
+                if isinstance(weight, Auto) and not self._counts[name]]  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        return {'step': self._step, 'ratios': {k: list(v) for k, v in self._ratios.items()}}
+        return {'step': self._step, 'sums': dict(self._sums), 'counts': dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """A run from before the mean went on after the warm-up kept every single ratio."""
         self._step = state['step']
-        self._ratios = {name: list(state['ratios'].get(name, [])) for name in self._weights}
+        kept: Mapping[str, list[float]] = state.get('ratios', {})
+        sums = state.get('sums') or {name: sum(each) for name, each in kept.items()}
+        counts = state.get('counts') or {name: len(each) for name, each in kept.items()}
+        self._sums = {name: float(sums.get(name, 0.0)) for name in self._weights}
+        self._counts = {name: int(counts.get(name, 0)) for name in self._weights}
 
     def _factor(self, name: str) -> float:
         weight = self._weights[name]
@@ -127,8 +138,7 @@ class Weights:
         return min(_LARGEST, weight.auto / self._methods / ratio) if ratio else 0.0
 
     def _ratio(self, name: str) -> float:
-        ratios = self._ratios[name]
-        return sum(ratios) / len(ratios) if ratios else 0.0
+        return self._sums[name] / self._counts[name] if self._counts[name] else 0.0
 
 
 def _ratio(term: Tensor, whole: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:

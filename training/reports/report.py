@@ -83,7 +83,6 @@ def write_report(
     texts = {
         'report.txt': as_text(result),
         'report.md': as_markdown(result),
-        'report.json': as_json(result),
         'report.csv': as_csv(result),
     }
     with writing(folder):
@@ -98,7 +97,9 @@ def write_report(
     if curves is not None:
         save_picture(folder / 'curves.png', curves)
         written.append(folder / 'curves.png')
-    return written
+    with writing(folder), write_atomically(folder / 'report.json') as temporary:
+        temporary.write_text(as_json(result), encoding='utf-8')  # last: it says that all is there
+    return [*written, folder / 'report.json']
 
 
 def write_pictures(

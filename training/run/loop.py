@@ -132,7 +132,7 @@ class Run:
         if self._average is not None:
             self._average.update(self.distillation.student, self.step)
         if self.step % _RELEASE_EVERY == 0:
-            batch.voxels.level.engine.release_memory()
+            batch.voxels.level.engine.memory.release()
         self.step += 1
         self._running_mean.add({'loss': terms.loss, **terms.weighted, 'gradient': norm})
 
@@ -238,7 +238,7 @@ class Run:
             world=self._ranks.world,
         )
         confusion.sum_over_ranks(self._device)
-        select_engine(self._device).tune_memory(live=False)
+        select_engine(self._device).memory.tune(live=False)
         return confusion
 
     def _network(self) -> nn.Module:

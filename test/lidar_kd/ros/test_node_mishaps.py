@@ -72,6 +72,25 @@ def test_an_unexpected_error_drops_the_scan_and_the_worker_goes_on(
     partner.ask(make_scan(scatter(500)))
 
 
+def test_a_stamp_before_1970_is_answered_and_kept(node: SegmentNode, partner: Partner) -> None:
+    partner.activate()
+    scan = make_scan(scatter(500), stamp_ns=-(10**9))
+    assert partner.ask(scan).header == scan.header
+
+
+def test_a_misspelt_parameter_is_told_with_the_nearest_name(
+    small_bundle: str, partner: Partner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running_node(model=small_bundle, max_age=1.0, filters__obstacle__classes=['car']):
+        partner.state()
+    said = capfd.readouterr().err
+    assert 'parameter max_age is unknown and ignored. Did you mean max_age_s?' in said
+    assert (
+        'filters.obstacle.classes is unknown and ignored. Did you mean filters.obstacles.cl'
+        in said
+    )
+
+
 def test_a_silent_clock_is_told_and_silences_nothing_else(
     small_bundle: str, partner: Partner
 ) -> None:

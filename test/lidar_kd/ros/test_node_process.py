@@ -54,9 +54,28 @@ def test_a_parameter_that_cannot_be_ends_it_with_a_sentence(
     wrong: str, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     leave_domain()
-    assert main(['--ros-args', '-p', wrong]) == 64
+    assert main(['--ros-args', '-p', wrong]) == 2
     said = capfd.readouterr().err
     assert says in said
+    assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['--log-level', 'loud'], 'log level'),
+        (['-r', '~/points:=bad topic'], 'remap rule'),
+        (['--bogus'], '--bogus'),
+    ],
+)
+def test_arguments_that_ros_refuses_end_it_with_one_sentence(
+    arguments: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['--ros-args', *arguments]) == 2
+    said = capfd.readouterr().err
+    last = said.splitlines()[-1]  # rcl may say a line of its own before
+    assert last.startswith('error: ROS does not start: ')
+    assert says in last
     assert 'Traceback' not in said
 
 

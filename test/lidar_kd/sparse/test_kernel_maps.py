@@ -246,7 +246,7 @@ def test_there_is_no_way_back_from_a_level_that_was_not_made_from_a_finer_one() 
 
 def test_rows_are_grouped_by_key_and_negative_keys_by_none(engine: Engine) -> None:
     keys = torch.tensor([7, -1, 3, 7, 3, 2**62, -5, 7])
-    group, order, starts = engine.group(keys)
+    group, order, starts = engine.grouping.group(keys)
     # keys in order: 3 (rows 2, 4), 7 (rows 0, 3, 7), 2^62 (row 5)
     assert group.tolist() == [1, -1, 0, 1, 0, 2, -1, 1]
     assert order.tolist() == [2, 4, 0, 3, 7, 5]

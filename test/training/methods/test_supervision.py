@@ -83,13 +83,13 @@ def test_a_given_weight_stays_and_its_ratio_is_reported() -> None:
     assert figures == pytest.approx([3.0, 0.5, 1.5])
 
 
-def test_gradients_are_wanted_every_few_steps_of_the_warm_up_only() -> None:
-    weights, wanted = Weights({'a': Auto()}, warm_up=20, every=5), []
-    for step in range(40):
+def test_gradients_are_wanted_often_in_the_warm_up_and_seldom_after_it() -> None:
+    weights, wanted = Weights({'a': Auto()}, warm_up=20, every=5, later=15), []
+    for step in range(50):
         if weights.wants_gradients:
             wanted.append(step)
         weights.advance()
-    assert wanted == [0, 5, 10, 15]
+    assert wanted == [0, 5, 10, 15, 30, 45]
     assert not Weights({}).wants_gradients
 
 
@@ -177,6 +177,24 @@ def test_weights_go_on_where_they_stopped() -> None:
     assert not resumed.wants_gradients
     measure_twice(resumed, place)
     assert resumed.state_dict() != weights.state_dict()
+
+
+def test_a_weight_follows_what_is_measured_after_the_warm_up() -> None:
+    place = torch.zeros(1, requires_grad=True)
+    weights = Weights({'a': Auto(auto=0.1)}, warm_up=1, later=1)
+    measure_twice(weights, place)
+    weights.advance()
+    assert weights.wants_gradients
+    weights.measure({'a': (place * 4).sum()}, (place * 2).sum(), [place])
+    # ratios 1/4, 3/4 and 2: their mean is 1
+    assert weights.factors()['a'] == pytest.approx(0.1)
+
+
+def test_a_state_that_kept_every_ratio_still_loads() -> None:
+    weights = Weights({'a': Auto(auto=0.1), 'new': Auto()})
+    weights.load_state_dict({'step': 300, 'ratios': {'a': [0.25, 0.75], 'gone': [1.0]}})
+    assert weights.factors() == {'a': pytest.approx(0.2), 'new': 0}
+    assert weights.state_dict()['counts'] == {'a': 2, 'new': 0}
 
 
 def brute_force_lovasz(logits: Tensor, labels: Tensor) -> float:

@@ -79,7 +79,7 @@ def test_train_takes_no_labels_from_a_teacher(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Else train.py and distill.py would share a folder and a configuration, and not the run."""
-    teacher = {'bundle': 'teacher.safetensors', 'labels': 0.5}
+    teacher = {'bundle': 'teacher.safetensors', 'pseudo_labels': 0.5}
     path = write_config(tmp_path / 'small.yaml', settings_on(street, teacher=teacher))
     monkeypatch.setattr('sys.argv', ['train.py', '--cfg', str(path)])
     assert main('', train, path) == 2
