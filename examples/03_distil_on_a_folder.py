@@ -9,9 +9,19 @@ import sys
 
 sys.path[0] = str(ROOT := Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.console import Console
+from lidar_kd.errors import DataError
 from training.run.perform import distill, main
 
+
+def run(words: list[str]) -> int:
+    if not words or not Path(words[0]).is_dir():
+        return Console().fail(DataError('SCANS: name a folder of scans first, as in 03_... SCANS'))
+    folder = Path(words[0]).resolve()
+    chosen = f'data.unlabelled=[{{kind: folder, root: {folder}}}]'
+    sys.argv = [sys.argv[0], *words[1:], '--set', chosen]
+    return main(__doc__ or '', distill, ROOT / 'config/srkd.yaml')
+
+
 if __name__ == '__main__':
-    scans = Path(sys.argv.pop(1)).resolve()
-    sys.argv += ['--set', f'data.unlabelled=[{{kind: folder, root: {scans}}}]']
-    sys.exit(main(__doc__ or '', distill, ROOT / 'config/srkd.yaml'))
+    sys.exit(run(sys.argv[1:]))
