@@ -9,12 +9,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from lidar_kd.bundle import find_shipped_bundle
+from lidar_kd import find_shipped_bundle, Segmenter
 from lidar_kd.cli.console import Console
 from lidar_kd.cloud import decode
 from lidar_kd.cloud.codec import encode_labeled
 from lidar_kd.cloud.layout import Field, FLOAT32
-from lidar_kd.segmenter import Segmenter
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ class ClassTable:
     autoware_ids: tuple[int, ...]
     # may overlap; `movable` (what both benchmarks call things) and `static` come by themselves
     groups: Mapping[str, tuple[str, ...]] = field(hash=False)
-    hard: tuple[str, ...] = ()  # rare classes, reported apart (methods.md, M2SKD)
+    hard: tuple[str, ...] = ()  # rare classes, reported apart: those of M2SKD
     has_instances: bool = False  # raw ids carry an instance id in their upper 16 bits
 
     def __post_init__(self) -> None:

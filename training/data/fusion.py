@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-scan fusion: a scan, and what earlier scans saw of its objects of the hard classes.
 
-methods.md 3.2: what stands still lies in place once the ego poses are applied; what moves is
+As M2SKD has it: what stands still lies in place once the ego poses are applied; what moves is
 registered, or left out where the registration does not convince. All of it is decided once, when
 the bank is built; fusing a scan afterwards is a gather and a small matrix product.
 """
