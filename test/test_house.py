@@ -23,8 +23,8 @@ ORDER = [
     *('segmenter', 'objects', 'scans', 'cloud', 'cli', 'ros'),
 ]
 TRAINING_ORDER = [
-    *('streets', 'data', 'methods', 'scores', 'reports', 'run', 'comparing', 'importing'),
-    *('live', 'views', 'benchmarks'),
+    *('importing', 'live', 'methods', 'streets', 'data', 'scores', 'reports', 'views', 'run'),
+    *('comparing', 'benchmarks'),
 ]
 CORE = {
     *('bundle', 'segmenter', 'labels', 'voxels', 'intensity', 'errors', 'files'),
@@ -48,8 +48,16 @@ ROS = {
     'std_msgs',
     'tf2_ros',
 }
-MOST_LINES = 400
+MOST_LINES = 320
+MOST_LINES_OF_A_TEST = 400
 MOST_ROOMS = 13
+MEDIAN_LINES, P90_LINES = 8, 20  # of a function in lidar_kd and training
+# what is still to be divided, by those whose rooms it is in; nothing is added here
+STILL_LONG = {'lidar_kd/sparse/engines/native/amx.c', 'training/run/loop.py'}
+STILL_IN_CIRCLES = {
+    *('lidar_kd.sparse', 'lidar_kd.sparse.engines', 'lidar_kd.sparse.engines.native'),
+}
+PRIVATE_WORDS = {'belief', 'beliefs', 'believe', 'tutor', 'sight', 'lesson', 'opinion', 'opinions'}
 # to be renamed by those whose rooms they are in; nothing is added here
 STILL_TWICE = {
     *('check', 'check_teacher', 'describe', 'draw', 'draw_comparison', 'finish', 'fuse', 'gather'),
@@ -161,6 +169,30 @@ def test_files_form_no_circle() -> None:
     assert cycles(arrows()) == set()
 
 
+def folder_of(module: str) -> str:
+    """A room's own name; a file that lies in no room stands for itself."""
+    path = modules()[module]
+    folder = '.'.join(path.parent.relative_to(ROOT).parts)
+    return module if folder in ('lidar_kd', 'training') else folder
+
+
+def test_folders_form_no_circle() -> None:
+    edges = {(folder_of(a), folder_of(b)) for a, b in arrows()}
+    assert cycles({(a, b) for a, b in edges if a != b and not {a, b} <= STILL_IN_CIRCLES}) == set()
+
+
+def test_no_file_goes_through_the_door_of_its_own_room() -> None:
+    assert [(a, b) for a, b in sorted(arrows()) if a.startswith(f'{b}.') and a in inside(b)] == []
+
+
+def inside(room_name: str) -> set[str]:
+    """The files of a room, where it is one."""
+    door = modules()[room_name]
+    if door.name != '__init__.py':
+        return set()
+    return {name for name, path in modules().items() if path.parent == door.parent}
+
+
 def test_the_search_for_circles_finds_one() -> None:
     assert cycles({('a', 'b'), ('b', 'c')}) == set()
     assert cycles({('a', 'b'), ('b', 'a'), ('b', 'c')}) == {'a', 'b'}
@@ -229,7 +261,20 @@ def test_only_the_console_prints() -> None:
 
 def test_files_are_short() -> None:
     lines = {name_of(path): len(path.read_text(encoding='utf-8').splitlines()) for path in SOURCES}
-    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+    most = {n: MOST_LINES_OF_A_TEST if n.startswith('test/') else MOST_LINES for n in lines}
+    long = {name: count for name, count in lines.items() if count > most[name]}
+    assert long.keys() - STILL_LONG == set()
+
+
+def test_most_functions_are_a_few_lines() -> None:
+    lines = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for path in modules().values()
+        for node in tree(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert lines[len(lines) // 2] <= MEDIAN_LINES
+    assert lines[len(lines) * 9 // 10] <= P90_LINES
 
 
 def test_functions_are_short() -> None:
@@ -271,3 +316,20 @@ def test_names_say_what_things_are() -> None:
     }
     assert classes == set()
     assert [name_of(path) for path in PYTHON if path.stem in VAGUE_MODULES] == []
+
+
+def test_words_that_only_this_house_used_do_not_come_back() -> None:
+    names = {
+        (name_of(path), word)
+        for path in modules().values()
+        for node in tree(path)
+        for word in re.findall('[A-Z]?[a-z]+', identifier(node))
+        if word.lower() in PRIVATE_WORDS
+    }
+    assert names == set()
+
+
+def identifier(node: ast.AST) -> str:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    return node.id if isinstance(node, ast.Name) else getattr(node, 'arg', None) or ''
