@@ -33,11 +33,11 @@ Bounds = tuple[float, float, float]
 REACH = 2**19 - 16  # cells on each side of the origin: 26 km at 0.05 m, and keys always fit
 
 
-class _Settings(BaseModel):
+class _FrozenGrid(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
 
-class CartesianGrid(_Settings):
+class CartesianGrid(_FrozenGrid):
     """Cubes; without bounds every point within 26 km (at 0.05 m) is seen."""
 
     clamps: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class CartesianGrid(_Settings):
         return positions.floor().int()
 
 
-class CylinderGrid(_Settings):
+class CylinderGrid(_FrozenGrid):
     """Cells in radius, angle and height, as many as `cells` between the bounds."""
 
     kind: Literal['cylinder'] = 'cylinder'

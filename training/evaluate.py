@@ -68,7 +68,7 @@ class ScoringOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = ScoringOptions(**vars(make_parser().parse_args(argv)))
+    options = ScoringOptions(**vars(make_evaluate_parser().parse_args(argv)))
     console = Console()
     try:
         with join_ranks() as ranks:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -126,7 +126,7 @@ def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
     for folder in (options.out, options.json and options.json.parent):
         if folder is not None:
             prepare_folder(folder)
-    scans = open_scans(options)
+    scans = open_labelled_scans(options)
     candidate = open_candidate(options, scans, ranks)
     with console.progress(math.ceil(len(scans) / ranks.world), 'scoring') as advance:
         confusion = score_answers(
@@ -146,7 +146,7 @@ def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
     return result
 
 
-def open_scans(options: ScoringOptions) -> ScanSet:
+def open_labelled_scans(options: ScoringOptions) -> ScanSet:
     """Labelled scans; all, or some spread over the set."""
     names = options.sequences
     wanted = names[0] if names and len(names) == 1 else names

@@ -92,13 +92,13 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             scans, past_scans=options.past_scans, cache=options.cache, advance=advance
         )
     fused = FusedScans(scans, bank)
-    console.table(f'fused with {options.past_scans} past scans', COLUMNS, tabulate(fused))
+    console.table(f'fused with {options.past_scans} past scans', COLUMNS, tabulate_fused(fused))
     if options.picture:
         name = draw_fusion(options.picture, fused)
         console.line(f'picture of {name}: {options.picture}')
 
 
-def tabulate(scans: FusedScans) -> list[list[str]]:
+def tabulate_fused(scans: FusedScans) -> list[list[str]]:
     """A row for each class that occurs and one for all; distances are means over past points."""
     bank = scans.bank
     of_link = bank.sightings.label[bank.links.present]

@@ -65,7 +65,7 @@ def parse_compare(parser: argparse.ArgumentParser, words: list[str]) -> argparse
     parser.add_argument('--picture', type=Path, help='PNG with the curves of both')
     parser.add_argument('--scans', type=int, default=40, help='scans of each (default 40)')
     arguments = parser.parse_args(words)
-    arguments.run = compare
+    arguments.run = compare_drives
     return arguments
 
 
@@ -96,7 +96,7 @@ def simulate(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def compare(arguments: argparse.Namespace, console: Console) -> None:
+def compare_drives(arguments: argparse.Namespace, console: Console) -> None:
     both: list[Statistics] = []
     for root in (arguments.real, arguments.streets):
         folders = sorted((root / 'sequences').glob('[0-9]*'))

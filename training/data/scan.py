@@ -57,7 +57,7 @@ class Scan:
         return replace(self, points=points, pose=None)
 
 
-def join(first: Scan, second: Scan) -> Scan:
+def join_scans(first: Scan, second: Scan) -> Scan:
     """Both clouds in one, the first one's name; objects of the second get new numbers."""
     instances = None
     if first.instances is not None and second.instances is not None:

@@ -20,7 +20,7 @@ from training.data.class_counts import count_classes
 from training.data.folder import open_folder
 from training.data.fusion import require_poses
 from training.data.kinds import open_dataset
-from training.data.scan import join, Scan, ScanSet
+from training.data.scan import join_scans, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -242,7 +242,7 @@ def test_joining_scans_renumbers_the_objects_of_the_second() -> None:
             instances=np.array(numbers, np.uint32),
         )
 
-    both = join(scan([0, 4, 2]), scan([1, 0, 3]))
+    both = join_scans(scan([0, 4, 2]), scan([1, 0, 3]))
     assert both.instances is not None
     assert both.instances.tolist() == [0, 4, 2, 5, 0, 7]
 
