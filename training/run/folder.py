@@ -11,6 +11,7 @@ from pathlib import Path
 import pickle
 import time
 from typing import Any, TextIO
+import zipfile
 
 import torch
 import yaml
@@ -145,12 +146,15 @@ def save_checkpoint(path: Path, state: State) -> None:
 def load_checkpoint(path: Path) -> State:
     """Tensors and plain values only: a checkpoint never runs code."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         state: State = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise DataError(
             f'{path}: cannot be read ({error.strerror or error}); check the path.'
         ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile):
         raise DataError(
             f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
         ) from None

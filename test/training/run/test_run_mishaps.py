@@ -16,7 +16,7 @@ from lidar_kd.errors import ConfigError, DataError
 from training.comparing.runs import read_run
 from training.data.batch import make_batch
 from training.data.scan import Scan
-from training.run.folder import RunFolder
+from training.run.folder import load_checkpoint, RunFolder
 from training.run.loop import Run
 from training.run.perform import distill, main, train
 
@@ -168,3 +168,12 @@ def test_a_checkpoint_of_other_layers_is_not_reached(street: Path, tmp_path: Pat
     settings['model']['settings'] = {'width': 0.25}
     with pytest.raises(ConfigError, match='another configuration'):
         fit(make_config(tmp_path, settings), tmp_path / 'run')
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(street: Path, tmp_path: Path) -> None:
+    run = fit(make_config(tmp_path, settings_on(street)), tmp_path / 'run')
+    damaged = bytearray(run.folder.last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # in the middle of the weights
+    run.folder.last.write_bytes(bytes(damaged))
+    with pytest.raises(DataError, match='no complete checkpoint'):
+        load_checkpoint(run.folder.last)
