@@ -46,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
+    guessed = guesses(state, family)
+    if guessed and not options.assume:
+        raise BundleError(
+            f'{options.checkpoint}: {", ".join(guessed)} would be guessed, as no shape tells '
+            'them, and a wrong guess gives wrong logits: pass a file whose config names them, '
+            'or --assume'
+        )
     names = family.names(state)
     for name in state:
         names.setdefault(name, 'not used' if name.startswith(family.unused) else 'not known')
@@ -57,6 +64,8 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     settings.pop('classes')
     digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
     provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
+    if guessed:
+        provenance['assumed'] = ', '.join(guessed)
     if family.note:
         provenance['differences'] = family.note
     if family.structure:
@@ -76,6 +85,12 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
     if family.structure:
         console.line(f'its structure is {family.structure}')
+
+
+def guesses(state: StateDict, family: Family) -> list[str]:
+    """What the file does not say of the settings that no tensor's shape tells."""
+    config = getattr(state, 'config', {})
+    return [f'{word} ({key})' for key, word in family.unshaped.items() if key not in config]
 
 
 def choose_family(options: argparse.Namespace) -> Family:
@@ -201,6 +216,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--before-1-5-2',
         action='store_true',
         help='ptv3 weights trained with Pointcept 1.5.1 or older, as the released ones were',
+    )
+    add(
+        '--assume',
+        action='store_true',
+        help='go on with the defaults of what no shape tells, and note them in the bundle',
     )
     add(
         '--intensity-scale',

@@ -259,7 +259,7 @@ def test_the_script_asks_for_nothing_that_the_checkpoint_says(
     tmp_path: Path, state: Checkpoint
 ) -> None:
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    assert main([str(checkpoint), '-o', str(bundle), '--network', 'ptv3']) == 0
+    assert main([str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']) == 0
     loaded = load_bundle(bundle)
     assert loaded.spec.labels.name == 'nuscenes'  # 16 classes
     assert loaded.spec.model.settings == {'in_channels': 4, **SMALL}
@@ -267,12 +267,26 @@ def test_the_script_asks_for_nothing_that_the_checkpoint_says(
     assert torch.equal(loaded.model.state_dict()['head.weight'], state['seg_head.weight'])
 
 
+def test_what_no_shape_tells_is_not_guessed_unless_told(
+    tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    assert main(options) == 2
+    said = capsys.readouterr().err
+    assert 'patch (enc_patch_size)' in said
+    assert 'heads (enc_num_head)' in said
+    assert not bundle.exists()
+    assert main([*options, '--assume']) == 0
+    assert 'patch (enc_patch_size)' in load_bundle(bundle).spec.provenance['assumed']
+
+
 @pytest.mark.parametrize('before', [False, True])
 def test_the_structure_is_said_and_noted(
     tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str], before: bool
 ) -> None:
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']
     assert main(options + ['--before-1-5-2'] * before) == 0
     said = 'before 1.5.2: the convolution of every' if before else 'older, as the released ones'
     assert said in capsys.readouterr().out
@@ -287,7 +301,7 @@ def test_a_checkpoint_without_a_head_is_loaded_only_when_told(
 ) -> None:
     del state['seg_head.weight'], state['seg_head.bias']
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']
     assert main(options) == 2
     assert 'has no head: name its label table with --labels' in capsys.readouterr().err
     options += ['--labels', 'semantickitti']
