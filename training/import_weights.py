@@ -29,10 +29,12 @@ from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid
+from training.importing.configuration import read_configuration, read_pairs
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import NOT_STORED, read_checkpoint
 from training.importing.renaming import Family, listed, StateDict
 
+CHECKED = ('stride', 'pre_norm', 'qk_scale', 'grid_size')  # also read where they stand
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
@@ -50,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
+    state.config = {**state.config, **told(options, family)}
+    guessed = guesses(state, family)
+    if guessed and not options.assume:
+        raise BundleError(
+            f'{options.checkpoint}: {", ".join(guessed)} would be guessed, as no shape tells '
+            'them, and a wrong guess gives wrong logits: give them by --config FILE or '
+            '--set key=value, or pass --assume'
+        )
     names = family.names(state)
     for name in state:
         names.setdefault(name, 'not used' if name.startswith(family.unused) else 'not known')
@@ -61,6 +71,8 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     settings.pop('classes')
     digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
     provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
+    if guessed:
+        provenance['assumed'] = ', '.join(guessed)
     if family.note:
         provenance['differences'] = family.note
     if family.structure:
@@ -80,6 +92,22 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
     if family.structure:
         console.line(f'its structure is {family.structure}')
+
+
+def told(options: argparse.Namespace, family: Family) -> dict[str, Any]:
+    """What --config and --set say; the latter wins."""
+    wanted = [*family.unshaped, *CHECKED]
+    pairs = read_pairs(options.set)
+    unknown = sorted(pairs.keys() - {*wanted})
+    if unknown:
+        raise BundleError(f'--set {unknown[0]}: not asked for; known are {", ".join(wanted)}')
+    return {**(read_configuration(options.config, wanted) if options.config else {}), **pairs}
+
+
+def guesses(state: StateDict, family: Family) -> list[str]:
+    """What the file does not say of the settings that no tensor's shape tells."""
+    config = getattr(state, 'config', {})
+    return [f'{word} ({key})' for key, word in family.unshaped.items() if key not in config]
 
 
 def choose_family(options: argparse.Namespace) -> Family:
@@ -205,6 +233,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--before-1-5-2',
         action='store_true',
         help='ptv3 weights trained with Pointcept 1.5.1 or older, as the released ones were',
+    )
+    add(
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='the .py, .yaml or .json that it was trained with: read as data, nothing is run',
+    )
+    add('--set', action='append', default=[], metavar='KEY=VALUE', help='as the file calls it')
+    add(
+        '--assume',
+        action='store_true',
+        help='go on with the defaults of what no shape tells, and note them in the bundle',
     )
     add(
         '--intensity-scale',

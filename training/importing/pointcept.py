@@ -185,6 +185,19 @@ def _unchanged(_name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+TRANSFORMER = {
+    'enc_patch_size': 'patch',
+    'dec_patch_size': 'decoder patch',
+    'enc_num_head': 'heads',
+    'dec_num_head': 'decoder heads',
+    'order': 'orders',
+}
+LITEPT = {
+    'enc_patch_size': 'patch',
+    'enc_num_head': 'heads',
+    'enc_rope_freq': 'rope base',
+    'order': 'orders',
+}
 FAMILIES = {
     'ptv3': Family(
         'ptv3',
@@ -192,10 +205,18 @@ FAMILIES = {
         ptv3_settings,
         _unchanged,
         note=POINTCEPT_NOTE,
+        unshaped=TRANSFORMER,
         structure='that of Pointcept 1.5.2 and later: weights trained with 1.5.1 or older, as the '
         'released ones were, need --before-1-5-2',
     ),
-    'litept': Family('litept', litept_names, litept_settings, _unchanged, note=POINTCEPT_NOTE),
+    'litept': Family(
+        'litept',
+        litept_names,
+        litept_settings,
+        _unchanged,
+        note=POINTCEPT_NOTE,
+        unshaped=LITEPT,
+    ),
     'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
     'minkunet': Family(
         'minkunet',

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import re
 from typing import Any
 
@@ -33,6 +33,7 @@ class Family:
     note: str = ''  # what differs from the way it was trained
     structure: str = ''  # which of several that the same tensors fit
     unused: tuple[str, ...] = ()  # how tensors begin that its forward pass never asked for
+    unshaped: Mapping[str, str] = field(default_factory=dict)  # of a config: no shape tells them
 
 
 def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:

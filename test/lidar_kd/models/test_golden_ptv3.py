@@ -259,7 +259,7 @@ def test_the_script_asks_for_nothing_that_the_checkpoint_says(
     tmp_path: Path, state: Checkpoint
 ) -> None:
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    assert main([str(checkpoint), '-o', str(bundle), '--network', 'ptv3']) == 0
+    assert main([str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']) == 0
     loaded = load_bundle(bundle)
     assert loaded.spec.labels.name == 'nuscenes'  # 16 classes
     assert loaded.spec.model.settings == {'in_channels': 4, **SMALL}
@@ -267,12 +267,55 @@ def test_the_script_asks_for_nothing_that_the_checkpoint_says(
     assert torch.equal(loaded.model.state_dict()['head.weight'], state['seg_head.weight'])
 
 
+def test_what_no_shape_tells_is_not_guessed_unless_told(
+    tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    assert main(options) == 2
+    said = capsys.readouterr().err
+    assert 'patch (enc_patch_size)' in said
+    assert 'heads (enc_num_head)' in said
+    assert not bundle.exists()
+    assert main([*options, '--assume']) == 0
+    assert 'patch (enc_patch_size)' in load_bundle(bundle).spec.provenance['assumed']
+
+
+TOLD = 'enc_patch_size=[8, 4]', 'dec_patch_size=[8]', 'enc_num_head=[2, 4]', 'dec_num_head=[4]'
+
+
+@pytest.mark.parametrize('by', ['set', 'config'])
+def test_what_no_shape_tells_can_be_told(tmp_path: Path, state: Checkpoint, by: str) -> None:
+    checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    pairs = [*TOLD, 'order=["z"]']
+    config = tmp_path / 'a.py'
+    config.write_text(f'model = dict(backbone=dict({", ".join(pairs)}))')
+    words = [word for pair in pairs for word in ('--set', pair)]
+    assert main([*options, *(words if by == 'set' else ['--config', str(config)])]) == 0
+    spec = load_bundle(bundle).spec
+    told = {'patch': [8, 4], 'decoder_patch': [8], 'orders': ['z']}
+    assert spec.model.settings == {'in_channels': 4, **SMALL, **told}
+    assert 'assumed' not in spec.provenance
+
+
+def test_code_in_a_configuration_is_refused_unrun(
+    tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, config = save(tmp_path / 'a.pth', state), tmp_path / 'a.py'
+    config.write_text(f'import os\nx = os.mkdir({str(tmp_path / "done")!r})')
+    options = [str(checkpoint), '-o', str(tmp_path / 'b'), '--network', 'ptv3']
+    assert main([*options, '--config', str(config)]) == 2
+    assert 'line 1: code beyond literals' in capsys.readouterr().err
+    assert not (tmp_path / 'done').exists()
+
+
 @pytest.mark.parametrize('before', [False, True])
 def test_the_structure_is_said_and_noted(
     tmp_path: Path, state: Checkpoint, capsys: pytest.CaptureFixture[str], before: bool
 ) -> None:
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']
     assert main(options + ['--before-1-5-2'] * before) == 0
     said = 'before 1.5.2: the convolution of every' if before else 'older, as the released ones'
     assert said in capsys.readouterr().out
@@ -287,7 +330,7 @@ def test_a_checkpoint_without_a_head_is_loaded_only_when_told(
 ) -> None:
     del state['seg_head.weight'], state['seg_head.bias']
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
+    options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3', '--assume']
     assert main(options) == 2
     assert 'has no head: name its label table with --labels' in capsys.readouterr().err
     options += ['--labels', 'semantickitti']
