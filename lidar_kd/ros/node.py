@@ -82,6 +82,7 @@ class SegmentNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()
+        self.get_logger().info('deactivated')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -123,6 +124,8 @@ class SegmentNode(LifecycleNode):
         self._answered_s = 0.0
         self._worker = Worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
+        facts = ', '.join(self._pipeline.facts().values())
+        self.get_logger().info(f'activated: listens to {self._input.topic}; {facts}')
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
         self._health.failure = f'{what}: {explain(error)}'
@@ -244,6 +247,9 @@ class SegmentNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         self._health.publish(self._pipeline, self._input, self.settings)
+        own = (self.get_name(), self.get_namespace())
+        if self.get_node_names_and_namespaces().count(own) > 1:
+            self._health.warn('name', f'another node is called {self.get_fully_qualified_name()}')
 
     def _check_changes(self, changes: Sequence[Any]) -> SetParametersResult:
         """Every change is checked with all others in place, or refused with a sentence."""

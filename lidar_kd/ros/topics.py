@@ -65,6 +65,9 @@ class Input:
             self.destroy()
             self._policy = policy
             self._subscription = self._subscribe()
+            self._node.get_logger().info(
+                f'publishers of {self.topic} changed: {policy.name.lower()} from now on'
+            )
 
     @property
     def topic(self) -> str:

@@ -144,3 +144,20 @@ def start(script: str, *flags: str, path: str = '') -> str:
     )
     assert done.returncode == 2, done.stderr
     return done.stderr
+
+
+def test_a_second_node_of_the_name_is_told_and_so_are_the_transitions(
+    node: SegmentNode, partner: Partner, small_bundle: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    def is_told(sentence: str) -> bool:
+        said.append(''.join(capfd.readouterr()))
+        return sentence in ''.join(said)
+
+    with running_node(model=small_bundle):
+        wait_for(lambda: is_told('another node is called /lidar_kd'), 'the warning')
+    partner.activate()
+    assert partner.change('deactivate')
+    wait_for(lambda: is_told('activated: listens to /lidar_kd/points; '), 'what it does')
+    wait_for(lambda: is_told('deactivated'), 'the end')
