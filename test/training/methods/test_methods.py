@@ -35,7 +35,7 @@ STUDENT = Widths(classes=CLASSES, point=6, voxel=5, early=4)
 TEACHER = Widths(classes=CLASSES, point=9, voxel=8, early=7)
 SHARES = np.array([0.5] + [0.005] * 8 + [0.046] * 10)
 CONTEXT = LabelStatistics(table=SEMANTICKITTI, class_shares=SHARES)
-EVERY_TERM = SrkdSettings(channel=1.0, points=16)
+EVERY_TERM = SrkdSettings(channel=1.0, voxel_channel=1.0, feature=1.0, project=True, points=16)
 PERSON, BICYCLIST, CAR = 5, 6, 0
 
 
@@ -151,10 +151,13 @@ def test_methods_add_up_and_only_adapters_are_trained() -> None:
     methods = build('srkd', 'pvkd', 'm2skd')
     terms = terms_of(methods, make_inputs(Answers(STUDENT, 2, 0), Answers(TEACHER, 2, 1)))
     assert {name.split('.')[0] for name in terms} == {'srkd', 'pvkd', 'm2skd'}
-    assert len(terms) == 5 + 4 + 4
+    assert len(terms) == 7 + 4 + 4
     assert {name for name, _ in methods.named_parameters()} == {
         f'{place}.map.{part}'
-        for place in ('srkd.channel', 'm2skd.early', 'm2skd.late')
+        for place in (
+            *('srkd.projection', 'srkd.channel', 'srkd.voxel_channel'),
+            *('m2skd.early', 'm2skd.late'),
+        )
         for part in ('weight', 'bias')
     }
 
