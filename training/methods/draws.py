@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,29 @@ def draw_rows(
     inputs: Inputs, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
 ) -> list[Tensor]:
     """For each scan the rows, among the batch's points, of `count` of its points."""
-    labels, starts = inputs.label_array, inputs.starts
+    return _draw_of_scans(inputs.label_array, inputs.starts, count, rng, draw, inputs.labels)
+
+
+def draw_voxel_rows(
+    inputs: Inputs, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
+) -> list[Tensor]:
+    """For each scan the rows, among the batch's voxels, of `count` of its voxels."""
+    labels = inputs.voxel_labels.cpu().numpy()
+    owner = inputs.voxel_scan.cpu().numpy()
+    starts = np.searchsorted(owner, np.arange(inputs.scans + 1)).tolist()
+    return _draw_of_scans(labels, starts, count, rng, draw, inputs.labels)
+
+
+def _draw_of_scans(
+    labels: NDArray[np.uint8],
+    starts: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    draw: Draw,
+    like: Tensor,
+) -> list[Tensor]:
     return [
-        torch.from_numpy(draw(labels[first:stop], count, rng) + first).to(inputs.labels.device)
+        torch.from_numpy(draw(labels[first:stop], count, rng) + first).to(like.device)
         for first, stop in zip(starts, starts[1:])
     ]
 

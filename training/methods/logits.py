@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
+
+Trust = Literal['always', 'correct']  # correct: only where a label, if there is one, says so
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +43,20 @@ class LogitPair:
             return weight
         share = of_class.index_select(0, self.teacher.argmax(1))
         return share if weight is None else share * weight
+
+    def trusted(self, labels: Tensor, *, unlabelled: bool, correct: bool) -> Tensor | None:
+        """(M,) the points to learn from, by their labels (M,); None: all of them.
+
+        unlabelled: also those without a label; correct: of those with one only where the teacher
+        says the same.
+        """
+        if unlabelled and not correct:
+            return None
+        bare = labels == IGNORE
+        if not correct:
+            return ~bare
+        right = self.at_points(self.teacher.argmax(1)) == labels
+        return right | bare if unlabelled else right
 
     def disputed(self) -> Tensor:
         """(M,) where the two networks choose different classes."""

@@ -2,21 +2,25 @@
 """M2SKD: what a teacher sees in scans fused with the past of hard objects, for a single scan.
 
 Features of an early and of the last decoder level (`early_feature`, `late_feature`), posteriors
-where they matter (`logit`), and how alike the points of one object are (`affinity`).
+where they matter (`logit`), and how alike the points of one object, or of one class, are
+(`affinity`).
 """
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Literal
+
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 import torch
 from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from training.methods.affinity import cosine_l1, mean_over_sets
 from training.methods.draws import draw_rows, Indices
-from training.methods.inputs import Inputs, LabelStatistics, Widths
-from training.methods.logits import point_logits_of
+from training.methods.inputs import AlignedOutput, Inputs, LabelStatistics, Rows, Widths
+from training.methods.logits import point_logits_of, Trust
+from training.methods.presets import PAPER, PresetSettings
 from training.methods.supervoxels import pad_members
 from training.methods.terms import Adapter, divergence, feature_distance
 from training.methods.weights import Auto, Weight
@@ -24,20 +28,36 @@ from training.methods.weights import Auto, Weight
 _LEAST_POINTS = 2  # of an object: one point has no affinity
 
 
-class M2skdSettings(BaseModel):
+_PAPER: dict[str, Any] = {
+    'early_feature': 0.0,  # [code]: 0.00 in the public run
+    'late_feature': 0.0,  # [code]: likewise
+    'logit': 5.0,  # [pub]
+    'logit_tau': 3.3,  # [pub]
+    'affinity': 1.0,  # [pub]
+    'affinity_of': 'logits',  # [code]
+    'affinity_within': 'classes',  # of all scans of a batch, two in the public run [code]
+    'object_points': 256,  # [pub]
+}
+
+
+class M2skdSettings(PresetSettings):
     """Weights are numbers, `auto`, or `{auto: share of the supervised gradient}`; 0: no term.
 
-    [pub] starts with 1 / 5 / 1 for features, logits and affinity and tunes by gradients.
+    `paper` has the published weights; beside them the student is its own teacher
+    (teacher.shared), with loss.fused_ce 0.2 and data.moving centroid [code].
     """
 
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+    presets: ClassVar = {PAPER: _PAPER}
 
     early_feature: Weight = Auto()  # [ours]
     late_feature: Weight = Auto()  # [ours]
     points: PositiveInt = 2048  # drawn of a scan for the features, rare classes first [ours]
     logit: Weight = Auto(auto=0.5)  # [ours]
     logit_tau: PositiveFloat = 3.3  # [pub]
+    trust: Trust = 'always'  # the logit term; correct: where no label contradicts [ours]
     affinity: Weight = Auto()  # [ours]
+    affinity_of: Literal['features', 'logits'] = 'features'  # [ours]
+    affinity_within: Literal['objects', 'classes'] = 'objects'  # classes of all scans of a batch
     objects: PositiveInt = 64  # drawn of a batch at most [ours]
     object_points: PositiveInt = Field(default=256, ge=_LEAST_POINTS)  # of an object at most [pub]
 
@@ -78,17 +98,22 @@ class M2skd(nn.Module):
     def forward(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         s, terms = self.settings, self._compare_features(inputs, rng)
         if s.logit:
-            logits = point_logits_of(inputs)
-            weight = logits.weigh(torch.isin(inputs.labels, self.hard_ids) | logits.disputed())
-            terms['m2skd.logit'] = divergence(
-                logits.student, logits.teacher, tau=s.logit_tau, weight=weight
-            )
+            terms['m2skd.logit'] = self._compare_logits(inputs)
         if s.affinity:
-            objects = pad_members(self._draw_objects(inputs, rng), inputs.labels.device)
-            mine = objects.gather(inputs.student.point_features)
-            other = objects.gather(inputs.teacher.point_features)
-            terms['m2skd.affinity'] = mean_over_sets(cosine_l1(mine, other, objects.valid))
+            sets = pad_members(self._draw_sets(inputs, rng), inputs.labels.device)
+            mine, other = (
+                sets.gather(_logits_of(n) if s.affinity_of == 'logits' else n.point_features)
+                for n in (inputs.student, inputs.teacher)
+            )
+            terms['m2skd.affinity'] = mean_over_sets(cosine_l1(mine, other, sets.valid))
         return terms
+
+    def _compare_logits(self, inputs: Inputs) -> Tensor:
+        s, logits = self.settings, point_logits_of(inputs)
+        chosen = torch.isin(inputs.labels, self.hard_ids) | logits.disputed()
+        trusted = logits.trusted(inputs.labels, unlabelled=True, correct=s.trust == 'correct')
+        weight = logits.weigh(chosen if trusted is None else chosen & trusted)
+        return divergence(logits.student, logits.teacher, tau=s.logit_tau, weight=weight)
 
     def _compare_features(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, Tensor]:
         student, teacher, terms = inputs.student, inputs.teacher, dict[str, Tensor]()
@@ -103,20 +128,29 @@ class M2skd(nn.Module):
             terms['m2skd.late_feature'] = feature_distance(ours, theirs)
         return terms
 
-    def _draw_objects(self, inputs: Inputs, rng: np.random.Generator) -> list[Indices]:
+    def _draw_sets(self, inputs: Inputs, rng: np.random.Generator) -> list[Indices]:
+        """Points of the hard classes, by object or by class over all scans of the batch."""
+        s, labels = self.settings, inputs.label_array
+        hard = np.isin(labels, self.hard_ids.cpu().numpy())
+        if s.affinity_within == 'classes':
+            rows = rng.permutation(np.flatnonzero(hard))
+            return split_objects(rows, labels[rows].astype(np.int64), s.object_points)
         if inputs.instances is None:
             return []
-        hard = np.isin(inputs.label_array, self.hard_ids.cpu().numpy())
         numbers = inputs.instances.cpu().numpy()
         owner = np.repeat(np.arange(inputs.scans), np.diff(inputs.starts))
         rows = rng.permutation(np.flatnonzero(hard & (numbers > 0)))
-        kind = owner[rows] * 256 + inputs.label_array[rows]
+        kind = owner[rows] * 256 + labels[rows]
         names = kind << 32 | numbers[rows] & 0xFFFFFFFF
-        objects = split_objects(rows, names, self.settings.object_points)
-        if len(objects) <= self.settings.objects:
+        objects = split_objects(rows, names, s.object_points)
+        if len(objects) <= s.objects:
             return objects
-        chosen = rng.choice(len(objects), self.settings.objects, replace=False)
+        chosen = rng.choice(len(objects), s.objects, replace=False)
         return [objects[index] for index in chosen]
+
+
+def _logits_of(network: AlignedOutput) -> Rows:
+    return lambda rows: network.point_logits().index_select(0, rows)
 
 
 def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
@@ -130,10 +164,11 @@ def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
 def _check(
     settings: M2skdSettings, student: Widths, teacher: Widths, statistics: LabelStatistics
 ) -> None:
-    if settings.affinity and not statistics.table.has_instances:
+    by_object = settings.affinity and settings.affinity_within == 'objects'
+    if by_object and not statistics.table.has_instances:
         raise ConfigError(
             f"m2skd.affinity: the labels of '{statistics.table.name}' have no instance ids; "
-            'set methods.m2skd.affinity to 0.'
+            'set methods.m2skd.affinity to 0, or affinity_within to classes.'
         )
     if settings.early_feature and not (student.early and teacher.early):
         who = 'teacher' if student.early else 'student'

@@ -7,28 +7,54 @@ supervoxels drawn by difficulty are (`point_affinity`, `voxel_affinity`).
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import nn, Tensor
 
 from training.methods.affinity import cosine_mse, mean_over_sets
 from training.methods.inputs import Inputs, LabelStatistics, Widths
-from training.methods.logits import LogitPair, point_logits_of
+from training.methods.logits import LogitPair, point_logits_of, Trust
+from training.methods.presets import PAPER, PresetSettings
 from training.methods.supervoxels import Boxes, BoxSettings, Sampler
-from training.methods.terms import divergence, labelled
+from training.methods.terms import divergence
 from training.methods.weights import Auto, Weight
 
+_PAPER: dict[str, Any] = {
+    'point_output': 0.1,  # [rec]
+    'voxel_output': 0.15,  # [rec]
+    'per_class': True,  # mean over N and C [rec]
+    'output_tau': 1.0,  # [ours]: none is known
+    'output_power': 0.0,
+    'trust': 'always',
+    'point_affinity': 0.15,  # [rec]
+    'voxel_affinity': 0.25,  # [rec]
+    'boxes': {
+        'grid': (480, 360, 32),  # [pub]
+        'box': (120, 60, 8),  # [pub]
+        'draw': 'difficulty',  # [pub]
+        'per_scan': 4,  # K [rec]
+        'minority_share': 0.01,  # [pub]
+    },
+}
 
-class PvkdSettings(BaseModel):
-    """Weights are numbers, `auto`, or `{auto: share of the supervised gradient}`; 0: no term."""
 
-    model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
+class PvkdSettings(PresetSettings):
+    """Weights are numbers, `auto`, or `{auto: share of the supervised gradient}`; 0: no term.
+
+    `paper` has the published weights; its supervision is point_ce, voxel_ce and voxel_lovasz.
+    """
+
+    presets: ClassVar = {PAPER: _PAPER}
 
     point_output: Weight = 0.1  # [pub], low confidence
     voxel_output: Weight = 0.15  # [pub], low confidence
     output_tau: PositiveFloat = 1.0  # [ours]
     output_power: NonNegativeFloat = 0.0  # rows weigh (share of the class told) ** -power [ours]
     unlabelled: bool = True  # the output terms also see what has no label [ours]
+    trust: Trust = 'always'  # the output terms; correct: where no label contradicts [ours]
+    per_class: bool = False  # the output terms are divided by the number of classes, too
     point_affinity: Weight = Auto()  # [ours]; [pub] 0.15, low confidence
     voxel_affinity: Weight = Auto()  # [ours]; [pub] 0.25, low confidence
     boxes: BoxSettings = BoxSettings()
@@ -71,23 +97,24 @@ class Pvkd(nn.Module):
         s, terms = self.settings, dict[str, Tensor]()
         if s.point_output:
             logits = point_logits_of(inputs)
-            chosen = None if s.unlabelled else labelled(inputs.labels)
-            weight = logits.weigh(chosen, self.class_weights)
-            terms['pvkd.point_output'] = divergence(
-                logits.student, logits.teacher, tau=s.output_tau, weight=weight
-            )
+            terms['pvkd.point_output'] = self._compare_logits(logits, inputs.labels)
         if s.voxel_output:
             logits = LogitPair(
                 student=inputs.student.voxel_logits(), teacher=inputs.teacher.voxel_logits()
             )
-            chosen = None if s.unlabelled else labelled(inputs.voxel_labels)
-            terms['pvkd.voxel_output'] = divergence(
-                logits.student,
-                logits.teacher,
-                tau=s.output_tau,
-                weight=logits.weigh(chosen, self.class_weights),
-            )
+            terms['pvkd.voxel_output'] = self._compare_logits(logits, inputs.voxel_labels)
         return terms
+
+    def _compare_logits(self, logits: LogitPair, labels: Tensor) -> Tensor:
+        s = self.settings
+        chosen = logits.trusted(labels, unlabelled=s.unlabelled, correct=s.trust == 'correct')
+        loss = divergence(
+            logits.student,
+            logits.teacher,
+            tau=s.output_tau,
+            weight=logits.weigh(chosen, self.class_weights),
+        )
+        return loss / logits.student.shape[1] if s.per_class else loss
 
     def _compare_boxes(self, inputs: Inputs, boxes: Boxes) -> dict[str, Tensor]:
         student, teacher, terms = inputs.student, inputs.teacher, dict[str, Tensor]()

@@ -3,12 +3,14 @@
 
 f_i = 4 exp(-2 n_i) + 1 with n_i voxels of minority classes, W_i = d_i / (R f_i), P_i = W_i / sum W
 over the boxes with at least two voxels; d_i is the distance of the box's outer arc, R the radius.
+SRKD draws by another weight, (1 - share of the box's majority class) d_i / (R N), N boxes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,8 @@ class BoxSettings(BaseModel):
     grid: Cells = (480, 360, 32)  # cells of the cylinder; [pub]
     box: Cells = (120, 60, 8)  # cells of a box; [pub], 96 boxes
     radius_m: PositiveFloat = 50.0  # what lies beyond belongs to the outermost boxes; [pub]
-    height_m: tuple[float, float] = (-4.0, 2.0)  # above the sensor; likewise; [pub]
+    height_m: tuple[float, float] | None = None  # above the sensor; None: as the student's grid
+    draw: Literal['difficulty', 'class_aware'] = 'difficulty'  # PVKD's way or SRKD's
     per_scan: NonNegativeInt = 4  # boxes drawn of a scan (K); 0: none; [pub], low confidence
     points: PositiveInt = Field(default=1024, ge=2)  # members of a box at most; [ours]
     voxels: PositiveInt = Field(default=512, ge=2)  # likewise; [ours]
@@ -50,9 +53,14 @@ class BoxSettings(BaseModel):
     def _fit(self) -> BoxSettings:
         if any(cells % box for cells, box in zip(self.grid, self.box)):
             raise ValueError(f'box: {self.box} does not divide the grid {self.grid} evenly')
-        if not self.height_m[0] < self.height_m[1]:
+        if not self.span_m[0] < self.span_m[1]:
             raise ValueError(f'height_m: {self.height_m}: the first must be below the second')
         return self
+
+    @property
+    def span_m(self) -> tuple[float, float]:
+        """The lowest and the highest of the boxes; SemanticKITTI's where no grid tells. [pub]"""
+        return self.height_m or (-4.0, 2.0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,7 +99,7 @@ class Boxes:
 
 def find_boxes(xyz: Tensor, settings: BoxSettings) -> Tensor:
     """(V, 3) metres -> (V,) int64 the box that each lies in; none lies outside."""
-    bottom, top = settings.height_m
+    bottom, top = settings.span_m
     share = torch.stack(
         [
             torch.hypot(xyz[:, 0], xyz[:, 1]) / settings.radius_m,
@@ -111,6 +119,18 @@ def probabilities(
     easiness = 4 * np.exp(-2.0 * rare) + 1
     weight = np.where(voxels >= _LEAST_VOXELS, settings.arcs / easiness, 0.0)
     return weight / max(weight.sum(), 1e-300)
+
+
+def class_aware_weights(
+    voxels: NDArray[np.int64], majority_share: NDArray[np.float64], settings: BoxSettings
+) -> NDArray[np.float64]:
+    """(boxes,) SRKD's weight of each box, 0 of those that cannot be drawn; N are those that can.
+
+    majority_share (boxes,): of the training points, of each box's majority class.
+    """
+    possible = voxels >= _LEAST_VOXELS
+    weight = (1 - majority_share) * settings.arcs / max(1, possible.sum())
+    return np.where(possible, weight, 0.0)
 
 
 def draw_boxes(
@@ -162,10 +182,9 @@ class Sampler:
         of_voxel = box.cpu().numpy()
         of_point = box.index_select(0, inputs.point_voxel).cpu().numpy()
         labels = inputs.voxel_labels.cpu().numpy()
-        drawn = self._draw(of_voxel, labels, inputs.scans, rng)
+        drawn, weights = self._draw(of_voxel, labels, inputs.scans, rng)
         point_sets = self._members(drawn, of_point, inputs.label_array, s.points, rng)
         voxel_sets = self._members(drawn, of_voxel, labels, s.voxels, rng)
-        weights = [self._weigh(box, labels[of_voxel == box]) for box in drawn]
         return Boxes(
             points=pad_members(point_sets, device),
             voxels=pad_members(voxel_sets, device),
@@ -174,28 +193,42 @@ class Sampler:
 
     def _draw(
         self, of_voxel: Indices, labels: Labels, scans: int, rng: np.random.Generator
-    ) -> list[int]:
-        """Numbers of the drawn boxes of all scans."""
+    ) -> tuple[list[int], list[float]]:
+        """Numbers of the drawn boxes of all scans, and the weight of each."""
         boxes = len(self._settings.arcs)
         counts = np.bincount(of_voxel, minlength=scans * boxes).reshape(scans, boxes)
+        shares = self._majority_shares(of_voxel, labels, scans * boxes).reshape(scans, boxes)
         rare = of_voxel[self._rare[labels]]
         rare_counts = np.bincount(rare, minlength=scans * boxes).reshape(scans, boxes)
         drawn: list[int] = []
+        weights: list[float] = []
         for scan in range(scans):
-            chance = probabilities(counts[scan], rare_counts[scan], self._settings)
+            chance, weight = self._weigh(counts[scan], rare_counts[scan], shares[scan])
             chosen = draw_boxes(chance, self._settings.per_scan, rng)
             drawn += (scan * boxes + chosen).tolist()
-        return drawn
+            weights += weight[chosen].tolist()
+        return drawn, weights
+
+    def _weigh(
+        self, voxels: Indices, rare: Indices, shares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(boxes,) the chance and the weight of a scan's boxes."""
+        s = self._settings
+        if s.draw == 'class_aware':
+            weight = class_aware_weights(voxels, shares, s)
+            return weight / max(weight.sum(), 1e-300), weight
+        return probabilities(voxels, rare, s), (1 - shares) * s.arcs / max(1, s.per_scan)
+
+    def _majority_shares(self, box: Indices, labels: Labels, boxes: int) -> NDArray[np.float64]:
+        """(boxes,) share, of the training points, of each box's majority class; 0 without any."""
+        classes = len(self._shares)
+        known = labels < classes
+        cell = box[known] * classes + labels[known]
+        counts = np.bincount(cell, minlength=boxes * classes).reshape(boxes, classes)
+        return np.where(counts.any(1), self._shares[counts.argmax(1)], 0.0)
 
     def _members(
         self, drawn: list[int], box: Indices, labels: Labels, count: int, rng: np.random.Generator
     ) -> list[Indices]:
         sets = [np.flatnonzero(box == number) for number in drawn]
         return [choose_members(rows, self._rare[labels[rows]], count, rng) for rows in sets]
-
-    def _weigh(self, box: int, labels: Labels) -> float:
-        """(1 - share of the box's majority class in the training points) d / (R K)."""
-        counts = np.bincount(labels, minlength=256)[: len(self._shares)]
-        share = self._shares[counts.argmax()] if counts.any() else 0.0
-        arc = self._settings.arcs[box % len(self._settings.arcs)]
-        return float((1 - share) * arc / self._settings.per_scan)

@@ -87,6 +87,13 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
         return squares / target.square().sum().clamp(min=_SMALLEST)
 
 
+def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over rows and channels of the squared difference of features (N, D), as published."""
+    with float32(student):
+        squares = (student.float() - teacher.detach().float()).square().sum()
+        return squares / max(1, student.numel())
+
+
 def channel_divergence(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
     """KL(T||S) tau^2 between where each channel is active: a softmax over the rows of a scan.
 

@@ -177,6 +177,7 @@ def _build_distillation(
         statistics=LabelStatistics(
             table=sources.train.table, class_shares=counts / max(1, counts.sum())
         ),
+        grid=config.model.grid,
     )
     return DistillationLoss(
         student,

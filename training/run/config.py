@@ -214,6 +214,14 @@ class Config(Section):
                     'move but not come and go; set paste, drop and the mixes of data.augment to '
                     f'0, or {key}.cache to false'
                 )
+        if 'srkd' in self.method and augment.mixes:
+            srkd = self.methods.srkd
+            if srkd.cross and not srkd.relate_mixes:
+                raise ValueError(
+                    'data.augment: a mix makes one scan of parts of two, and the cross term of '
+                    'SRKD relates whole ones; set its mixes to 0, or methods.srkd.cross to 0, or '
+                    'methods.srkd.relate_mixes to true, as its authors do'
+                )
         pseudo_labels = self.teacher is not None and self.teacher.pseudo_labels is not None
         if pseudo_labels and augment.brings_points and self.data.has_unlabelled:
             raise ValueError(

@@ -90,8 +90,9 @@ def _apply(settings: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {change}: write it as --set section.key=value, 'optim.lr=5e-4'.")
     for section in sections:
-        if not isinstance(settings.get(section), dict):
-            settings[section] = {}
+        inner = settings.get(section)
+        if not isinstance(inner, dict):  # `srkd: paper` keeps its preset
+            settings[section] = {'preset': inner} if inner == 'paper' else {}
         settings = settings[section]
     settings[key] = parse_yaml(value, f'--set {place}')
 

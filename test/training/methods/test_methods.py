@@ -3,21 +3,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import math
-from typing import Any, cast
+from typing import Any
 
+from made_up_batch import (
+    Answers,
+    build,
+    CAR,
+    CLASSES,
+    make_inputs,
+    PERSON,
+    POINTS,
+    rng,
+    Settings,
+    STUDENT,
+    TEACHER,
+    terms_of,
+    total,
+    VOXELS,
+    weights_of,
+)
 import numpy as np
 from pydantic import BaseModel, ValidationError
 import pytest
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.labels import IGNORE, NUSCENES, SEMANTICKITTI
+from lidar_kd.labels import IGNORE, NUSCENES
 from training.methods import build_methods, METHODS
 from training.methods.draws import draw_balanced, draw_rows, draw_uniform
-from training.methods.inputs import AlignedOutput, check_teacher, Inputs, LabelStatistics, Widths
+from training.methods.inputs import check_teacher, LabelStatistics
 from training.methods.logits import point_logits_of
 from training.methods.m2skd import M2skdSettings, split_objects
 from training.methods.pvkd import PvkdSettings
@@ -28,101 +45,6 @@ from training.methods.supervised import (
     Supervised,
     SupervisedSettings,
 )
-from training.methods.weights import Auto
-
-CLASSES, POINTS, VOXELS = 19, 60, 40
-STUDENT = Widths(classes=CLASSES, point=6, voxel=5, early=4)
-TEACHER = Widths(classes=CLASSES, point=9, voxel=8, early=7)
-SHARES = np.array([0.5] + [0.005] * 8 + [0.046] * 10)
-CONTEXT = LabelStatistics(table=SEMANTICKITTI, class_shares=SHARES)
-EVERY_TERM = SrkdSettings(channel=1.0, points=16)
-PERSON, BICYCLIST, CAR = 5, 6, 0
-
-
-@dataclass(frozen=True)
-class Settings:
-    srkd: SrkdSettings = EVERY_TERM
-    pvkd: PvkdSettings = PvkdSettings()
-    m2skd: M2skdSettings = M2skdSettings(points=16)
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-class Answers:
-    """What a made-up network says; `all` are its tensors."""
-
-    def __init__(self, widths: Widths, scans: int, seed: int, *, learns: bool = False) -> None:
-        random = torch.Generator().manual_seed(seed)
-        shapes = {
-            'point_logits': (scans * POINTS, widths.classes),
-            'voxel_logits': (scans * VOXELS, widths.classes),
-            'point_features': (scans * POINTS, widths.point),
-            'voxel_features': (scans * VOXELS, widths.voxel),
-            'early_features': (scans * POINTS, widths.early or 1),
-        }
-        self.all = {
-            name: torch.randn(*shape, generator=random).requires_grad_(learns)
-            for name, shape in shapes.items()
-        }
-
-    def side(self) -> AlignedOutput:
-        a = self.all
-        return AlignedOutput(
-            point_logits=lambda: a['point_logits'],
-            voxel_logits=lambda: a['voxel_logits'],
-            point_features=lambda rows: a['point_features'].index_select(0, rows),
-            voxel_features=lambda rows: a['voxel_features'].index_select(0, rows),
-            early_features=lambda rows: a['early_features'].index_select(0, rows),
-        )
-
-
-def make_inputs(student: Answers, teacher: Answers, scans: int = 2, **changes: Any) -> Inputs:
-    random = rng(7)
-    xyz = torch.from_numpy(random.normal(0, 15, (scans * VOXELS, 3))).float()
-    point_voxel = torch.arange(scans * POINTS) // POINTS * VOXELS
-    point_voxel += torch.from_numpy(random.integers(0, VOXELS, scans * POINTS))
-    points = torch.cat([xyz[point_voxel], torch.zeros(scans * POINTS, 1)], 1)
-    classes = np.array([CAR, PERSON, BICYCLIST, 8, 9, IGNORE], np.uint8)
-    labels = torch.from_numpy(classes[random.integers(0, 6, scans * POINTS)])
-    given: dict[str, Any] = {
-        'points': points,
-        'labels': labels,
-        'instances': torch.from_numpy(random.integers(0, 3, scans * POINTS)),
-        'starts': tuple(range(0, scans * POINTS + 1, POINTS)),
-        'point_voxel': point_voxel,
-        'voxel_scan': torch.arange(scans).repeat_interleave(VOXELS),
-        'voxel_xyz': xyz,
-        'voxel_labels': torch.from_numpy(classes[random.integers(0, 6, scans * VOXELS)]),
-        'student': student.side(),
-        'teacher': teacher.side(),
-    }
-    return Inputs(**given | changes)
-
-
-def build(
-    *names: str, student: Widths = STUDENT, teacher: Widths = TEACHER, **settings: Any
-) -> nn.ModuleDict:
-    torch.manual_seed(0)
-    teachers = dict.fromkeys(names, teacher)
-    return build_methods(
-        Settings(**settings), student=student, teachers=teachers, statistics=CONTEXT
-    )
-
-
-def terms_of(methods: nn.ModuleDict, inputs: Inputs, seed: int = 0) -> dict[str, Tensor]:
-    random = rng(seed)
-    return {k: v for method in methods.values() for k, v in method(inputs, random).items()}
-
-
-def weights_of(methods: nn.ModuleDict, name: str) -> dict[str, float | Auto]:
-    return cast(dict[str, float | Auto], methods[name].weights)
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
-
 
 each_method = pytest.mark.parametrize('name', METHODS)
 
@@ -151,10 +73,13 @@ def test_methods_add_up_and_only_adapters_are_trained() -> None:
     methods = build('srkd', 'pvkd', 'm2skd')
     terms = terms_of(methods, make_inputs(Answers(STUDENT, 2, 0), Answers(TEACHER, 2, 1)))
     assert {name.split('.')[0] for name in terms} == {'srkd', 'pvkd', 'm2skd'}
-    assert len(terms) == 5 + 4 + 4
+    assert len(terms) == 7 + 4 + 4
     assert {name for name, _ in methods.named_parameters()} == {
         f'{place}.map.{part}'
-        for place in ('srkd.channel', 'm2skd.early', 'm2skd.late')
+        for place in (
+            *('srkd.projection', 'srkd.channel', 'srkd.voxel_channel'),
+            *('m2skd.early', 'm2skd.late'),
+        )
         for part in ('weight', 'bias')
     }
 

@@ -18,6 +18,7 @@ from training.methods.supervoxels import (
     Boxes,
     BoxSettings,
     choose_members,
+    class_aware_weights,
     draw_boxes,
     find_boxes,
     pad_members,
@@ -239,3 +240,21 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         BoxSettings(**settings)
+
+
+def test_srkd_draws_and_weighs_boxes_by_their_majority_class_and_distance() -> None:
+    # box 0 cannot be drawn; the majority of box 1 has 80 % of the training points, of box 3 5 %
+    settings = SMALL.model_copy(update={'draw': 'class_aware'})
+    weight = class_aware_weights(np.array([1, 3, 0, 4]), np.array([0.8, 0.8, 0.0, 0.05]), settings)
+    # (1 - share) * d / R / 2 boxes that can be drawn
+    np.testing.assert_allclose(weight, [0, 0.2 * 0.5 / 2, 0, 0.95 * 1.0 / 2])
+
+
+def test_class_aware_boxes_come_with_their_weight_as_often_as_it_says() -> None:
+    settings = SMALL.model_copy(update={'draw': 'class_aware', 'per_scan': 1})
+    near, far = 0.2 * 0.5 / 2, (1 - 0.195) * 1.0 / 2
+    inputs = make_inputs([[*[(NEAR, COMMON)] * 3, *[(FAR, OTHER)] * 2, *[(FAR, RARE)]]])
+    drawn = [draw(inputs, settings, seed).weight.item() for seed in range(400)]
+    assert set(np.round(drawn, 6)) == {round(near, 6), round(far, 6)}
+    # standard deviation of a share: at most sqrt(0.25 / 400) = 0.025
+    assert np.mean(np.array(drawn) > 0.1) == pytest.approx(far / (near + far), abs=0.08)

@@ -21,6 +21,7 @@ from training.methods.terms import (
     channel_divergence,
     divergence,
     feature_distance,
+    feature_mse,
 )
 
 N, SETS = 12, 3
@@ -36,6 +37,7 @@ BOX_WEIGHTS = torch.tensor([0.5, 1.0, 0.1])
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'divergence': lambda s, t: divergence(s.flatten(0, 1), t.flatten(0, 1), tau=2.0),
     'features': feature_distance,
+    'squares': feature_mse,
     'channels': lambda s, t: channel_divergence(s.flatten(0, 1), t.flatten(0, 1), tau=2.0),
     'relation': lambda s, t: cross_relation(s.unbind(), t.unbind(), tau=0.1),
     'cosine': lambda s, t: cosine_mse(s, t, ALL_VALID).mean(),
