@@ -30,7 +30,7 @@ format: $(READY)
 
 # The site, in site/; a broken link is an error.
 docs: .venv/.docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The peer is measured beside our engines where it has wheels.
 bench: .venv/.bench

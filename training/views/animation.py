@@ -17,7 +17,7 @@ COLOURS = 48  # of the palette: the classes of a drive and their surroundings
 
 def save_animation(path: Path, frames: Sequence[NDArray[np.uint8]], frame_ms: int) -> None:
     """Writes frames (height, width, 3) as a GIF that repeats; all share one palette."""
-    palette = Image.fromarray(frames[0]).quantize(COLOURS)
+    palette = Image.fromarray(np.concatenate(frames)).quantize(COLOURS)
     pictures = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames
