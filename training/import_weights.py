@@ -28,13 +28,19 @@ from lidar_kd.cli.segment import read_positive
 from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
-from lidar_kd.voxels import CartesianGrid
+from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.importing.configuration import read_configuration, read_pairs
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import NOT_STORED, read_checkpoint
-from training.importing.renaming import Family, listed, StateDict
+from training.importing.renaming import Checkpoint, Family, listed, StateDict
 
-CHECKED = ('stride', 'pre_norm', 'qk_scale', 'grid_size')  # also read where they stand
+CHECKED = (
+    'stride',
+    'pre_norm',
+    'qk_scale',
+    'grid_size',
+    'shared_pairs',
+)  # also read where they stand
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
@@ -53,6 +59,7 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
     state.config = {**state.config, **told(options, family)}
+    state = without_unlabeled(state, family)
     guessed = guesses(state, family)
     if guessed and not options.assume:
         raise BundleError(
@@ -81,7 +88,7 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
     spec = BundleSpec(
         model=ModelSpec(name=family.model, settings=settings),
-        grid=grid_of(family, voxel_m),
+        grid=grid_of(family, state, voxel_m),
         intensity=IntensitySpec(scale=scale),
         labels=labels,
         provenance=provenance,
@@ -104,6 +111,17 @@ def told(options: argparse.Namespace, family: Family) -> dict[str, Any]:
     return {**(read_configuration(options.config, wanted) if options.config else {}), **pairs}
 
 
+def without_unlabeled(state: Checkpoint, family: Family) -> Checkpoint:
+    """Published tables count from 'unlabeled', class 0, which nobody wants as an answer."""
+    if family.unlabeled_head not in state:
+        return state
+    bias = family.unlabeled_head.replace('weight', 'bias')
+    heads = {name: state[name][..., 1:] for name in (family.unlabeled_head, bias) if name in state}
+    trimmed = Checkpoint({**state, **heads})
+    trimmed.config = state.config
+    return trimmed
+
+
 def guesses(state: StateDict, family: Family) -> list[str]:
     """What the file does not say of the settings that no tensor's shape tells."""
     config = getattr(state, 'config', {})
@@ -121,7 +139,9 @@ def choose_family(options: argparse.Namespace) -> Family:
     return BEFORE_1_5_2[options.network]
 
 
-def grid_of(family: Family, voxel_m: float) -> CartesianGrid:
+def grid_of(family: Family, state: StateDict, voxel_m: float) -> CartesianGrid | CylinderGrid:
+    if family.grid is not None:
+        return family.grid(state)
     corner = family.origin * voxel_m
     return CartesianGrid(
         voxel_m=voxel_m, origin_m=(corner, corner, corner) if family.origin else None
@@ -178,7 +198,8 @@ def load(
         )
     names, model = family.names(state), build_model(family.model, **settings)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
-    found = {names[name]: family.weight(name, state[name]) for name in state if name in names}
+    tensors = family.arranged(state) if family.arranged else state
+    found = {names[name]: family.weight(name, tensors[name]) for name in state if name in names}
     problems = {
         'not known': [
             name for name in state if name not in names and not name.startswith(family.unused)

@@ -6,7 +6,7 @@ Its points are voxels, as in PTv3, whose ways between levels it shares. V cells 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn, Tensor
@@ -95,6 +95,28 @@ class RotaryBlock(nn.Module):
         return y
 
 
+class LiteStage(nn.ModuleList):
+    """The blocks of one level; block k looks along order k, in patches of `patch` cells."""
+
+    def __init__(self, blocks: Iterable[nn.Module], patch: int, rope_base: float) -> None:
+        super().__init__(blocks)
+        self.patch, self.rope_base = patch, rope_base
+
+    def forward(self, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
+        for k, block in enumerate(self):
+            if isinstance(block, RotaryBlock):
+                angles = self._angles(cells.level, x.shape[1] // block.attention.heads // 6)
+                x = block(x, cells.patches(k, self.patch), angles, cells.level.engine)
+            else:
+                x = seen = block(x, seen, cells.level)
+        return x
+
+    def _angles(self, level: Level, width: int) -> Tensor:
+        """(V, 3, m) p * base^(-i / m)"""
+        steps = torch.arange(width, device=level.coords.device) / width
+        return level.coords[:, 1:, None] * self.rope_base**-steps
+
+
 class LitePT(nn.Module):
     """encoder_*, decoder_*: one number per level, finest first; the decoder has one level less.
 
@@ -149,11 +171,15 @@ class LitePT(nn.Module):
         count = sum(depth for depth, _, _ in stages)
         rates = iter(torch.linspace(0, drop_path, count, device='cpu').tolist())
         return nn.ModuleList(
-            nn.ModuleList(
-                RotaryBlock(channels, heads, mlp_ratio, rate)
-                if level >= self.attention_from
-                else ConvBlock(channels)
-                for rate in [next(rates) for _ in range(depth)]
+            LiteStage(
+                [
+                    RotaryBlock(channels, heads, mlp_ratio, rate)
+                    if level >= self.attention_from
+                    else ConvBlock(channels)
+                    for rate in [next(rates) for _ in range(depth)]
+                ],
+                self.patch,
+                self.rope_base,
             )
             for level, (depth, channels, heads) in enumerate(stages)
         )
@@ -173,13 +199,13 @@ class LitePT(nn.Module):
                 parents.append(pairs.parents)
                 skips.append(x)
                 x = self.pools[k - 1](x, pairs.parents, coarse)
-            x = self._run(blocks, x, x, levels[k])
+            x = blocks(x, x, levels[k])
         top = max(0, len(skips) - 1)  # the first level of the decoder
         early = x
         for k in reversed(range(len(skips))):
             fine, coarse = levels[k].level, levels[k + 1].level
             x, own = self.unpools[k](x, coarse, skips.pop(), fine, parents[k])
-            x = self._run(self.decoder[k], x, own, levels[k])
+            x = self.decoder[k](x, own, levels[k])
             early = x if k == top else early
         return Output(
             self.head(x),
@@ -191,21 +217,6 @@ class LitePT(nn.Module):
     def _ordered(self, level: Level, k: int) -> Serialized:
         """The orders are found anew at each level that attends, and asked for nowhere else."""
         return serialize(level, self.orders, len(self.pools) - k)
-
-    def _run(self, blocks: nn.Module, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
-        for k, block in enumerate(blocks.children()):
-            if isinstance(block, ConvBlock):
-                x = seen = block(x, seen, cells.level)
-            elif isinstance(block, RotaryBlock):
-                width = x.shape[1] // block.attention.heads // 6
-                angles = self._angles(cells.level, width)
-                x = block(x, cells.patches(k, self.patch), angles, cells.level.engine)
-        return x
-
-    def _angles(self, level: Level, width: int) -> Tensor:
-        """(V, 3, m) p * base^(-i / m)"""
-        steps = torch.arange(width, device=level.coords.device) / width
-        return level.coords[:, 1:, None] * self.rope_base**-steps
 
 
 def _check(

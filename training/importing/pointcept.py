@@ -11,6 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
+from training.importing.cylinder import (
+    cylinder_grid,
+    cylinder_names,
+    cylinder_settings,
+    cylinder_weights,
+    HEAD,
+    NOTE,
+    UNSHAPED,
+)
 from training.importing.litept import litept_names, litept_settings
 from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 from training.importing.spvnas import (
@@ -218,6 +227,17 @@ FAMILIES = {
         unshaped=LITEPT,
     ),
     'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
+    'cylinder3d': Family(
+        'cylinder3d',
+        cylinder_names,
+        cylinder_settings,
+        _unchanged,
+        note=NOTE,
+        unshaped=UNSHAPED,
+        arranged=cylinder_weights,
+        grid=cylinder_grid,
+        unlabeled_head=HEAD,
+    ),
     'minkunet': Family(
         'minkunet',
         minkunet_names,

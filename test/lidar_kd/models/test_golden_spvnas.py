@@ -210,7 +210,7 @@ def scan() -> Tensor:
 def test_an_imported_network_agrees_with_brute_force(network: str) -> None:
     state = published(points=network == 'spvcnn')
     family, points = FAMILIES[network], scan()
-    voxels = voxelize(points, grid_of(family, 0.1))
+    voxels = voxelize(points, grid_of(family, state, 0.1))
     # np.round(x / voxel) is the published cell
     rounded = (points[:, :3] / 0.1).round().long()
     assert torch.equal(voxels.coords[voxels.point_voxel, 1:].long(), rounded)
