@@ -51,6 +51,7 @@ class Labelled:
     points: int
     unlabelled: int
     entropy: float
+    description: str  # of the scan, for the log
 
 
 class Pipeline:
@@ -113,6 +114,7 @@ class Pipeline:
             },
             points=len(seen),
             unlabelled=len(seen) - int(np.count_nonzero(seen)),
+            description=self._describe_scan(cloud),
             entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
         )
 
@@ -140,6 +142,15 @@ class Pipeline:
                 before,
             )
         return cloud
+
+    def _describe_scan(self, cloud: Cloud) -> str:
+        layout, intensity = cloud.layout, self.intensity_facts()
+        names = ' '.join(field.name for field in layout.fields)
+        return (
+            f'{layout.height} x {layout.width} points of {layout.point_step} bytes ({names}), '
+            f'intensity from {intensity["intensity field"]}, full scale '
+            f'{intensity["intensity full scale"]}'
+        )
 
     def label_info(self) -> str:
         """JSON: what the ids in ~/labeled and ~/segmented mean."""
