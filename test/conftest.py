@@ -59,6 +59,13 @@ def make_engine(name: str) -> Engine:
         pytest.skip(str(reason))
 
 
+@pytest.fixture(autouse=True)
+def _loggers_reach_caplog() -> None:
+    from own_loggers import open_loggers
+
+    open_loggers()
+
+
 @pytest.fixture(scope='module')
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_run import make_street

@@ -25,14 +25,14 @@ import torch
 
 from lidar_kd.cli.console import Console
 from lidar_kd.cloud import MalformedCloud
-from lidar_kd.errors import LidarKdError
+from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.frames import Frames, NoTransform
 from lidar_kd.ros.health import Health
 from lidar_kd.ros.log import explain, ToRos, trace
 from lidar_kd.ros.mailbox import Worker
 from lidar_kd.ros.parameters import check_changes, declare_parameters
 from lidar_kd.ros.pipeline import Labelled, Pipeline
-from lidar_kd.ros.session import ros_session
+from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.statistics import Answer
 from lidar_kd.ros.topics import Input, Outputs
 
@@ -48,7 +48,7 @@ class SegmentNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._input: Input | None = None
         self._worker: Worker[PointCloud2] | None = None
-        self._answered_s = 0.0
+        self._answered_s, self._is_told = 0.0, False
         super().__init__(name, **options)
         self.settings = declare_parameters(self)
         self.add_on_set_parameters_callback(self._check_changes)
@@ -121,7 +121,7 @@ class SegmentNode(LifecycleNode):
         self._pipeline.begin()
         self._outputs.announce(self._pipeline.label_info())
         self._health.begin()
-        self._answered_s = 0.0
+        self._answered_s, self._is_told = 0.0, False
         self._worker = Worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
         facts = ', '.join(self._pipeline.facts().values())
@@ -232,6 +232,9 @@ class SegmentNode(LifecycleNode):
             entropy=labelled.entropy,
         )
         self._health.statistics.answer(answer, now_s)
+        if not self._is_told:
+            self._is_told = True
+            self.get_logger().info(f'first scan labelled: {labelled.description}')
 
     def _age_s(self, message: PointCloud2) -> float:
         """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""
@@ -270,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.getLogger('lidar_kd').addHandler(ToRos(logger))
             live()
     except (LidarKdError, ParameterException) as error:
-        return Console().fail(error)
+        return Console().fail(ConfigError(explain_refusal(error)))
     return 0
 
 

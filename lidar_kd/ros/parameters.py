@@ -19,10 +19,16 @@ def declare_parameters(node: Node) -> NodeSettings:
         _declare(node, parameter)
     for parameter in filter_parameters(node.get_parameter('filter_names').value):
         _declare(node, parameter)
-    for name in node._parameter_overrides:  # rclpy tells nobody else what was given
+    for name in overrides_of(node):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
             node.get_logger().warning(explain_unknown(name, _read(node)))
     return NodeSettings.from_values(_read(node))
+
+
+def overrides_of(node: Node) -> Collection[str]:
+    """Names of the parameters given at the start, whether the node has them or not."""
+    given: Collection[str] = node._parameter_overrides  # rclpy tells it nowhere else
+    return given
 
 
 def explain_unknown(name: str, known: Collection[str]) -> str:

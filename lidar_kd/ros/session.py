@@ -33,6 +33,14 @@ def ros_session(arguments: Sequence[str] | None) -> Iterator[None]:
             rclpy.shutdown()
 
 
+def explain_refusal(error: Exception) -> str:
+    """A parameter's value that cannot be; YAML and -p take 1 for an integer."""
+    sentence = ' '.join(str(error).split())
+    if "'INTEGER', expecting type 'DOUBLE'" in sentence.replace('Type.', ''):
+        sentence += '; write a number with a point: 1.0 instead of 1.'
+    return sentence
+
+
 def explain_arguments(error: Exception) -> str:
     """What ROS says of its arguments, without where in its sources."""
     sentence = str(error).partition(', at /')[0].removeprefix('failed to initialize rcl: ')

@@ -28,7 +28,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.replay.layouts import LAYOUTS
 from lidar_kd.ros.replay.source import AUTO, open_source
-from lidar_kd.ros.session import ros_session
+from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.topics import make_cloud
 
 RELIABILITIES = {
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ros_session(arguments):
             replay()
     except (LidarKdError, ParameterException, OSError) as error:
-        return Console().fail(error)
+        return Console().fail(ConfigError(explain_refusal(error)))
     return 0
 
 

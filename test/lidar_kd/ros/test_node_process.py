@@ -48,7 +48,11 @@ def test_what_cannot_be_configured_leaves_it_alive(partner: Partner, tmp_path: P
 
 @pytest.mark.parametrize(
     ('wrong', 'says'),
-    [('max_age_s:=1', 'max_age_s'), ('precision:=int8', 'use one of'), ('threads:=-1', 'threads')],
+    [
+        ('max_age_s:=1', '1.0 instead of 1.'),
+        ('precision:=int8', 'use one of'),
+        ('threads:=-1', 'threads'),
+    ],
 )
 def test_a_parameter_that_cannot_be_ends_it_with_a_sentence(
     wrong: str, says: str, capfd: pytest.CaptureFixture[str]
