@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     'sparse': {'sparse', 'errors'},
     'voxels': {'sparse', 'errors'},
     'models': {'models', 'sparse', 'voxels', 'errors'},
+    'objects': {'objects', 'labels', 'errors'},
 }
 # the only modules that know ROS
 ROS_ROOMS = {'ros'}
