@@ -47,21 +47,25 @@ def gather_cells(xy: Floats, classes: NDArray[np.uint8]) -> Cells:
 
 def find_pairs(cells: Cells, reach_m: Floats) -> tuple[Ids, Ids, Floats]:
     """Cells of one class whose middles are within the smaller reach of both, and how far."""
-    rows, others = [], []
-    widest = int(np.ceil(reach_m.max(initial=0) / CELL_M)) + 1
-    for across in range(widest + 1):
-        for along in range(-widest if across else 1, widest + 1):
-            apart_m = CELL_M * np.hypot(max(across - 1, 0), max(abs(along) - 1, 0))
-            near = np.flatnonzero(reach_m >= apart_m)
-            wanted = cells.keys[near] + across * _ROWS + along
-            found = np.minimum(np.searchsorted(cells.keys, wanted), len(cells) - 1)
-            there = cells.keys[found] == wanted
-            rows.append(near[there])
-            others.append(found[there])
-    first, second = np.concatenate(rows), np.concatenate(others)
+    width = np.ceil(reach_m / CELL_M).astype(np.int64)
+    pairs = [
+        _find_across(cells.keys, np.flatnonzero(width >= across), width, across)
+        for across in range(int(width.max(initial=0)) + 1)
+    ]
+    first, second = (np.concatenate(each) for each in zip(*pairs))
     distance = np.hypot(*(cells.middles[first] - cells.middles[second]).T)
     close = distance <= np.minimum(reach_m[first], reach_m[second])
     return first[close], second[close], distance[close]
+
+
+def _find_across(keys: Ids, rows: Ids, width: Ids, across: int) -> tuple[Ids, Ids]:
+    """Pairs of `rows` with cells so many columns on: those follow each other in the keys."""
+    wanted, reach = keys[rows] + across * _ROWS, width[rows]
+    begin = np.searchsorted(keys, wanted - reach) if across else rows + 1
+    counts = np.searchsorted(keys, wanted + reach, side='right') - begin
+    ends = np.cumsum(counts)
+    first = np.repeat(rows, counts)
+    return first, np.arange(len(first)) + np.repeat(begin - ends + counts, counts)
 
 
 def connect(count: int, first: Ids, second: Ids) -> Ids:

@@ -85,13 +85,15 @@ def _long_axis(middles: Floats) -> Floats:
 
 
 def _find_valleys(place: Floats, counts: Ids, parts: int) -> list[float]:
-    """Borders of equal parts, each moved to the emptiest bin nearby."""
+    """Borders of equal parts, each moved a little to where few points are."""
     bins = np.floor((place - place.min()) / 0.2).astype(np.int64)
     filled = np.bincount(bins, counts)
     step = len(filled) / parts
+    typical = filled.mean()
     borders = []
     for part in range(1, parts):
-        low, high = (int((part + shift) * step) for shift in (-0.3, 0.3))
-        valley = low + int(filled[low : high + 1].argmin())
+        bins_near = np.arange(int((part - 0.3) * step), int((part + 0.3) * step) + 1)
+        apart = np.abs(bins_near + 0.5 - part * step) / step
+        valley = int(bins_near[(filled[bins_near] / typical + 4 * apart).argmin()])
         borders.append(float(place.min() + 0.2 * (valley + 0.5)))
     return borders

@@ -21,11 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 import torch
 from torch import distributed
 
+from lidar_kd.labels import ClassTable
+from lidar_kd.objects import find_objects, ObjectSettings
 from training.data.scan import Scan
 from training.scores.metrics import Ious
 from training.scores.scoring import Answer, Labels
 
 MIN_POINTS = 50
+_EVERY = ObjectSettings(min_points=1, fewest_points=1)
 _IOU, _TP, _FP, _FN = range(4)  # rows of the sums
 Ids = NDArray[np.int64]
 Number = Callable[[Scan, Labels], NDArray[np.uint32]]  # object numbers for answered labels
@@ -122,6 +125,11 @@ class ScoredObjects:
             objects = self.number(scan, labels)
             self.quality.add(scan.labels[own], scan.instances[own], labels[own], objects[own])
         return labels
+
+
+def number_objects(table: ClassTable, scan: Scan, labels: Labels) -> NDArray[np.uint32]:
+    """(N,) of every object, however few points it has: one number each, never a common 0."""
+    return find_objects(scan.points, labels, None, table, _EVERY).instances
 
 
 def _count(names: Ids) -> tuple[Ids, Ids]:

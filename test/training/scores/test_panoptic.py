@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+import json
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
+from lidar_kd.errors import DataError
+from training.data.kinds import open_dataset
 from training.data.scan import Scan
+from training.evaluate import main, score_objects, ScoringOptions
 from training.scores.panoptic import PanopticQuality, ScoredObjects
 
 NONE = 255
@@ -168,3 +175,41 @@ def test_points_of_the_past_are_not_scored() -> None:
     scored = ScoredObjects(lambda scan: scan.labels, lambda *_: numbers, PanopticQuality(2))
     assert (scored(scan) == labels).all()
     assert scored.quality.counts[:, 0].tolist() == [1, 0, 0]
+
+
+def test_every_object_of_the_truth_is_found_in_its_own_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_street(tmp_path)
+    words = ['--data', str(tmp_path), '--panoptic', 'truth', '--json', str(tmp_path / 'f.json')]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert 'car (thing)' in shown
+    figures = json.loads((tmp_path / 'f.json').read_text())
+    # two cars and a road, all found: 2 of 19 classes at 1, the others absent and thus 0
+    assert figures['pq'] == pytest.approx(2 / 19)
+    assert (figures['pq_car'], figures['pq_road']) == (1, 1)
+    assert figures['pq_things'] == pytest.approx(1 / 8)
+    assert figures['pq_dagger'] == pytest.approx(2 / 19)
+
+
+def test_data_without_object_numbers_are_refused(tmp_path: Path) -> None:
+    write_street(tmp_path)
+    scans = open_dataset('semantickitti', tmp_path, None)
+    bare = replace(scans, read_raw=lambda path: (np.fromfile(path, '<u4') & 0xFFFF, None))
+    options = ScoringOptions(data=tmp_path, panoptic='truth')
+    with pytest.raises(DataError, match='no object numbers'):
+        score_objects(options, lambda scan: scan.labels, bare)
+
+
+def write_street(root: Path) -> None:
+    """Two cars of 60 points, 5 m apart, and 100 points of road."""
+    rng = np.random.default_rng(0)
+    places = np.repeat([[5.0, 2, -1], [10, 2, -1], [7, -3, -1.7]], [60, 60, 100], axis=0)
+    points = np.zeros((220, 4), '<f4')
+    points[:, :3] = places + rng.uniform(-0.2, 0.2, places.shape)
+    raw = np.repeat(np.array([1 << 16 | 10, 2 << 16 | 252, 40], '<u4'), [60, 60, 100])
+    folder = root / 'sequences' / '00'
+    for name, values in (('velodyne/000000.bin', points), ('labels/000000.label', raw)):
+        (folder / name).parent.mkdir(parents=True)
+        values.tofile(folder / name)
