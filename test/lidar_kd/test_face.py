@@ -46,11 +46,6 @@ def test_openmp_waits_passively_unless_the_user_says_otherwise() -> None:
     assert answer(code, OMP_WAIT_POLICY='active') == 'active'
 
 
-def test_types_ship() -> None:
-    assert (ROOT / 'lidar_kd' / 'py.typed').is_file()
-    assert "'py.typed'" in (ROOT / 'setup.py').read_text(encoding='utf-8')
-
-
 @pytest.mark.parametrize(
     ('error', 'code', 'said'),
     [
