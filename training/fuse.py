@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
+from typing import get_args
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -31,6 +32,7 @@ from training.data.fusion import (
     FusedScans,
     InstanceBank,
     LEFT_OUT,
+    Moving,
     PASSES,
     PAST_SCANS,
     REGISTERED,
@@ -69,6 +71,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--past-scans', type=_at_least_one, default=PAST_SCANS, help='default %(default)s'
     )
     parser.add_argument(
+        '--moving', choices=get_args(Moving), default='registered',
+        help='how objects that moved are aligned (default %(default)s)',
+    )  # fmt: skip
+    parser.add_argument(
         '--cache', type=Path, default=CACHE, help='folder of the bank (default %(default)s)'
     )
     parser.add_argument('--picture', type=Path, help='PNG: a single scan beside the fused one')
@@ -89,10 +95,15 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     console.line(scans.describe())
     with console.progress(PASSES * len(scans), 'instance bank') as advance:
         bank = build_bank(
-            scans, past_scans=options.past_scans, cache=options.cache, advance=advance
+            scans,
+            past_scans=options.past_scans,
+            moving=options.moving,
+            cache=options.cache,
+            advance=advance,
         )
     fused = FusedScans(scans, bank)
     console.table(f'fused with {options.past_scans} past scans', COLUMNS, tabulate_fused(fused))
+    console.line(bank.describe())
     if options.picture:
         name = draw_fusion(options.picture, fused)
         console.line(f'picture of {name}: {options.picture}')

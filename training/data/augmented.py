@@ -44,7 +44,7 @@ class Place(NamedTuple):
     """Where one version of one scan belongs."""
 
     version: int  # from 1 on
-    index: int  # of the scan in its set
+    row: int  # of the scan in its set
     points: Path
     labels: Path
 
@@ -116,9 +116,9 @@ def make_version(
     scans: ScanSet, place: Place, settings: AugmentedSettings, bank: Sequence[Scan]
 ) -> Scan:
     """One scan augmented; every number comes from the seed, the version and the scan's index."""
-    rng = np.random.default_rng([settings.seed, _AUGMENT, place.version, place.index])
+    rng = np.random.default_rng([settings.seed, _AUGMENT, place.version, place.row])
     return augment(
-        scans[place.index],
+        scans[place.row],
         settings.augmentation,
         rng,
         table=scans.table,
@@ -192,7 +192,8 @@ def _write_all(
 ) -> Iterator[None]:
     if workers < 2 or len(places) < 2:
         for place in places:
-            yield _write(scans, settings, bank, place)
+            _write(scans, settings, bank, place)
+            yield
         return
     # fork: the bank is not sent; nothing here has threads yet
     context = multiprocessing.get_context('fork')
@@ -200,7 +201,8 @@ def _write_all(
         workers, mp_context=context, initializer=_begin, initargs=(scans, settings, bank)
     ) as pool:
         for done in as_completed([pool.submit(_write_here, place) for place in places]):
-            yield done.result()
+            done.result()
+            yield
 
 
 _here: list[tuple[ScanSet, AugmentedSettings, Sequence[Scan]]] = []  # of a worker

@@ -40,10 +40,12 @@ class TeacherView:
     """What a teacher sees where that differs from what the student sees.
 
     rows (M,): where each point of the batch is among those of the teacher's voxels.
+    labels: (points of the teacher's voxels,) uint8, of the past as well.
     """
 
     voxels: Voxels
     rows: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +103,7 @@ def make_batch(
         for teacher_input in dict.fromkeys(teacher_inputs)
         if _differs(teacher_input, scans, grid)
     }
-    scans, rows = _keep_what_all_see(own, [rows for _, rows in seen.values()])
+    scans, rows = _keep_what_all_see(own, [rows for _, _, rows in seen.values()])
     points, owner = _concatenate(scans)
     voxels = voxelize(points, grid, batch=owner)
     labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))
@@ -117,8 +119,8 @@ def make_batch(
         starts=tuple(starts.tolist()),
         names=tuple(scan.name for scan in scans),
         views={
-            teacher_input: TeacherView(voxels=theirs, rows=mine[voxels.rows])
-            for (teacher_input, (theirs, _)), mine in zip(seen.items(), rows)
+            teacher_input: TeacherView(voxels=theirs, rows=mine[voxels.rows], labels=told)
+            for (teacher_input, (theirs, told, _)), mine in zip(seen.items(), rows)
         },
     )
 
@@ -137,8 +139,12 @@ def _differs(teacher_input: TeacherInput, scans: Sequence[Scan], grid: AnyGrid) 
     return teacher_input.grid != grid or fused or moved
 
 
-def _look(scans: Sequence[Scan], teacher_input: TeacherInput) -> tuple[Voxels, list[Tensor]]:
-    """A teacher's voxels, and by scan where its own points are among theirs; -1 nowhere."""
+def _look(
+    scans: Sequence[Scan], teacher_input: TeacherInput
+) -> tuple[Voxels, Tensor, list[Tensor]]:
+    """A teacher's voxels, the labels of their points, and by scan where its own points are among
+    them; -1 nowhere.
+    """
     if not teacher_input.augmented:
         scans = [_before_augmentation(scan) for scan in scans]
     points, owner = _concatenate(scans)
@@ -146,9 +152,15 @@ def _look(scans: Sequence[Scan], teacher_input: TeacherInput) -> tuple[Voxels, l
     row = torch.full((len(points),), -1)
     row[voxels.rows] = torch.arange(len(voxels.rows))
     by_scan = zip(scans, row.split([len(scan) for scan in scans]))
-    return voxels, [
-        rows if scan.past is None else rows[torch.from_numpy(~scan.past)] for scan, rows in by_scan
-    ]
+    labels = torch.from_numpy(np.concatenate([scan.labels for scan in scans]))[voxels.rows]
+    return (
+        voxels,
+        labels,
+        [
+            rows if scan.past is None else rows[torch.from_numpy(~scan.past)]
+            for scan, rows in by_scan
+        ],
+    )
 
 
 def _keep_what_all_see(
@@ -182,18 +194,33 @@ def _concatenate(scans: Sequence[Scan]) -> tuple[Tensor, Tensor]:
 
 def voxel_labels(batch: Batch, classes: int) -> Tensor:
     """(V,) the label that most points of a voxel have, the lower id of two; 255 without any."""
-    known = batch.labels < classes
-    cell = batch.voxels.point_voxel[known] * classes + batch.labels[known]
-    cells = len(batch.voxels.level) * classes
-    counts = torch.bincount(cell, minlength=cells).view(-1, classes)
+    voxels = batch.voxels
+    return majority(batch.labels, voxels.point_voxel, len(voxels.level), classes)
+
+
+def majority(labels: Tensor, point_voxel: Tensor, voxels: int, classes: int) -> Tensor:
+    """(M,) uint8 labels of points in voxels -> (V,) uint8, 255 where none has one."""
+    known = labels < classes
+    cell = point_voxel[known] * classes + labels[known]
+    counts = torch.bincount(cell, minlength=voxels * classes).view(-1, classes)
     return counts.argmax(1).masked_fill(counts.sum(1) == 0, IGNORE).to(torch.uint8)
+
+
+def newly_labelled(view: TeacherView, batch: Batch, classes: int) -> Tensor:
+    """(voxels of a teacher,) uint8 their majority label where the past, that only it sees, gives
+    another than the batch's own points do; 255 elsewhere.
+    """
+    cells, voxels = view.voxels.point_voxel, len(view.voxels.level)
+    fused = majority(view.labels, cells, voxels, classes)
+    own = majority(batch.labels, cells.index_select(0, view.rows), voxels, classes)
+    return fused.masked_fill(fused == own, IGNORE)
 
 
 def _take_apart(batch: Batch) -> tuple[Any, ...]:
     parts = [*_take_voxels_apart(batch.voxels), batch.labels, batch.instances, batch.starts,
              batch.names]  # fmt: skip
     for teacher_input, view in batch.views.items():
-        parts += [teacher_input, view.rows, *_take_voxels_apart(view.voxels)]
+        parts += [teacher_input, view.rows, view.labels, *_take_voxels_apart(view.voxels)]
     return tuple(parts)
 
 
@@ -207,9 +234,11 @@ def _take_voxels_apart(v: Voxels) -> tuple[Any, ...]:
 def _put_together(*parts: Any) -> Batch:
     ours, (labels, instances, starts, names), theirs = parts[:8], parts[8:12], parts[12:]
     views = {}
-    for first in range(0, len(theirs), 10):
-        teacher_input, rows, *voxels = theirs[first : first + 10]
-        views[teacher_input] = TeacherView(voxels=_put_voxels_together(*voxels), rows=rows)
+    for first in range(0, len(theirs), 11):
+        teacher_input, rows, told, *voxels = theirs[first : first + 11]
+        views[teacher_input] = TeacherView(
+            voxels=_put_voxels_together(*voxels), rows=rows, labels=told
+        )
     return Batch(
         voxels=_put_voxels_together(*ours),
         labels=labels,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import hashlib
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,16 @@ from training.data.instances import (
     save_arrays,
     Sightings,
 )
-from training.data.registration import apply, index_points, Matrix, Points, register, yaw_of
+from training.data.registration import (
+    apply,
+    index_points,
+    Matrix,
+    Nearest,
+    Points,
+    register,
+    translation,
+    yaw_of,
+)
 from training.data.scan import Scan, ScanSet
 
 PAST_SCANS = 4
@@ -39,6 +48,7 @@ FASTEST_M_S = 30.0
 MOST_YAW = math.radians(45)  # between two views; beyond it an object was flipped, not turned
 SAME_M = 0.01  # two points closer than about this are one
 STILL, REGISTERED, LEFT_OUT = range(3)
+Moving = Literal['registered', 'centroid']  # how what moves is brought to its present place
 
 
 class Landing(NamedTuple):
@@ -75,6 +85,21 @@ class InstanceBank:
     sightings: Sightings
     links: Links
     digest: str  # of that set
+
+    @property
+    def moving_share_left_out(self) -> float:
+        """Of the past views of objects that moved, those that nothing was fused of."""
+        how = np.bincount(self.links.how, minlength=LEFT_OUT + 1)
+        return float(how[LEFT_OUT] / max(1, how[REGISTERED] + how[LEFT_OUT]))
+
+    def describe(self) -> str:
+        """One line for people."""
+        still, registered, left_out = np.bincount(self.links.how, minlength=LEFT_OUT + 1).tolist()
+        return (
+            f'{len(self.links):,} past views of hard objects: {still:,} stood still, '
+            f'{registered + left_out:,} moved, of which {self.moving_share_left_out:.0%} were '
+            'left out'
+        )
 
     def recall(self, frame: int) -> Scan | None:
         """What earlier scans saw of the objects in a scan, in its frame; None if nothing."""
@@ -149,6 +174,7 @@ def build_bank(
     scans: ScanSet,
     *,
     past_scans: int = PAST_SCANS,
+    moving: Moving = 'registered',
     cache: Path = CACHE,
     advance: Advance = lambda: None,
 ) -> InstanceBank:
@@ -159,10 +185,10 @@ def build_bank(
     require_poses(scans)
     sightings = collect_sightings(scans, cache=cache, advance=advance)
     digest = digest_files(scans)
-    path = cache / f'fusion_{digest}_{_digest_poses(scans, past_scans)}.npz'
+    path = cache / f'fusion_{digest}_{_digest_poses(scans, past_scans, moving)}.npz'
     found = load_arrays(path, Links)
     if found is None:
-        found = _pack(list(_link_all(scans, sightings, past_scans, advance)))
+        found = _pack(list(_link_all(scans, sightings, past_scans, moving, advance)))
         save_arrays(path, found)
     return InstanceBank(sightings=sightings, links=Links(**found), digest=digest)
 
@@ -179,17 +205,22 @@ def require_poses(scans: ScanSet) -> None:
         )
 
 
-def place_views(views: list[Points], present: Points, ago_s: list[float]) -> list[Landing]:
+def place_views(
+    views: list[Points], present: Points, ago_s: list[float], moving: Moving = 'registered'
+) -> list[Landing]:
     """Where the past views of one object belong; `ago_s` tells how long ago each was.
 
     It stands still if every view lands on it: one that creeps is still near after one scan, but
-    not after four.
+    not after four. `centroid`: what moves is shifted onto its present centroid, as M2SKD's
+    authors do, and none is left out: people and what turns are smeared.
     """
     nearest = index_points(present)
     near = tolerance_m(present)
     in_place = [float(nearest(view)[1].mean()) for view in views]
     if max(in_place) <= near:
         return [Landing(STILL, np.eye(4), distance) for distance in in_place]
+    if moving == 'centroid':
+        return [_shift_onto(view, present, nearest) for view in views]
     landings = []
     for view, before, ago in zip(views, in_place, ago_s):
         landing = Landing(LEFT_OUT, np.eye(4), before)
@@ -200,6 +231,11 @@ def place_views(views: list[Points], present: Points, ago_s: list[float]) -> lis
                 landing = Landing(REGISTERED, motion, after)
         landings.append(landing)
     return landings
+
+
+def _shift_onto(view: Points, present: Points, nearest: Nearest) -> Landing:
+    motion = translation(present.mean(0) - view.mean(0))
+    return Landing(REGISTERED, motion, float(nearest(apply(motion, view))[1].mean()))
 
 
 def tolerance_m(present: Points) -> float:
@@ -220,7 +256,7 @@ Link = tuple[int, int, Matrix, int, float, int]  # in the order of Links
 
 
 def _link_all(
-    scans: ScanSet, sightings: Sightings, past_scans: int, advance: Advance
+    scans: ScanSet, sightings: Sightings, past_scans: int, moving: Moving, advance: Advance
 ) -> Iterator[Link]:
     rows = [_rows_by_object(sightings, frame) for frame in range(len(scans))]
     for frame in range(len(scans)):
@@ -235,7 +271,7 @@ def _link_all(
             ]
             ago_s = [(step + 1) * scans.period_s for step in seen]
             here = sightings.points_of(present)[:, :3]
-            landings = place_views(views, here, ago_s) if views else []
+            landings = place_views(views, here, ago_s, moving) if views else []
             for row, step, landing in zip(past_rows, seen, landings):
                 motion = landing.motion @ to_here[step]
                 yield present, row, motion, landing.how, landing.distance_m, step + 1
@@ -287,8 +323,9 @@ def _concatenate(parts: list[Scan]) -> Scan:
     )
 
 
-def _digest_poses(scans: ScanSet, past_scans: int) -> str:
-    digest = hashlib.sha256(f'{past_scans} {scans.period_s}'.encode())
+def _digest_poses(scans: ScanSet, past_scans: int, moving: Moving) -> str:
+    how = '' if moving == 'registered' else f' {moving}'  # banks from before the choice serve on
+    digest = hashlib.sha256(f'{past_scans} {scans.period_s}{how}'.encode())
     for frame in scans.frames:
         digest.update(b'' if frame.pose is None else np.ascontiguousarray(frame.pose).tobytes())
     return digest.hexdigest()[:8]

@@ -19,6 +19,7 @@ from pydantic import (
 
 from lidar_kd.errors import ConfigError
 from training.data.augment import Augmentation
+from training.data.fusion import Moving
 from training.data.kinds import KINDS
 from training.streets.make import MAX_SEQUENCES
 from training.streets.quarters import QUARTERS
@@ -91,6 +92,7 @@ class Data(Section):
     augment: Augmentation = Augmentation()
     fusion: bool = False  # train on scans fused with the past of hard objects (a M2SKD teacher)
     past_scans: PositiveInt = 4  # that fusion looks back
+    moving: Moving = 'registered'  # how fusion aligns what moves; M2SKD's code: centroid
 
     @property
     def has_unlabelled(self) -> bool:

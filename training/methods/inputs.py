@@ -34,6 +34,7 @@ class AlignedOutput:
     point_features: Rows  # of some points, the last shared layer
     voxel_features: Rows  # of some voxels, the last decoder level
     early_features: Rows | None = None  # of some points, an early decoder level
+    seen: Callable[[], Tensor] | None = None  # logits of its own voxels, where those are others
     by_voxel: bool = False  # every point's logits are those of its voxel
 
 

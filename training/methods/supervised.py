@@ -29,6 +29,8 @@ class SupervisedSettings(BaseModel):
     point_lovasz: NonNegativeFloat = 0.0
     voxel_ce: NonNegativeFloat = 1.0  # at the majority label; [pub]
     voxel_lovasz: NonNegativeFloat = 1.0  # [pub]
+    fused_ce: NonNegativeFloat | None = None  # of a student that is its own teacher: only this
+    # cross-entropy where fused voxels have another label, [code] 0.2; None: all of the above
     class_power: NonNegativeFloat = 0.5  # class weight = share ** -power; 0: all the same [ours]
 
 
@@ -59,6 +61,14 @@ class Supervised(nn.Module):
                 for name, (weight, loss, rows) in losses.items()
                 if weight
             }
+
+    def of_fused(self, logits: Tensor, labels: Tensor, weight: float) -> Tensor:
+        """Weighted cross-entropy at a fused batch's voxels, whose labels (V,) are 255 but where
+        the past says something else than the present.
+        """
+        with torch.autocast(labels.device.type, enabled=False):
+            whole = (0, len(labels))
+            return weight * mean_cross_entropy(logits, labels, whole, self.class_weights)
 
     def _cross_entropy(self, rows: _Rows) -> Tensor:
         return mean_cross_entropy(rows.logits(), rows.labels, rows.starts, self.class_weights)

@@ -74,6 +74,7 @@ def align_to_student(output: Output, view: TeacherView, batch: Batch) -> Aligned
         point_features=lambda rows: points(row.index_select(0, rows)),
         voxel_features=lambda rows: voxel_features().index_select(0, rows),
         early_features=early and (lambda rows: early(row.index_select(0, rows))),
+        seen=lambda: output.voxel_logits,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.voxels import Voxels
-from training.data.batch import Batch, TeacherInput, voxel_labels
+from training.data.batch import Batch, newly_labelled, TeacherInput, voxel_labels
 from training.methods.inputs import AlignedOutput, check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
@@ -85,7 +85,7 @@ class DistillationLoss(nn.Module):
                 inputs, list(aligned.values()), batch.owner, self._pseudo_label_confidence
             )
         with torch.autocast(batch.points.device.type, enabled=False):
-            supervision = self._supervise(inputs, aligned)
+            supervision = self._supervise(inputs, aligned, batch)
             terms = self._compare(inputs, aligned, rng)
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
@@ -100,14 +100,26 @@ class DistillationLoss(nn.Module):
         return side
 
     def _supervise(
-        self, inputs: Inputs, aligned: Mapping[str, AlignedOutput]
+        self, inputs: Inputs, aligned: Mapping[str, AlignedOutput], batch: Batch
     ) -> dict[str, Tensor]:
         """A student that is its own teacher learns from what it sees as a teacher, too."""
         terms: dict[str, Tensor] = self.supervised(inputs)
-        if self._is_its_own:
+        weight = self.supervised.settings.fused_ce
+        if self._is_its_own and weight is not None:
+            terms |= {'fused_ce': self._supervise_past(aligned[MAIN], batch, weight)}
+        elif self._is_its_own:
             fused = self.supervised(replace(inputs, student=aligned[MAIN]))
             terms |= {f'fused_{name}': term for name, term in fused.items()}
         return terms
+
+    def _supervise_past(self, aligned: AlignedOutput, batch: Batch, weight: float) -> Tensor:
+        """Where the past gives voxels of the fused scans another label; M2SKD's joint variant."""
+        logits = aligned.voxel_logits() if aligned.seen is None else aligned.seen()
+        view = batch.views.get(self._teachers[MAIN].teacher_input)
+        if view is None:
+            return logits.sum() * 0.0  # no scan of the batch has a past
+        labels = newly_labelled(view, batch, logits.shape[1])
+        return self.supervised.of_fused(logits, labels, weight)
 
     def _compare(
         self, inputs: Inputs, aligned: Mapping[str, AlignedOutput], rng: np.random.Generator

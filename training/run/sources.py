@@ -128,7 +128,8 @@ def fuse(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedS
     near = {past for row in rows for past in range(max(0, row - data.past_scans), row + 1)}
     among = replace(among, frames=tuple(among.frames[row] for row in sorted(near)))
     with console.progress(PASSES * len(among), 'looking for hard objects') as advance:
-        bank = build_bank(among, past_scans=data.past_scans, advance=advance)
+        bank = build_bank(among, past_scans=data.past_scans, moving=data.moving, advance=advance)
+    console.line(f'fusion: {bank.describe()}')
     return FusedScans(scans, bank, among=among)
 
 

@@ -91,11 +91,13 @@ def test_labels_follow_their_points(street: Path) -> None:
     )
     write_augmented(scans, out, settings)
     first = scans[0]
+    assert first.instances is not None
     labelled = {
         p.tobytes(): (k, n) for p, k, n in zip(first.points, first.labels, first.instances)
     }
     kept = open_dataset('semantickitti', out)[0]
     assert 0 < len(kept) < len(first)
+    assert kept.instances is not None
     found = [labelled[point.tobytes()] for point in kept.points]
     assert found == list(zip(kept.labels, kept.instances))
 

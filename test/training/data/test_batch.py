@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 import pickle
 from typing import Any
@@ -23,6 +24,8 @@ from training.data.augment import Augmentation, NO_AUGMENTATION
 from training.data.batch import (
     Batch,
     make_batch,
+    newly_labelled,
+    TeacherInput,
     voxel_labels,
 )
 from training.data.folder import open_folder
@@ -93,6 +96,21 @@ def check_equal(first: Batch, second: Batch) -> None:
     assert torch.equal(first.voxels.point_voxel, second.voxels.point_voxel)
     assert torch.equal(first.voxels.rows, second.voxels.rows)
     assert first.voxels.left_out == second.voxels.left_out
+
+
+def test_voxels_that_only_the_past_labels_otherwise_are_told() -> None:
+    # voxels at x = 0, 1, 2, 3. Present: class 4 in 0 and 1, nothing labelled in 2, nothing in 3.
+    # Past: one more 4 in 0, two of 6 in 1 against one 4, a 6 in 2, a 7 in 3.
+    x = [0.1, 1.1, 2.1, 0.2, 1.2, 1.3, 2.2, 3.2]
+    scan = make_scan([[value, 0.5, 0.5, 1] for value in x], [4, 4, IGNORE, 4, 6, 6, 6, 7])
+    fused = replace(scan, past=np.arange(8) >= 3)
+    wanted = TeacherInput(METRE, fused=True)
+    batch = make_batch([fused], METRE, teacher_inputs=[wanted])
+    assert len(batch.labels) == 3
+    told = newly_labelled(batch.views[wanted], batch, 19)
+    assert told.tolist() == [IGNORE, 6, 6, 7]
+    sent = pickle.loads(pickle.dumps(batch)).views[wanted]
+    assert torch.equal(sent.labels, batch.views[wanted].labels)
 
 
 def test_a_batch_can_be_sent_to_another_process_or_device(batch: Batch) -> None:

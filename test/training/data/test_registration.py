@@ -81,3 +81,17 @@ def test_what_does_not_fit_is_left_out() -> None:
     present = make_shape()
     other = move(present * np.array([1, 1, 4], np.float32), -1)  # four times as high
     assert place_views([other], present, [0.1])[0].how == LEFT_OUT
+
+
+def test_centroid_alignment_shifts_what_moves_and_leaves_nothing_out() -> None:
+    present = make_shape()
+    views = [move(present, -3), move(present, -1, 0, 180), move(present, -3)[:5]]
+    landings = place_views(views, present, [0.1, 0.1, 0.1], 'centroid')
+    assert [landing.how for landing in landings] == [REGISTERED] * 3
+    for view, landing in zip(views, landings):
+        landed = apply(landing.motion, view)
+        np.testing.assert_allclose(landed.mean(0), present.mean(0), atol=1e-4)
+        np.testing.assert_allclose(landing.motion[:3, :3], np.eye(3))
+    assert landings[0].distance_m < 1e-3  # moved straight on: it lies on itself
+    still = place_views([present], present, [0.1], 'centroid')
+    assert [landing.how for landing in still] == [STILL]

@@ -37,7 +37,7 @@ from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.methods import build_methods
 from training.methods.logits import LogitPair
 from training.methods.m2skd import M2skdSettings
-from training.methods.pvkd import PvkdSettings
+from training.methods.pvkd import Pvkd, PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.terms import feature_mse
 from training.run.config import load_config
@@ -120,7 +120,9 @@ def test_boxes_without_a_height_follow_the_cylinder_of_the_student() -> None:
                 statistics=CONTEXT,
                 grid=grid,
             )
-            spans.append(methods['pvkd'].settings.boxes.span_m)
+            pvkd = methods['pvkd']
+            assert isinstance(pvkd, Pvkd)
+            spans.append(pvkd.settings.boxes.span_m)
     assert spans == [(-5, 3), (-4, 2), (-4, 2), (-1, 1), (-1, 1), (-1, 1)]
 
 

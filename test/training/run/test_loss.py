@@ -364,3 +364,23 @@ def test_only_the_method_that_fuses_scans_can_do_without_another_teacher(
 ) -> None:
     with pytest.raises(ConfigError, match=r'teacher.shared: only M2SKD'):
         make_config(tmp_path, settings_on(street, teacher={'shared': True}, method=['srkd']))
+
+
+def test_the_joint_variant_may_learn_from_the_past_where_it_says_something_else_only(
+    street: Path, tmp_path: Path
+) -> None:
+    settings = settings_on(
+        street, teacher={'shared': True}, method=['m2skd'], methods={'m2skd': 'paper'}
+    )
+    found = []
+    for weight in (0.2, 0.4):
+        settings['loss'] = {'fused_ce': weight}
+        parts = prepare(make_config(tmp_path, settings), tmp_path / f'run{weight}')
+        batches = [batch for batch in parts.loader if batch.views]
+        terms = teach(parts, batches[0])
+        assert {name for name in terms.raw if name.startswith('fused')} == {'fused_ce'}
+        terms.loss.backward()
+        assert parts.distillation.student.head.weight.grad is not None
+        found.append(float(terms.raw['fused_ce']))
+    assert found[1] == pytest.approx(2 * found[0])
+    assert found[0] > 0
