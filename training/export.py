@@ -34,7 +34,7 @@ from lidar_kd.scans import read_scan
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Points
 from training.data.synthetic import make_street, scan_street
-from training.run.folder import load_checkpoint, State
+from training.run.checkpoint import load_checkpoint, State
 
 WEIGHTS = {
     'scored': 'those that validation scored: the moving average where the run keeps one',

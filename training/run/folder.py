@@ -8,20 +8,16 @@ from contextlib import contextmanager
 import fcntl
 import json
 from pathlib import Path
-import pickle
 import time
 from typing import Any, TextIO
-import zipfile
 
-import torch
 import yaml
 
-from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.errors import ConfigError
 from lidar_kd.files import write_atomically
 from training.run.config import Config, describe_changes, read_past_settings
-from training.run.old_names import rename_origins, rename_state
+from training.run.old_names import rename_origins
 
-State = dict[str, Any]
 PATIENCE_S = 10.0  # a killed run's loaders take seconds to see that they are alone
 
 
@@ -129,33 +125,3 @@ def _locked(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def save_checkpoint(path: Path, state: State) -> None:
-    try:
-        with write_atomically(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own writer does not say why it stopped
-        reason = error.strerror if isinstance(error, OSError) else 'is the disk full?'
-        raise DataError(
-            f'{path}: cannot be written ({reason}); free some space, then run the same command '
-            'again: it goes on from the last one that was written.'
-        ) from None
-
-
-def load_checkpoint(path: Path) -> State:
-    """Tensors and plain values only: a checkpoint never runs code."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        state: State = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise DataError(
-            f'{path}: cannot be read ({error.strerror or error}); check the path.'
-        ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile):
-        raise DataError(
-            f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
-        ) from None
-    return rename_state(state)
