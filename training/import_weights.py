@@ -29,18 +29,14 @@ from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
-from training.importing.configuration import read_configuration, read_pairs
+from training.data.kinds import KINDS
+from training.evaluate import evaluate, ScoringOptions
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import NOT_STORED, read_checkpoint
-from training.importing.renaming import Checkpoint, Family, listed, StateDict
+from training.importing.renaming import Family, listed, StateDict
+from training.importing.told import guesses, show_sources, told, without_unlabeled
+from training.run.ranks import join_ranks
 
-CHECKED = (
-    'stride',
-    'pre_norm',
-    'qk_scale',
-    'grid_size',
-    'shared_pairs',
-)  # also read where they stand
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
@@ -58,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
-    state.config = {**state.config, **told(options, family)}
+    stored, said = state.config, told(options.config, options.set, family)
+    state.config = {**stored, **said}
     state = without_unlabeled(state, family)
     guessed = guesses(state, family)
+    if family.grid is None and not options.voxel_m and 'grid_size' not in state.config:
+        guessed.append('voxel size (grid_size, or --voxel-m)')
     if guessed and not options.assume:
         raise BundleError(
             f'{options.checkpoint}: {", ".join(guessed)} would be guessed, as no shape tells '
@@ -84,6 +83,7 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
         provenance['differences'] = family.note
     if family.structure:
         provenance['structure'] = family.structure
+    show_sources(settings, guessed, (stored, said), family, console)
     voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
     scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
     spec = BundleSpec(
@@ -99,33 +99,21 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
     if family.structure:
         console.line(f'its structure is {family.structure}')
+    if options.check is not None:
+        check(options, console)
 
 
-def told(options: argparse.Namespace, family: Family) -> dict[str, Any]:
-    """What --config and --set say; the latter wins."""
-    wanted = [*family.unshaped, *CHECKED]
-    pairs = read_pairs(options.set)
-    unknown = sorted(pairs.keys() - {*wanted})
-    if unknown:
-        raise BundleError(f'--set {unknown[0]}: not asked for; known are {", ".join(wanted)}')
-    return {**(read_configuration(options.config, wanted) if options.config else {}), **pairs}
-
-
-def without_unlabeled(state: Checkpoint, family: Family) -> Checkpoint:
-    """Published tables count from 'unlabeled', class 0, which nobody wants as an answer."""
-    if family.unlabeled_head not in state:
-        return state
-    bias = family.unlabeled_head.replace('weight', 'bias')
-    heads = {name: state[name][..., 1:] for name in (family.unlabeled_head, bias) if name in state}
-    trimmed = Checkpoint({**state, **heads})
-    trimmed.config = state.config
-    return trimmed
-
-
-def guesses(state: StateDict, family: Family) -> list[str]:
-    """What the file does not say of the settings that no tensor's shape tells."""
-    config = getattr(state, 'config', {})
-    return [f'{word} ({key})' for key, word in family.unshaped.items() if key not in config]
+def check(options: argparse.Namespace, console: Console) -> None:
+    """A wrong import shows at once as a poor mean IoU."""
+    scoring = ScoringOptions(
+        data=options.check,
+        kind=options.kind,
+        sequences=options.sequences,
+        scans=options.scans,
+        bundle=options.output,
+    )
+    with join_ranks() as ranks:
+        evaluate(scoring, ranks, console)
 
 
 def choose_family(options: argparse.Namespace) -> Family:
@@ -267,6 +255,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action='store_true',
         help='go on with the defaults of what no shape tells, and note them in the bundle',
     )
+    add(
+        '--check',
+        type=Path,
+        metavar='ROOT',
+        help='score the bundle at once on the labelled scans of this data set',
+    )
+    add('--kind', choices=KINDS, default='semantickitti', help='its layout (%(default)s)')
+    add('--sequences', nargs='+', metavar='NAME', help='which of it (all)')
+    add('--scans', type=int, metavar='N', help='so many of them (all)')
     add(
         '--intensity-scale',
         type=read_positive,

@@ -248,7 +248,7 @@ def test_the_intensity_scale_comes_from_the_label_table_unless_given(
     if '--partial' in words:
         state = {name: tensor for name, tensor in state.items() if not name.startswith('final')}
     checkpoint, bundle = save_torch(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = ['--network', 'spunet', *words.split()]
+    options = ['--network', 'spunet', '--voxel-m', '0.05', *words.split()]
     assert main([str(checkpoint), '-o', str(bundle), *options]) == 0
     assert load_bundle(bundle).spec.intensity.scale == scale
     assert f'intensity times {said};' in capsys.readouterr().out
@@ -265,7 +265,7 @@ def test_labels_with_another_number_of_classes_are_refused(
     tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, bundle = save_torch(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = ['--network', 'spunet', '--labels', 'semantickitti']
+    options = ['--network', 'spunet', '--labels', 'semantickitti', '--assume']
     assert main([str(checkpoint), '-o', str(bundle), *options]) == 2
     assert 'has 16 classes, the label table semantickitti 19' in capsys.readouterr().err
     assert not bundle.exists()

@@ -18,7 +18,7 @@ from lidar_kd.errors import BundleError
 from lidar_kd.labels import NUSCENES
 from lidar_kd.models import build_model
 from lidar_kd.models.serialization import encode, ORDERS
-from lidar_kd.voxels import voxels_from_cells
+from lidar_kd.voxels import CartesianGrid, voxels_from_cells
 from training.import_weights import load, main
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import read_checkpoint
@@ -288,7 +288,7 @@ TOLD = 'enc_patch_size=[8, 4]', 'dec_patch_size=[8]', 'enc_num_head=[2, 4]', 'de
 def test_what_no_shape_tells_can_be_told(tmp_path: Path, state: Checkpoint, by: str) -> None:
     checkpoint, bundle = save(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
     options = [str(checkpoint), '-o', str(bundle), '--network', 'ptv3']
-    pairs = [*TOLD, 'order=["z"]']
+    pairs = [*TOLD, 'order=["z"]', 'grid_size=0.1']
     config = tmp_path / 'a.py'
     config.write_text(f'model = dict(backbone=dict({", ".join(pairs)}))')
     words = [word for pair in pairs for word in ('--set', pair)]
@@ -296,6 +296,7 @@ def test_what_no_shape_tells_can_be_told(tmp_path: Path, state: Checkpoint, by: 
     spec = load_bundle(bundle).spec
     told = {'patch': [8, 4], 'decoder_patch': [8], 'orders': ['z']}
     assert spec.model.settings == {'in_channels': 4, **SMALL, **told}
+    assert spec.grid == CartesianGrid(voxel_m=0.1)
     assert 'assumed' not in spec.provenance
 
 

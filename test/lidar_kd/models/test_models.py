@@ -57,6 +57,7 @@ EARLY_BITS = {
     'SPVCNN': (3, 3, 3),
     'SpUNet': (2, 2, 2),
     'PTv3': (1, 1, 1),
+    'LitePT': (1, 1, 1),
     'Cylinder3D': (3, 3, 2),
 }
 ENGINES = ['torch', 'native']

@@ -31,7 +31,7 @@ def test_it_starts_by_itself_answers_and_ends_on_interrupt(
         wait_for(partner.has_listener, 'the subscription', START_S)
         assert partner.ask(make_scan(scatter(500))).width == 500
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0, log.read_text()
+        assert process.wait(START_S) == 0, log.read_text()
     assert 'Traceback' not in log.read_text()
 
 
@@ -110,7 +110,7 @@ def test_with_the_profile_every_big_best_effort_cloud_arrives(
         running('replay_node', replay, {}, tmp_path / 'replay.log') as source,
         spinning(Partner) as partner,
     ):
-        assert source.wait(40) == 0, (tmp_path / 'replay.log').read_text()
+        assert source.wait(START_S) == 0, (tmp_path / 'replay.log').read_text()
         assert int(values_of(partner.diagnose())['received']) == SCANS
 
 
