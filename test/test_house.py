@@ -50,7 +50,7 @@ ROS = {
 }
 MOST_LINES = 320
 MOST_LINES_OF_A_TEST = 400
-MOST_ROOMS = 13
+MOST_ROOMS = 14  # as design.md lists them, objects/ among them
 MEDIAN_LINES, P90_LINES = 8, 20  # of a function in lidar_kd and training
 # what is still to be divided, by those whose rooms it is in; nothing is added here
 STILL_LONG = {'lidar_kd/sparse/engines/native/amx.c', 'training/run/loop.py'}

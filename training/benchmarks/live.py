@@ -51,7 +51,7 @@ def run_live(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
         return _run(console, links, scans, bundle)
 
 
-def describe_machine() -> str:
+def name_machine() -> str:
     """The processor, and what of it the CPU kernel can use."""
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     name = next((line.partition(':')[2].strip() for line in lines if 'model name' in line), '?')
@@ -131,7 +131,7 @@ def _measure(
 
 
 def _report(console: Console, metrics: dict[str, float], status: dict[str, str]) -> None:
-    rows = [['machine', describe_machine()]]
+    rows = [['machine', name_machine()]]
     rows += [[key, status[key]] for key in ('bundle', 'engine', 'precision') if key in status]
     rows += [[name, f'{value:.3f}'] for name, value in metrics.items()]
     rows += [[key, value] for key, value in status.items() if key.startswith('dropped')]

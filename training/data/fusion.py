@@ -39,7 +39,7 @@ from training.data.registration import (
     translation,
     yaw_of,
 )
-from training.data.scan import Scan, ScanSet
+from training.data.scan import require_poses, Scan, ScanSet
 
 PAST_SCANS = 4
 PASSES = 2  # over the scans when a bank is built
@@ -191,18 +191,6 @@ def build_bank(
         found = _pack(list(_link_all(scans, sightings, past_scans, moving, advance)))
         save_arrays(path, found)
     return InstanceBank(sightings=sightings, links=Links(**found), digest=digest)
-
-
-def require_poses(scans: ScanSet) -> None:
-    missing = [frame for frame in scans.frames if frame.pose is None]
-    if missing and missing[0].no_pose:
-        raise DataError(missing[0].no_pose)
-    if missing:
-        raise DataError(
-            f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
-            f'{missing[0].name}, and cannot be fused; copy poses.txt and calib.txt beside the '
-            'scans or leave these sequences out.'
-        )
 
 
 def place_views(

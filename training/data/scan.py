@@ -184,3 +184,16 @@ class ScanSet:
                 'unpack the labels again or leave this sequence out.'
             ) from None
         return self.table.to_train(raw, str(path)), instances
+
+
+def require_poses(scans: ScanSet) -> None:
+    """What fusion needs; whoever only reads scans and labels goes without."""
+    missing = [frame for frame in scans.frames if frame.pose is None]
+    if missing and missing[0].no_pose:
+        raise DataError(missing[0].no_pose)
+    if missing:
+        raise DataError(
+            f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
+            f'{missing[0].name}, and cannot be fused; copy poses.txt and calib.txt beside the '
+            'scans or leave these sequences out.'
+        )

@@ -18,9 +18,8 @@ from lidar_kd.labels import IGNORE, SEMANTICKITTI
 from training.data.check import check_scans
 from training.data.class_counts import count_classes
 from training.data.folder import open_folder
-from training.data.fusion import require_poses
 from training.data.kinds import open_dataset
-from training.data.scan import join_scans, Scan, ScanSet
+from training.data.scan import join_scans, require_poses, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 
 ROOT = Path(__file__).resolve().parents[3]
