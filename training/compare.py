@@ -26,19 +26,19 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
 from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
-from training.comparing.plan import plan, Planned
-from training.comparing.plot import draw
+from training.comparing.plan import plan_runs, Planned
+from training.comparing.plot import draw_runs
 from training.comparing.runs import answer_all, measure_costs, read_run, score_teacher
 from training.comparing.side_by_side import SideBySide
-from training.comparing.written import show, write
+from training.comparing.written import show_comparison, write
 from training.run.config import Config, load_config
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
-from training.run.sources import fuse, open_sources, Sources
+from training.run.sources import fuse_scans, open_sources, Sources
 
 
-def parse() -> argparse.Namespace:
+def parse_comparison() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,14 +65,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
+def run_comparison(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
     config = load_config(arguments.cfg, arguments.set)
     for option in ('seeds', 'jobs'):
         if getattr(arguments, option) < 1:
             raise ConfigError(f'--{option} {getattr(arguments, option)}: at least 1.')
     out = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
-    runs = plan(config, arms, arguments.seeds, out)
+    runs = plan_runs(config, arms, arguments.seeds, out)
     chosen = [run for run in runs if arguments.only in (None, run.name)]
     teachers = find_teachers([one.config for one in chosen], console, ranks)
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
             perform(one.config, one.folder, console, ranks, asked)
     if ranks.is_first and arguments.only is None:
         out.mkdir(parents=True, exist_ok=True)
-        report(config, runs, teachers, out, console)
+        report_comparison(config, runs, teachers, out, console)
         if arguments.json:
             write_figures(arguments.json, out)
 
@@ -98,7 +98,7 @@ def train_side_by_side(
     SideBySide(commands, jobs, console).finish()
 
 
-def report(
+def report_comparison(
     config: Config,
     runs: Sequence[Planned],
     teachers: Mapping[str, Path],
@@ -131,9 +131,9 @@ def report(
             for (name, path), cost in zip(teachers.items(), costs[1:])
         },
     )
-    show(console, comparison)
+    show_comparison(console, comparison)
     write(folder, comparison)
-    draw(folder / 'comparison.png', comparison)
+    draw_runs(folder / 'comparison.png', comparison)
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
 
 
@@ -141,7 +141,7 @@ def _score_with_the_past(
     teacher: Path, sources: Sources, config: Config, console: Console
 ) -> Outcome:
     """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
-    fused = fuse(sources.validation, sources.scored, config.data, console)
+    fused = fuse_scans(sources.validation, sources.scored, config.data, console)
     return score_teacher(sources.validation, answer_all(teacher, fused))
 
 
@@ -151,11 +151,11 @@ def write_figures(path: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    arguments = parse()
+    arguments = parse_comparison()
     with join_ranks() as ranks:
         console = Console(quiet=not ranks.is_first)
         try:
-            run(arguments, console, ranks)
+            run_comparison(arguments, console, ranks)
         except Interrupted as interrupted:
             console.warn(str(interrupted))
             return EXIT_INTERRUPTED

@@ -13,7 +13,7 @@ from training.run.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.old_names import find_run, refuse_old_arm, spell_as_before
 from training.run.sources import digest_streets
-from training.run.yaml_file import check
+from training.run.yaml_file import check_settings
 
 # what the others differ in
 _NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher', 'teachers'}
@@ -33,7 +33,7 @@ class Planned:
         return f'{self.arm}-{self.seed}'
 
 
-def plan(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
+def plan_runs(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
     """Seed by seed, so that an interrupted comparison has pairs to show; an arm named twice is
     one.
     """
@@ -81,7 +81,7 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
             f'{PSEUDO_LABELS}: the teacher gives them only where teacher.pseudo_labels is set; '
             'set it, as to 0.5, or name a method.'
         )
-    one = check(config.model_dump(by_alias=True) | changes, Config, arm)
+    one = check_settings(config.model_dump(by_alias=True) | changes, Config, arm)
     if arm == ALONE:
         # without defaults: a key that is new one day has its own in the runs that are there
         known = spell_as_before(one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True))

@@ -20,7 +20,7 @@ COLOURS = ('#8a919e', '#d0342c', '#1f4e9c', '#2f9e6b', '#b8860b', '#7b3fa0')
 STYLES = (':', '--', '-.', (0, (1, 4)))
 
 
-def draw(path: Path, comparison: Comparison) -> None:
+def draw_runs(path: Path, comparison: Comparison) -> None:
     figure = Figure(figsize=(13, 5), dpi=100, layout='constrained')
     curves, gains = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curves(curves, comparison)

@@ -12,7 +12,7 @@ from lidar_kd.files import write_atomically
 from training.comparing.figures import Comparison, Table
 
 
-def show(console: Console, comparison: Comparison) -> None:
+def show_comparison(console: Console, comparison: Comparison) -> None:
     for table in comparison.tables():
         console.table(*table)
 

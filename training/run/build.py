@@ -31,7 +31,7 @@ from training.run.folder import RunFolder
 from training.run.loop import Parts
 from training.run.loss import DistillationLoss, Teacher, TeacherNetwork
 from training.run.ranks import Ranks
-from training.run.sources import fuse, open_sources, Several, Sources
+from training.run.sources import fuse_scans, open_sources, Several, Sources
 from training.run.synced_norm import synchronise_norms
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
@@ -72,7 +72,7 @@ def build_parts(
             f'{sources.train.root}: no point of its {len(sources.train)} scans has a label that '
             'counts; change data.train.'
         )
-    spec = describe(config, sources, teachers)
+    spec = describe_student(config, sources, teachers)
     student = _build_student(config, spec, ranks)
     loader = Loader(
         learning,
@@ -90,7 +90,7 @@ def build_parts(
         ),
         spec=spec,
         loader=loader,
-        validation=fuse(sources.validation, sources.scored, config.data, console)
+        validation=fuse_scans(sources.validation, sources.scored, config.data, console)
         if config.data.fusion
         else sources.validation,
         folder=folder,
@@ -113,7 +113,7 @@ def find_teacher_inputs(config: Config, teachers: Teachers) -> dict[str, Teacher
     }
 
 
-def describe(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec:
+def describe_student(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec:
     """What the student's bundle will say of itself."""
     facts = {
         'run': config.name,
@@ -217,7 +217,7 @@ def _scans_to_learn_from(
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=config.seed, advance=advance)
     fused = data.fusion or any(teacher_input.fused for teacher_input in teacher_inputs.values())
-    own = fuse(train, train, data, console) if fused else train
+    own = fuse_scans(train, train, data, console) if fused else train
     chosen: Scans = own
     if sources.unlabelled and teacher_inputs and not config.is_its_own_teacher:
         chosen = Several([own, *sources.unlabelled])

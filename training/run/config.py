@@ -31,7 +31,7 @@ from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import SupervisedSettings
 from training.run.old_names import find_teacher_sections, refuse_old_settings, rename_settings
-from training.run.yaml_file import check, read_settings
+from training.run.yaml_file import check_settings, read_settings
 
 MAIN = 'teacher'  # name of the teacher of all methods that have none of their own
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -239,7 +239,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     for teacher in find_teacher_sections(settings):
         if teacher.get('config'):
             teacher['config'] = str((path.resolve().parent / str(teacher['config'])).resolve())
-    return check(settings, Config, path.name)
+    return check_settings(settings, Config, path.name)
 
 
 def describe_changes(ours: Config, theirs: dict[str, Any]) -> list[str]:

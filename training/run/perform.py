@@ -31,7 +31,7 @@ Job = Callable[[Config, RunFolder, Console, Ranks], None]
 
 def main(description: str, job: Job, default: Path) -> int:
     """Parses the command line and does the job; returns the exit code."""
-    arguments = parse(description, default)
+    arguments = parse_run_options(description, default)
     with join_ranks() as ranks:
         console = Console(quiet=not ranks.is_first)
         try:
@@ -49,7 +49,7 @@ def main(description: str, job: Job, default: Path) -> int:
     return 0
 
 
-def parse(description: str, default: Path) -> argparse.Namespace:
+def parse_run_options(description: str, default: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,11 +151,11 @@ def _perform(
         networks = _load_teachers(config, sources, teachers)
         parts = build_parts(config, sources, folder, console, ranks, networks)
         if ranks.is_first:
-            console.banner(config.name, describe(parts, sources, networks))
+            console.banner(config.name, describe_run(parts, sources, networks))
         run = Run(parts, console)
         run.fit()
         if ranks.is_first:
-            finish(parts, console)
+            report_run(parts, console)
     ranks.barrier()
 
 
@@ -176,7 +176,7 @@ def _load_teachers(config: Config, sources: Sources, paths: Mapping[str, Path]) 
     return {name: load_teacher(path, config, labels, device) for name, path in paths.items()}
 
 
-def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, object]:
+def describe_run(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, object]:
     """The banner: what learns what from what."""
     config, student = parts.config, parts.distillation.student
     batch = make_batch([sources.validation[0]], config.model.grid)
@@ -209,7 +209,7 @@ def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, ob
     return rows
 
 
-def finish(parts: Parts, console: Console) -> None:
+def report_run(parts: Parts, console: Console) -> None:
     """Scores the best bundle as a robot would run it, and says how to use it."""
     folder, scans = parts.folder, parts.validation
     if not folder.bundle.is_file():

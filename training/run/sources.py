@@ -61,7 +61,7 @@ def open_sources(data: Data, console: Console) -> Sources:
     _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
         train=learnt.require_labels(),
-        validation=spread(scored.require_labels(), data.validation_scans),
+        validation=spread_scans(scored.require_labels(), data.validation_scans),
         scored=scored,
         unlabelled=tuple(_without_labels(other) for other in others),
     )
@@ -119,7 +119,7 @@ def _without_labels(scans: ScanSet) -> ScanSet:
     return replace(scans, frames=tuple(replace(frame, labels=None) for frame in scans.frames))
 
 
-def fuse(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedScans:
+def fuse_scans(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedScans:
     """Scans with what those before them, of all those `among`, know of their hard objects' past;
     it is looked up once and cached.
     """
@@ -133,7 +133,7 @@ def fuse(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedS
     return FusedScans(scans, bank, among=among)
 
 
-def spread(scans: ScanSet, most: int | None) -> ScanSet:
+def spread_scans(scans: ScanSet, most: int | None) -> ScanSet:
     """At most so many scans, evenly spread over the set."""
     if most is None or most >= len(scans):
         return scans

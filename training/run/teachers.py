@@ -38,11 +38,11 @@ def load_teacher(path: Path, config: Config, labels: str, device: torch.device) 
     """A bundle whose answers the student can be compared with."""
     bundle = load_bundle(path)
     bundle.require_columns()
-    check_teacher(bundle.spec, config, labels, str(path))
+    check_teacher_spec(bundle.spec, config, labels, str(path))
     return FrozenTeacher(bundle, device)
 
 
-def check_teacher(spec: BundleSpec, config: Config, labels: str, where: str) -> None:
+def check_teacher_spec(spec: BundleSpec, config: Config, labels: str, where: str) -> None:
     if spec.labels.name != labels:
         raise ConfigError(
             f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "

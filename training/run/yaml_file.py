@@ -74,7 +74,7 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     return settings
 
 
-def check(settings: Mapping[str, Any], model: type[Model], where: str) -> Model:
+def check_settings(settings: Mapping[str, Any], model: type[Model], where: str) -> Model:
     """The typed configuration, or one sentence about the first mistake."""
     try:
         return model.model_validate(settings)

@@ -15,7 +15,7 @@ from small_run import make_street, save_teacher, settings_on, write_config
 from lidar_kd.errors import ConfigError
 from training import compare
 from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
-from training.comparing.plan import plan
+from training.comparing.plan import plan_runs
 from training.run.config import load_config
 
 SRKD = Path(__file__).resolve().parents[3] / 'config' / 'srkd.yaml'
@@ -203,9 +203,11 @@ def test_the_student_alone_is_trained_once_whatever_it_is_compared_with(
     assert second['baseline_miou'] == first['baseline_miou']
     # nor for what a teacher alone looks at; another student is another matter
     more = ['data.unlabelled=[{kind: bags, root: BAGS}]']
-    same = plan(load_config(Path('small.yaml'), more), ['alone'], 1, Path('third'))
+    same = plan_runs(load_config(Path('small.yaml'), more), ['alone'], 1, Path('third'))
     assert same[0].folder.path.exists()
-    other = plan(load_config(Path('small.yaml'), ['optim.lr=1e-3']), ['alone'], 1, Path('third'))
+    other = plan_runs(
+        load_config(Path('small.yaml'), ['optim.lr=1e-3']), ['alone'], 1, Path('third')
+    )
     assert not other[0].folder.path.exists()
 
 
@@ -214,7 +216,7 @@ def test_epochs_that_would_be_longer_with_scans_that_the_student_alone_does_not_
 ) -> None:
     more = ['data.unlabelled=[{kind: bags, root: BAGS}]', 'optim.steps=null']
     with pytest.raises(ConfigError, match='optim.steps: missing; in as many epochs'):
-        plan(load_config(Path('small.yaml'), more), ['alone', 'srkd'], 1, Path('x'))
+        plan_runs(load_config(Path('small.yaml'), more), ['alone', 'srkd'], 1, Path('x'))
 
 
 @pytest.mark.parametrize('rule', ['validate.keep=best', 'validate.patience=3'])
@@ -224,13 +226,13 @@ def test_a_choice_among_scores_that_the_student_alone_has_more_of_is_refused(
     more = ['data.unlabelled=[{kind: bags, root: BAGS}]', 'validate.keep=last', rule]
     uneven = load_config(Path('small.yaml'), [*more, 'validate.steps=null'])
     with pytest.raises(ConfigError, match='validate.steps: missing; by epochs the student alone'):
-        plan(uneven, ['alone', 'srkd'], 1, Path('x'))
+        plan_runs(uneven, ['alone', 'srkd'], 1, Path('x'))
     even = load_config(Path('small.yaml'), more)
-    assert len(plan(even, ['alone', 'srkd'], 1, Path('x'))) == 2
+    assert len(plan_runs(even, ['alone', 'srkd'], 1, Path('x'))) == 2
 
 
 def test_an_arm_that_is_named_twice_is_run_and_counted_once() -> None:
-    runs = plan(load_config(SRKD), ['alone', 'alone', 'srkd', 'srkd'], 2, Path('x'))
+    runs = plan_runs(load_config(SRKD), ['alone', 'alone', 'srkd', 'srkd'], 2, Path('x'))
     assert [run.name for run in runs] == ['alone-0', 'srkd-0', 'alone-1', 'srkd-1']
 
 
@@ -258,7 +260,7 @@ def test_another_simulator_is_another_student_alone(monkeypatch: pytest.MonkeyPa
     folders = []
     for digest in ('before', 'after'):
         monkeypatch.setattr('training.comparing.plan.digest_streets', lambda _, d=digest: d)
-        (one,) = plan(load_config(SRKD), ['alone'], 1, Path('x'))
+        (one,) = plan_runs(load_config(SRKD), ['alone'], 1, Path('x'))
         folders.append(one.folder.path.parent.name)
     assert folders[0] != folders[1]
 

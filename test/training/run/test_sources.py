@@ -15,7 +15,7 @@ from small_run import make_street
 from lidar_kd.cli.console import Console
 from training.data.semantickitti import open_semantickitti
 from training.data.settings import Data, Streets
-from training.run.sources import fuse, simulate, spread
+from training.run.sources import fuse_scans, simulate, spread_scans
 
 QUIET = Console(quiet=True)
 
@@ -61,9 +61,9 @@ def test_scans_chosen_to_be_scored_keep_the_past_that_the_others_know(
         points.tofile(path)
     scans = open_semantickitti(street, ['00'])
     data = Data(kind='semantickitti', root=street, past_scans=2)
-    whole = fuse(scans, scans, data, QUIET)
-    chosen = spread(scans, 2)  # the first and the last of four
-    fused = fuse(chosen, scans, data, QUIET)
+    whole = fuse_scans(scans, scans, data, QUIET)
+    chosen = spread_scans(scans, 2)  # the first and the last of four
+    fused = fuse_scans(chosen, scans, data, QUIET)
     assert [frame.name for frame in fused.frames] == ['00/000000', '00/000003']
     assert fused[1].past is not None
     assert fused[1].past.sum() > 0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 import pytest
 
 from lidar_kd.errors import ConfigError
-from training.run.yaml_file import check, parse_yaml, read_settings
+from training.run.yaml_file import check_settings, parse_yaml, read_settings
 
 
 class Optim(BaseModel):
@@ -32,7 +32,7 @@ def write(folder: Path, text: str) -> Path:
 
 def message(path: Path, *changes: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        check(read_settings(path, changes), Whole, path.name)
+        check_settings(read_settings(path, changes), Whole, path.name)
     return str(caught.value)
 
 
@@ -75,7 +75,7 @@ def test_a_missing_key_and_a_wrong_type_and_a_wrong_range_name_their_place(tmp_p
 def test_a_change_reaches_into_a_section_and_makes_it_if_needed(tmp_path: Path) -> None:
     path = write(tmp_path, 'name: a\n')
     settings = read_settings(path, ['optim.lr=5e-4', 'optim.epochs=2'])
-    assert check(settings, Whole, '').optim == Optim(epochs=2, lr=5e-4)
+    assert check_settings(settings, Whole, '').optim == Optim(epochs=2, lr=5e-4)
 
 
 def test_a_change_without_a_value_tells_how_to_write_it(tmp_path: Path) -> None:
