@@ -283,6 +283,7 @@ def live() -> None:
     try:
         if node.settings.autostart:
             node.start()
-        rclpy.spin(node)
+        if rclpy.ok():  # no signal came meanwhile
+            rclpy.spin(node)
     finally:
         node.destroy_node()

@@ -78,6 +78,33 @@ def test_a_stamp_before_1970_is_answered_and_kept(node: SegmentNode, partner: Pa
     assert partner.ask(scan).header == scan.header
 
 
+STRUCK = """
+import os, signal, sys
+import lidar_kd.ros.node as node
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+make = node.Pipeline
+def strike(settings):
+    os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+    return make(settings)
+node.Pipeline = strike
+sys.exit(node.main(['--ros-args', '-p', 'warm_up_points:=0']))
+"""
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_a_signal_while_it_configures_ends_it_without_a_traceback(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, '-c', STRUCK, name],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, 'Traceback' in done.stderr) == (0, False), done.stderr
+
+
 def test_a_misspelt_parameter_is_told_with_the_nearest_name(
     small_bundle: str, partner: Partner, capfd: pytest.CaptureFixture[str]
 ) -> None:
