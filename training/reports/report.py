@@ -13,14 +13,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.picture import draw_comparison, save_picture
 from lidar_kd.files import write_atomically, writing
 from lidar_kd.labels import ClassTable
 from training.data.scan import Scans
 from training.reports.draw import draw_confusion, draw_curves
+from training.reports.panoptic import (
+    PANOPTIC_COLUMNS,
+    panoptic_figures,
+    panoptic_rows,
+    PANOPTIC_TITLE,
+)
 from training.scores.metrics import Confusion, Score
 from training.scores.panoptic import PanopticQuality
 from training.scores.scoring import Answer, Segment
@@ -47,8 +51,11 @@ class Tabulation(NamedTuple):
 
 
 def tables(result: Result) -> list[Tabulation]:
-    panoptic = [] if result.panoptic is None else [_objects(result, result.panoptic)]
-    return [_means(result), _classes(result), _ranges(result), *panoptic]
+    found = [_means(result), _classes(result), _ranges(result)]
+    if result.panoptic is not None:
+        rows = panoptic_rows(result.table, result.panoptic)
+        found.append(Tabulation(PANOPTIC_TITLE, PANOPTIC_COLUMNS, rows))
+    return found
 
 
 def show(console: Console, result: Result) -> None:
@@ -74,7 +81,7 @@ def figures(result: Result) -> dict[str, float | None]:
     }
     values |= {f'iou_{name}': float(iou) for name, iou in zip(table.names, confusion.iou())}
     if result.panoptic is not None:
-        values |= _panoptic_figures(result, result.panoptic)
+        values |= panoptic_figures(table, result.panoptic, confusion.iou())
     by_range = confusion.occurring_by_range()
     values |= {f'miou_{_plain(name)}': score.value for name, score in by_range.items()}
     return {name: None if math.isnan(value) else value for name, value in values.items()}
@@ -236,48 +243,6 @@ def _ranges(result: Result) -> Tabulation:
     ]
     title = 'mIoU % by distance, over the classes that occur there'
     return Tabulation(title, ('distance', 'points', 'classes', 'mIoU'), rows)
-
-
-def _objects(result: Result, quality: PanopticQuality) -> Tabulation:
-    """The benchmark's means on top: over all classes, an absent one counts as 0."""
-    pq, sq, rq = quality.pq(), quality.sq(), quality.rq()
-    tp, fp, fn = quality.counts
-    movable = result.table.group_ids('movable')
-    groups = {
-        'all classes': np.arange(len(pq)),
-        'things': movable,
-        'stuff': result.table.group_ids('static'),
-    }
-    rows = [
-        (name, *(_percent(float(values[ids].mean())) for values in (pq, sq, rq)), '', '', '')
-        for name, ids in groups.items()
-    ]
-    rows += [
-        (
-            name + ' (thing)' * (index in movable),
-            *(_percent(values[index]) for values in (pq, sq, rq)),
-            *(f'{counts[index]:,}' for counts in (tp, fp, fn)),
-        )
-        for index, name in enumerate(result.table.names)
-    ]
-    columns = ('class', 'PQ', 'SQ', 'RQ', 'found', 'invented', 'missed')
-    return Tabulation(
-        'panoptic quality %, SemanticKITTI official: absent class = 0', columns, rows
-    )
-
-
-def _panoptic_figures(result: Result, quality: PanopticQuality) -> dict[str, float]:
-    pq, movable = quality.pq(), result.table.group_ids('movable')
-    values = {
-        'pq': pq.mean(),
-        'sq': quality.sq().mean(),
-        'rq': quality.rq().mean(),
-        'pq_things': pq[movable].mean(),
-        'pq_stuff': pq[result.table.group_ids('static')].mean(),
-        'pq_dagger': quality.dagger(movable, result.confusion.iou()).mean(),
-    }
-    values |= {f'pq_{name}': each for name, each in zip(result.table.names, pq)}
-    return {name: float(value) for name, value in values.items()}
 
 
 def _scores(confusion: Confusion, classes: Sequence[int] | None = None) -> list[Score]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +96,8 @@ def test_the_gap_between_points_of_one_object_grows_with_range() -> None:
     # a car's gap is 0.7 m at the sensor and 1.2 cm more with every metre: 1.3 m at 50 m
     halves = np.array([[0, 0, 0], [0, 1.0, 0]], np.float32)
     near, far = (
-        find((np.repeat(halves + np.float32([x, 0, 0]), 30, axis=0), CAR)) for x in (5, 50)
+        find((np.repeat(halves + np.array([x, 0, 0], np.float32), 30, axis=0), CAR))
+        for x in (5, 50)
     )
     assert (len(near), len(far)) == (2, 1)
 
@@ -102,9 +105,9 @@ def test_the_gap_between_points_of_one_object_grows_with_range() -> None:
 def test_fewer_points_are_enough_far_away() -> None:
     # 20 within 10 m, 20 * 10 / 30 = 6.7 at 30 m
     spot = np.zeros((8, 3), np.float32)
-    assert len(find((spot + np.float32([8, 0, 0]), CAR))) == 0
-    assert len(find((spot + np.float32([30, 0, 0]), CAR))) == 1
-    assert len(find((spot[:6] + np.float32([30, 0, 0]), CAR))) == 0
+    assert len(find((spot + np.array([8, 0, 0], np.float32), CAR))) == 0
+    assert len(find((spot + np.array([30, 0, 0], np.float32), CAR))) == 1
+    assert len(find((spot[:6] + np.array([30, 0, 0], np.float32), CAR))) == 0
 
 
 def test_confidence_is_the_mean_probability_and_uncertain_points_can_be_left_out() -> None:
@@ -141,5 +144,6 @@ def test_points_and_labels_of_different_scans_are_refused() -> None:
 
 @pytest.mark.parametrize('key', ['range_m', 'min_points', 'fewest_points', 'gap_per_m'])
 def test_settings_outside_their_range_are_named(key: str) -> None:
+    change: dict[str, Any] = {key: -1}
     with pytest.raises(ConfigError, match=key):
-        ObjectSettings(**{key: -1})
+        replace(ObjectSettings(), **change)
