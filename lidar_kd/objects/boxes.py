@@ -52,10 +52,10 @@ def choose_angles(xy: Floats, starts: Ids) -> Floats:
     xy = xy[rows]
     # distances count, places do not: in float32 far from the sensor they would lose digits
     object_ = _spread(starts, len(xy))
-    near = (xy - xy[starts][object_]).astype(np.float32)
+    local = (xy - xy[starts][object_]).astype(np.float32)
     coarse = np.broadcast_to(_COARSE, (len(starts), len(_COARSE)))
-    best = _best(near, starts, object_, coarse)
-    return _best(near, starts, object_, best[:, None] + _FINE) % (math.pi / 2)
+    best = _best(local, starts, object_, coarse)
+    return _best(local, starts, object_, best[:, None] + _FINE) % (math.pi / 2)
 
 
 def _best(xy: NDArray[np.float32], starts: Ids, object_: Ids, angles: Floats) -> Floats:
@@ -127,8 +127,8 @@ def _is_length(extents: Floats, length_m: Floats, width_m: Floats) -> NDArray[np
     # the longer of both may be a front or back: as wide as the class is, and less than half long
     face = np.maximum(first, second) < np.minimum(1.25 * width_m, 0.6 * length_m)
     narrow = np.minimum(first, second) < 0.6 * width_m
-    is_length: NDArray[np.bool_] = longer ^ (face & narrow)
-    return is_length
+    first_is_length: NDArray[np.bool_] = longer ^ (face & narrow)
+    return first_is_length
 
 
 def _extend(low: Floats, high: Floats, typical: Floats) -> tuple[Floats, Floats]:

@@ -79,7 +79,7 @@ def _choose_rows(
     wanted[table.group_ids('movable')] = True
     rows = np.flatnonzero(wanted[labels])
     near = np.abs(points[rows, :3]).max(1, initial=0) <= settings.range_m  # NaN: False
-    chosen: Ids = rows[near & (probability[rows] >= settings.min_probability)]
+    chosen: Ids = rows[near & ~(probability[rows] < settings.min_probability)]
     return chosen
 
 

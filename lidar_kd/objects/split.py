@@ -26,8 +26,8 @@ def split_large(
             return clusters
         first, second, distance = pairs
         limit = np.where(large, share, 1.0) * reach_m
-        kept = distance <= np.minimum(limit[first], limit[second])
-        kept &= clusters[first] == clusters[second]
+        close = distance <= np.minimum(limit[first], limit[second])
+        kept = np.flatnonzero(close & (clusters[first] == clusters[second]))
         pieces = connect(len(cells), first[kept], second[kept])
         clusters = _give_back(cells, clusters, pieces)
     return _cut(cells, clusters, largest_m)
@@ -37,8 +37,9 @@ def find_large(cells: Cells, clusters: Ids, largest_m: Floats) -> NDArray[np.boo
     """(c,) whether the cell's cluster is longer or wider than its class allows."""
     order, starts = sort_by(clusters)
     extents = np.sort(fit_rectangles(cells.middles[order], starts).extents, axis=1)[:, ::-1]
-    large = np.asarray((extents > largest_m[order[starts]]).any(1))
-    return large[clusters]
+    large = (extents > largest_m[order[starts]]).any(1)
+    of_cell: NDArray[np.bool_] = large[clusters]
+    return of_cell
 
 
 def sort_by(clusters: Ids) -> tuple[Ids, Ids]:
