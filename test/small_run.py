@@ -45,13 +45,13 @@ def make_street(root: Path) -> Path:
         (sequence / 'poses.txt').write_text(poses)
         (sequence / 'calib.txt').write_text(CALIB)
         for frame in range(count):
-            points, raw = _make_scan(np.random.default_rng([int(name), frame]), frame)
+            points, raw = make_scan(np.random.default_rng([int(name), frame]), frame)
             points.tofile(sequence / 'velodyne' / f'{frame:06}.bin')
             raw.tofile(sequence / 'labels' / f'{frame:06}.label')
     return root
 
 
-def _make_scan(rng: np.random.Generator, frame: int) -> tuple[NDArray, NDArray]:
+def make_scan(rng: np.random.Generator, frame: int) -> tuple[NDArray, NDArray]:
     """The sensor drives 1 m ahead per frame, between two walls with trees."""
     parts = (
         (ROAD, 900, (-20, -5, -1.75), (20, 5, -1.7)),

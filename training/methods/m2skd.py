@@ -80,7 +80,7 @@ class M2skd(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = s = settings
-        _check(settings, student, teacher, statistics)
+        _check(settings, student, teacher)
         weights = {
             'm2skd.early_feature': s.early_feature,
             'm2skd.late_feature': s.late_feature,
@@ -161,15 +161,8 @@ def split_objects(rows: Indices, names: Indices, most: int) -> list[Indices]:
     return [members[:most] for members in objects if len(members) >= _LEAST_POINTS]
 
 
-def _check(
-    settings: M2skdSettings, student: Widths, teacher: Widths, statistics: LabelStatistics
-) -> None:
-    by_object = settings.affinity and settings.affinity_within == 'objects'
-    if by_object and not statistics.table.has_instances:
-        raise ConfigError(
-            f"m2skd.affinity: the labels of '{statistics.table.name}' have no instance ids; "
-            'set methods.m2skd.affinity to 0, or affinity_within to classes.'
-        )
+def _check(settings: M2skdSettings, student: Widths, teacher: Widths) -> None:
+    """Objects are numbered, or the scans could not have been fused with their past."""
     if settings.early_feature and not (student.early and teacher.early):
         who = 'teacher' if student.early else 'student'
         raise ConfigError(

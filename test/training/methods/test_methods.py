@@ -235,13 +235,19 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
         build('srkd', teacher=replace(TEACHER, classes=16))
 
 
-def test_m2skd_without_instance_ids_is_refused_with_the_remedy() -> None:
+def test_m2skd_learns_from_the_classes_of_any_table() -> None:
     nuscenes = LabelStatistics(table=NUSCENES, class_shares=np.full(16, 1 / 16))
-    widths: dict[str, Any] = {'student': STUDENT, 'teachers': {'m2skd': TEACHER}}
-    with pytest.raises(ConfigError, match=r"'nuscenes' have no instance ids; set methods\.m2skd"):
-        build_methods(Settings(), **widths, statistics=nuscenes)
-    without = Settings(m2skd=M2skdSettings(affinity=0))
-    build_methods(without, **widths, statistics=nuscenes)
+    few = {'student': replace(STUDENT, classes=16), 'teacher': replace(TEACHER, classes=16)}
+    methods = build_methods(
+        Settings(),
+        student=few['student'],
+        teachers={'m2skd': few['teacher']},
+        statistics=nuscenes,
+    )
+    said, other = Answers(few['student'], 2, 0), Answers(few['teacher'], 2, 1)
+    hard = torch.full((2 * POINTS,), int(NUSCENES.hard_ids[0]), dtype=torch.uint8)
+    terms = terms_of(methods, make_inputs(said, other, labels=hard))
+    assert terms['m2skd.affinity'] > 0  # nuScenes-panoptic numbers its objects
 
 
 def test_m2skd_without_early_features_is_refused_with_the_remedy() -> None:
