@@ -25,6 +25,15 @@ RUN sed -i '/^numpy==/d' constraints.txt \
 COPY . .
 RUN pip install --no-cache-dir --no-build-isolation -c versions.txt .
 
+# Nothing of it needs root; the log of ROS lies in the user's home. The name is fixed, not the
+# number: --user works, too.
+RUN useradd --create-home robot
+USER robot
+WORKDIR /home/robot
+
+# As PID 1 launch ignores SIGTERM.
+STOPSIGNAL SIGINT
+
 # `ros2 launch` finds what pip installed through the ament index.
 ENV AMENT_PREFIX_PATH=$VIRTUAL_ENV
 ENTRYPOINT ["/ros_entrypoint.sh", "ros2", "launch", "lidar_kd", "segment.launch.py"]

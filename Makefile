@@ -8,11 +8,10 @@ READY := .venv/.ready
 INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setup.py \
 	$(wildcard lidar_kd/sparse/engines/native/*.[ch] lidar_kd/sparse/engines/native/*.py)
 
-# ROS finds what pip installed only here; threads that spin while they wait slow the others down.
+# ROS finds what pip installed only here.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
-export OMP_WAIT_POLICY ?= passive
 
-.PHONY: test demo lint format bench clean
+.PHONY: test demo docs lint format bench clean
 
 test: lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
@@ -29,6 +28,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The site, in site/; a broken link is an error.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # The peer is measured beside our engines where it has wheels.
 bench: .venv/.bench
 	$(BIN)/python training/bench.py engine
@@ -42,7 +45,11 @@ $(READY): $(INPUTS)
 	PYTHON='$(PYTHON)' EXTRA=bench .ci/setup.sh
 	touch $@
 
+.venv/.docs: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mkdocs-material
+	touch $@
+
 clean:
-	rm -rf build dist install log *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f lidar_kd/sparse/engines/native/_kernels* $(READY) .venv/.bench
+	rm -rf build dist install site log *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f lidar_kd/sparse/engines/native/_kernels* $(READY) .venv/.bench .venv/.docs
 	find lidar_kd training test -name __pycache__ -prune -exec rm -rf {} +

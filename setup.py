@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / NATIVE))  # a PEP 517 build does not put the check
 from build_kernels import BuildKernels  # noqa: E402
 
 NAME = 'lidar_kd'
+HAS_SPCONV = 'platform_machine == "x86_64" and python_version < "3.12"'
 HAS_ROS_WHEELS = 'platform_machine == "x86_64" and sys_platform == "linux"'
 
 
@@ -34,7 +35,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['weights/*.safetensors']},
+    package_data={NAME: ['py.typed', 'weights/*.safetensors']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -75,8 +76,9 @@ setup(
             'types-PyYAML',
             'types-setuptools<80',
         ],
+        'docs': ['mkdocs-material'],
         'bench': ['spconv; platform_machine == "x86_64"'],
-        'cuda': ['spconv-cu120; platform_machine == "x86_64" and python_version < "3.12"'],
+        'cuda': [f'spconv-cu120; {HAS_SPCONV}', f'numpy<2; {HAS_SPCONV}'],  # constraints-cuda.txt
         'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt
             f'ros-rclpy[fastrtps]; {HAS_ROS_WHEELS}',
             *(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import os
 from pathlib import Path
 
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -16,7 +17,6 @@ from launch.actions import (
     OpaqueFunction,
     SetEnvironmentVariable,
 )
-from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -110,6 +110,9 @@ def start_bag(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
+    if not read_flag('rviz', values['rviz']):
+        return []
+    check_rviz()
     namespace = values['namespace'].strip('/')
     prefix = f'/{namespace}/{NAME}' if namespace else f'/{NAME}'
     return [
@@ -123,6 +126,15 @@ def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     ]
 
 
+def check_rviz() -> None:
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        raise RuntimeError(
+            'rviz:=true needs rviz2: sudo apt install ros-$ROS_DISTRO-rviz2, or rviz:=false.'
+        ) from None
+
+
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
@@ -131,10 +143,9 @@ def generate_launch_description() -> LaunchDescription:
                 for name, (default, text) in ARGUMENTS.items()
             ),
             *(set_unless_set(name, value) for name, value in ENVIRONMENT.items()),
-            OpaqueFunction(function=start_node),
+            # The node last: an action that fails before it leaves nothing running.
+            OpaqueFunction(function=start_rviz),
             OpaqueFunction(function=start_bag),
-            OpaqueFunction(
-                function=start_rviz, condition=IfCondition(LaunchConfiguration('rviz'))
-            ),
+            OpaqueFunction(function=start_node),
         ]
     )

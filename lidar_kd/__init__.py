@@ -1,4 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic segmentation of LiDAR scans by distilled sparse networks."""
+"""Semantic segmentation of LiDAR scans by distilled sparse networks.
 
-__version__ = '0.1.0'
+from lidar_kd import find_shipped_bundle, load_bundle, Segmenter
+
+What is named here is loaded when it is first asked for: a room that needs no torch loads none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+import os
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lidar_kd.bundle import find_shipped_bundle, load_bundle
+    from lidar_kd.segmenter import Segmenter
+
+__version__ = '0.2.0'
+__all__ = ['Segmenter', 'find_shipped_bundle', 'load_bundle']
+
+_HOME = {
+    'Segmenter': 'lidar_kd.segmenter',
+    'find_shipped_bundle': 'lidar_kd.bundle',
+    'load_bundle': 'lidar_kd.bundle',
+}
+
+# Threads that spin while they wait take the cores from everyone else: beside two busy processes a
+# network is several times slower. OpenMP reads this once, when torch is loaded: here it is early
+# enough unless torch came first, and then the variable still holds for what this process starts.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,25 +34,25 @@ _NOT_STORED = 'num_batches_tracked'  # counts training steps; means nothing to a
 _SHOWN = 3  # tensors named in an error
 
 
-class _Settings(BaseModel):
+class _StrictSettings(BaseModel):
     model_config = ConfigDict(strict=True, extra='forbid', frozen=True, allow_inf_nan=False)
 
 
-class ModelSpec(_Settings):
+class ModelSpec(_StrictSettings):
     """What `lidar_kd.models.build_model` is called with; the label table gives the classes."""
 
     name: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class IntensitySpec(_Settings):
+class IntensitySpec(_StrictSettings):
     """`scale` times the intensity of a scan as stored gives what the network was trained on."""
 
     scale: PositiveFloat = 1.0
     source: str = ''  # for people: where the convention comes from, 'KITTI, 0-1'
 
 
-class BundleSpec(_Settings):
+class BundleSpec(_StrictSettings):
     format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     model: ModelSpec
     grid: Grid

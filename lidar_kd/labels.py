@@ -45,11 +45,17 @@ class ClassTable:
     raw_ids: tuple[tuple[int, ...], ...]  # per class; the first one is written by to_raw
     ignored_raw_ids: tuple[int, ...]  # known ids without a class; the first one stands for 255
     autoware_ids: tuple[int, ...]
-    groups: Mapping[str, tuple[str, ...]] = field(hash=False)  # may overlap
-    hard: tuple[str, ...] = ()  # rare classes, reported apart (methods.md, M2SKD)
+    # may overlap; `movable` (what both benchmarks call things) and `static` come by themselves
+    groups: Mapping[str, tuple[str, ...]] = field(hash=False)
+    hard: tuple[str, ...] = ()  # rare classes, reported apart: those of M2SKD
     has_instances: bool = False  # raw ids carry an instance id in their upper 16 bits
 
     def __post_init__(self) -> None:
+        # Derived, so that the table of an older bundle has them too.
+        movable = tuple(n for n, id_ in zip(self.names, self.autoware_ids) if id_ <= HAZARD)
+        static = tuple(name for name in self.names if name not in movable)
+        derived = {'movable': movable, 'static': static}
+        object.__setattr__(self, 'groups', {**derived, **self.groups})
         if problem := self._find_problem():
             raise ConfigError(f"label table '{self.name}' {problem}.")
 

@@ -63,7 +63,7 @@ class Segmenter:
         model = copy.deepcopy(bundle.model)  # folding changes the weights
         self._model = cast(SegmentationNetwork, fold_norms(model).to(self.device).eval())
         self._timing: dict[str, float] = {}
-        self.engine.tune_memory(live=True)
+        self.engine.memory.tune(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
 
     def warm_up(self, points: int = 120_000) -> None:
@@ -155,7 +155,7 @@ def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tenso
         *voxels.level.engine.answers(output.voxel_logits if own is None else own)
     )
     labels, probability, entropy = (
-        spread(values, output.point_voxel if own is None else None, voxels.rows, count, missing)
+        to_points(values, output.point_voxel if own is None else None, voxels.rows, count, missing)
         for values, missing in zip(answers, (IGNORE, 0.0, math.nan))
     )
     return labels, probability, entropy
@@ -176,7 +176,7 @@ def drop_overflowed(
     )
 
 
-def spread(
+def to_points(
     values: Tensor, owner: Tensor | None, rows: Tensor, count: int, missing: float
 ) -> Tensor:
     """One value per input point; `owner`: the row of `values` each seen point takes."""

@@ -33,11 +33,11 @@ Bounds = tuple[float, float, float]
 REACH = 2**19 - 16  # cells on each side of the origin: 26 km at 0.05 m, and keys always fit
 
 
-class _Settings(BaseModel):
+class _FrozenGrid(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', allow_inf_nan=False)
 
 
-class CartesianGrid(_Settings):
+class CartesianGrid(_FrozenGrid):
     """Cubes; without bounds every point within 26 km (at 0.05 m) is seen."""
 
     clamps: ClassVar[bool] = False
@@ -73,13 +73,16 @@ class CartesianGrid(_Settings):
         return positions.floor().int()
 
 
-class CylinderGrid(_Settings):
+class CylinderGrid(_FrozenGrid):
     """Cells in radius, angle and height, as many as `cells` between the bounds."""
 
     kind: Literal['cylinder'] = 'cylinder'
     shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (480, 360, 32)
     radius_m: tuple[float, float] = (0.0, 50.0)
     height_m: tuple[float, float] = (-4.0, 2.0)
+    # a cell is the range over their number; 'published': over one less, so that the last holds
+    # only what lies on or beyond the bound, as the published weights of Cylinder3D want it
+    cell: Literal['even', 'published'] = 'even'
     outside: Literal['drop', 'clamp'] = 'drop'  # clamp: into the border cell, and counted
 
     @field_validator('radius_m', 'height_m')
@@ -95,21 +98,40 @@ class CylinderGrid(_Settings):
 
     @property
     def lower(self) -> Bounds:
-        return (self.radius_m[0], -math.pi, self.height_m[0])
+        return (self.radius_m[0], -self._half_turn, self.height_m[0])
 
     @property
     def upper(self) -> Bounds:
-        return (self.radius_m[1], math.pi, self.height_m[1])
+        return (self.radius_m[1], self._half_turn, self.height_m[1])
+
+    @property
+    def _half_turn(self) -> float:
+        return math.pi if self.cell == 'even' else 3.1415926
+
+    @property
+    def cell_sizes(self) -> Bounds:
+        """In metres, radians, metres."""
+        less = 0 if self.cell == 'even' else 1
+        r, phi, z = (
+            (top - low) / max(1, count - less)
+            for low, top, count in zip(self.lower, self.upper, self.shape)
+        )
+        return r, phi, z
 
     def positions(self, points: Tensor) -> Tensor:
         """(N, 3) radius, angle and height in units of a cell."""
         x, y, z = points[:, 0], points[:, 1], points[:, 2]
         polar = torch.stack([torch.hypot(x, y), torch.atan2(y, x), z], 1)
+        if self.cell == 'published':  # as there divided in float64: on a border each bit counts
+            polar = polar.double()
+            return (polar - polar.new_tensor(self.lower)) / polar.new_tensor(self.cell_sizes)
         lower, upper = polar.new_tensor(self.lower), polar.new_tensor(self.upper)
         return (polar - lower) / (upper - lower) * polar.new_tensor(self.shape)
 
     def inside(self, points: Tensor, positions: Tensor) -> Tensor:
         top = positions.new_tensor(self.shape)
+        if self.cell == 'published':
+            return ((positions >= 0) & (positions <= top - 1)).all(1)
         top[1] += 1  # an angle of exactly pi belongs to the last cell
         return ((positions >= 0) & (positions < top)).all(1)
 
@@ -175,12 +197,13 @@ def voxelize(
         points, positions = points[rows], positions[rows]
         batch = None if batch is None else batch[rows]
     cells = grid.cells(positions)
+    positions = positions.to(points.dtype)
     owner = cells.new_zeros(len(cells)) if batch is None else batch.int()
     coords = torch.cat([owner[:, None], cells], 1)
     layout = key_layout(coords)
-    group, order, starts = chosen.group(chosen.keys(coords, layout))
+    group, order, starts = chosen.grouping.group(chosen.keys(coords, layout))
     level = Level(coords.index_select(0, order.index_select(0, starts[:-1])), chosen, layout)
-    features = chosen.means(points, order, starts)
+    features = chosen.grouping.means(points, order, starts)
     return Voxels(points, owner, rows, positions, group.long(), features, level, left_out)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# Read when torch is imported. Threads that spin while they wait make a busy machine 10x slower.
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+# Before a test imports torch: lidar_kd says how its threads wait.
+import lidar_kd  # noqa: E402, F401
 
 # Nothing sets it for a pip user, and ament_index_python looks nowhere else.
 prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
@@ -30,7 +30,7 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_replay')
+ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_processes', 'test_replay')
 NATIVE = ('avx512', 'avx2', 'portable')
 
 
@@ -57,6 +57,13 @@ def make_engine(name: str) -> Engine:
         return NativeEngine(None if name == 'best' else name)
     except ValueError as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture(autouse=True)
+def _loggers_reach_caplog() -> None:
+    from own_loggers import open_loggers
+
+    open_loggers()
 
 
 @pytest.fixture(scope='module')

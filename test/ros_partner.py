@@ -42,6 +42,7 @@ from lidar_kd.voxels import CartesianGrid
 
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Humble talks to the network
 NAME = 'lidar_kd'
+LIMIT_S = 60.0  # of what must happen, however busy the machine
 DOMAINS = 100  # above 101, ports meet those of outgoing connections
 TRANSITIONS = {  # and the states they lead to
     'configure': (Transition.TRANSITION_CONFIGURE, 'inactive'),
@@ -98,7 +99,7 @@ def make_scan(
     return cloud
 
 
-def wait_for(happens: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+def wait_for(happens: Callable[[], Any], what: str, timeout_s: float = LIMIT_S) -> Any:
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if result := happens():
@@ -184,14 +185,14 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
     def has_listener(self) -> bool:
         return bool(self._scans.get_subscription_count())
 
-    def call(self, service: str, kind: Any, request: Any, patience_s: float = 3.0) -> Any:
+    def call(self, service: str, kind: Any, request: Any, patience_s: float = LIMIT_S / 3) -> Any:
         """Once more when the answer is lost, as happens before both sides know each other."""
         client = self._clients_by_name.get(kind)
         if client is None:
             client = self._clients_by_name[kind] = self.create_client(kind, f'/{NAME}/{service}')
             time.sleep(0.1)
         for _ in range(3):
-            assert client.wait_for_service(10.0), service
+            assert client.wait_for_service(LIMIT_S), service
             done = threading.Event()
             future = client.call_async(request)
             future.add_done_callback(lambda _, done=done: done.set())

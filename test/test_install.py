@@ -18,7 +18,7 @@ import lidar_kd
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = 'lidar_kd/sparse/engines/native/_kernels.abi3.so'
 STUDENTS = sorted((ROOT / 'lidar_kd' / 'weights').glob('*.safetensors'))
-COST = 'sparse convolution falls back to plain torch, about 2x slower'
+COST = 'sparse convolution falls back to plain torch, about 5x slower'
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.
 BROKEN_COMPILER = {'CC': 'false'}
 WITHOUT_COMPILER = {'PATH': '', 'CC': ''}
@@ -89,7 +89,8 @@ def assert_in_ament_index(prefix: Path, checkout: Path) -> None:
 
 
 def assert_has_a_student(packages: Path) -> None:
-    """The weights that ship lie in the installation."""
+    """The weights that ship, and the mark that types do, lie in the installation."""
+    assert (packages / 'lidar_kd' / 'py.typed').is_file()
     for path in STUDENTS:
         assert (packages / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
@@ -129,6 +130,7 @@ def test_without_a_compiler_the_package_still_installs_and_says_what_it_costs(
     assert COST in line
     assert_in_ament_index(prefix, checkout)
     packages = packages_below(prefix)
+    assert_has_a_student(packages)
     assert not (packages / LIBRARY).exists()
     code = 'import lidar_kd; print(lidar_kd.__file__)'
     said = run([sys.executable, '-c', code], tmp_path, {'PYTHONPATH': str(packages)})
@@ -199,7 +201,13 @@ def test_an_sdist_carries_what_a_build_needs(checkout: Path) -> None:
     wanted = {path.relative_to(checkout).as_posix() for path in native if path.is_file()}
     assert STUDENTS
     wanted |= {path.relative_to(ROOT).as_posix() for path in STUDENTS}
-    wanted |= {'package.xml', 'resource/lidar_kd', 'launch/README.md', 'config/README.md'}
+    wanted |= {
+        'package.xml',
+        'lidar_kd/py.typed',
+        'resource/lidar_kd',
+        'launch/README.md',
+        'config/README.md',
+    }
     assert wanted <= held
 
 

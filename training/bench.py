@@ -11,12 +11,16 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
-from training.benchmarks.gpu import run_card
+from training.benchmarks.gpu import run_gpu
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
@@ -28,7 +32,7 @@ BENCHMARKS = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
-    'card': (run_card, 'engines and number types on a CUDA device, forward and training step'),
+    'gpu': (run_gpu, 'engines and number types on a CUDA device, forward and training step'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),

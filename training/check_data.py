@@ -16,6 +16,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 import numpy as np
 
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT

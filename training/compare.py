@@ -18,6 +18,10 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.files import write_atomically
@@ -44,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
         help='what to compare with the student alone: srkd, pvkd, m2skd, or sums as srkd+m2skd; '
-        "answers: only the teacher's answers as labels (teacher.labels) "
+        'pseudo_labels: only those of the teacher (teacher.pseudo_labels) '
         '(default: what the configuration lists)',
     )  # fmt: skip
     parser.add_argument('--seeds', type=int, default=3, help='runs of each (default 3)')

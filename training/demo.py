@@ -11,12 +11,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+import os
 from pathlib import Path
+import secrets
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
 
 import numpy as np
 
@@ -33,10 +40,12 @@ from training.live.processes import (
     prepare_environment,
     require_ros,
     running,
+    wait_until,
 )
 from training.scores.metrics import Confusion, horizontal_range
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
+from training.views.animation import save_animation
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received
@@ -44,11 +53,16 @@ if TYPE_CHECKING:
 SEED = 2026  # streets that no shipped student was trained on
 STRIP = 5  # views side by side
 RANGE_M = 40.0
+FRAMES, FRAME_PX, FRAME_MS = 24, 400, 200  # of the animation
+ANIMATION_RANGE_M = 30.0
+START_LIMIT_S = 180.0  # for the node to load torch and its bundle, perhaps on a busy machine
+SCAN_S = 0.1
+SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
 EXIT_INTERRUPTED = 130
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # points (N, 4), truth (N,), labels (N,)
 
 
-def parse() -> argparse.Namespace:
+def parse_demo() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -57,10 +71,17 @@ def parse() -> argparse.Namespace:
     add('--scans', type=int, default=100, help='length of the drive at 10 Hz (default 100)')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
     add('--out', type=Path, default=Path('runs/demo'), help='output folder (default runs/demo)')
+    add('--animation', type=Path, metavar='GIF', help='also draw the drive as a moving picture')
+    add(
+        '--domain',
+        type=int,
+        metavar='ID',
+        help="ROS_DOMAIN_ID of the three processes (default: another than the environment's)",
+    )
     return parser.parse_args()
 
 
-def simulate(out: Path, scans: int, console: Console) -> Path:
+def simulate_drive(out: Path, scans: int, console: Console) -> Path:
     """The folder of the drive; made once."""
     settings = Settings(seed=SEED, index=0, scans=scans, quarter='city', enrich=3.0)
     root = out / f'streets-{scans}'
@@ -75,39 +96,72 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
     """Node, replay and listener until the last scan is answered."""
     from training.live.listener import listening
 
-    out, scans = arguments.out, arguments.scans
+    namespace = f'/demo_{secrets.token_hex(4)}'  # nobody else's: what is counted is this drive
     with ExitStack() as stack:
-        listener, listen = stack.enter_context(listening('labeled', lambda received: received))
+        listener, listen = stack.enter_context(
+            listening(namespace, 'labeled', lambda received: received)
+        )
+        names = {'__ns': namespace, '~/points': 'points'}
         parameters = {
             'model': bundle.resolve(),
             'device': arguments.device,
             'reliability': 'reliable',  # auto would take a moment to find it out
         }
-        node_log, replay_log = out / 'node.log', out / 'replay.log'
-        node = stack.enter_context(
-            running('segment_node', parameters, {'~/points': '/points'}, node_log)
-        )
-        while not listener.is_ready:
-            listen(0.2)
-            check_alive(node, node_log)
+        log = arguments.out / 'node.log'
+        node = stack.enter_context(running('segment_node', parameters, names, log))
+
+        def is_ready() -> bool:
+            check_alive(node, log)
             if listener.problem.startswith('not configured'):
                 raise ConfigError(listener.problem)
-        replayed = {'path': folder.resolve(), 'truth': True, 'loop': False, 'listeners': 1}
-        replay = stack.enter_context(running('replay_node', replayed, {}, replay_log))
-        with console.progress(scans, 'driving') as step:
-            for _ in _wait(listener, listen, replay.poll):
-                step()
-        check_alive(replay, replay_log)
-        listen(1.5)  # the last answers, and diagnostics that count them
+            return listener.is_ready
+
+        hint = f'the node was not heard of within {START_LIMIT_S:.0f} s; see {log}.'
+        wait_until(is_ready, listen, START_LIMIT_S, hint)
+        warn_of_strangers(listener.strangers(), namespace, console)
+        _replay(stack, folder, namespace, arguments, (listener, listen), console)
         return listener
 
 
-def _wait(
-    listener: Listener, listen: Callable[[float], None], ended: Callable[[], int | None]
+def warn_of_strangers(others: list[str], namespace: str, console: Console) -> None:
+    if others:
+        console.warn(
+            f'others are in ROS domain {os.environ["ROS_DOMAIN_ID"]}, too: {", ".join(others)}; '
+            f'they get nothing of this drive, whose names begin with {namespace}'
+        )
+
+
+def _replay(
+    stack: ExitStack,
+    folder: Path,
+    namespace: str,
+    arguments: argparse.Namespace,
+    heard: tuple[Listener, Callable[[float], None]],
+    console: Console,
+) -> None:
+    """The drive, from the first scan to the last answer."""
+    log, scans = arguments.out / 'replay.log', arguments.scans
+    replayed = {'path': folder.resolve(), 'truth': True, 'loop': False, 'listeners': 1}
+    replay = stack.enter_context(running('replay_node', replayed, {'__ns': namespace}, log))
+    limit_s = SCAN_S * scans + SLACK_S
+    with console.progress(scans, 'driving') as step:
+        for _ in follow(*heard, replay.poll, limit_s):
+            step()
+    check_alive(replay, log)
+    if replay.poll() is None:
+        raise ConfigError(f'the replay did not end within {limit_s:.0f} s; see {log}.')
+    heard[1](1.5)  # the last answers, and diagnostics that count them
+
+
+def follow(
+    listener: Listener,
+    listen: Callable[[float], None],
+    ended: Callable[[], int | None],
+    limit_s: float,
 ) -> Iterator[None]:
-    """Yields once per labelled scan until the replay has ended."""
-    seen = 0
-    while ended() is None:
+    """Yields once per labelled scan until the replay has ended, or the time is up."""
+    seen, end_s = 0, time.monotonic() + limit_s
+    while ended() is None and time.monotonic() < end_s:
         listen(0.2)
         while seen < len(listener.kept):
             seen += 1
@@ -119,7 +173,7 @@ def read(received: Received) -> Labelled:
     return cloud.points, cloud.rows['truth'], cloud.rows['label']
 
 
-def score(answers: list[Received], table: ClassTable) -> Confusion:
+def score_drive(answers: list[Received], table: ClassTable) -> Confusion:
     confusion = Confusion(table.num_classes)
     for received in answers:
         points, truth, labels = read(received)
@@ -127,7 +181,7 @@ def score(answers: list[Received], table: ClassTable) -> Confusion:
     return confusion
 
 
-def report(console: Console, listener: Listener, sent: int, confusion: Confusion) -> None:
+def report_drive(console: Console, listener: Listener, sent: int, confusion: Confusion) -> None:
     status, answers = listener.status, listener.kept
     p50, p95 = np.percentile([each.latency_ms for each in answers], (50, 95))
     dropped = {
@@ -161,15 +215,10 @@ def _list_stages(listener: Listener) -> list[list[object]]:
     ]
 
 
-def draw(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
+def draw_drive(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
     """A strip of views over the drive, and the last scan beside its truth."""
     chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
-    views = []
-    for received in chosen:
-        points, _, labels = read(received)
-        layers = (labels != IGNORE).astype(np.uint8)
-        panel = Panel(title='', colours=table.colour(labels), layers=layers)
-        views.append(draw_panel(points, panel, RANGE_M, 480))
+    views = [draw_view(received, table, RANGE_M, 480) for received in chosen]
     points, truth, labels = read(answers[len(answers) // 2])
     title = 'make demo: the middle of the drive'
     full = draw_comparison(points, truth, labels, table, title=title, range_m=RANGE_M)
@@ -179,35 +228,54 @@ def draw(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
     return paths
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
+def draw_view(received: Received, table: ClassTable, range_m: float, side_px: int) -> np.ndarray:
+    """The labelled scan from above, (side_px, side_px, 3)."""
+    points, _, labels = read(received)
+    layers = (labels != IGNORE).astype(np.uint8)
+    panel = Panel(title='', colours=table.colour(labels), layers=layers)
+    return draw_panel(points, panel, range_m, side_px)
+
+
+def animate(answers: list[Received], table: ClassTable, path: Path) -> None:
+    """The drive in FRAMES views, evenly spread over it."""
+    rows = np.linspace(0, len(answers) - 1, FRAMES).round().astype(int)
+    views = [draw_view(answers[i], table, ANIMATION_RANGE_M, FRAME_PX) for i in rows]
+    save_animation(path, views, FRAME_MS)
+
+
+def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     start_s = time.perf_counter()
     require_ros()
-    prepare_environment()
+    prepare_environment(arguments.domain)
     bundle = arguments.bundle or find_shipped_bundle()
     table = read_spec(bundle).labels
     arguments.out.mkdir(parents=True, exist_ok=True)
-    folder = simulate(arguments.out, arguments.scans, console)
+    folder = simulate_drive(arguments.out, arguments.scans, console)
     listener = drive(folder, bundle, arguments, console)
     if not listener.kept:
         raise ConfigError(
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '
             f'see {arguments.out / "node.log"} and {arguments.out / "replay.log"}.'
         )
-    report(console, listener, arguments.scans, score(listener.kept, table))
-    for path in draw(listener.kept, table, arguments.out):
+    report_drive(console, listener, arguments.scans, score_drive(listener.kept, table))
+    for path in draw_drive(listener.kept, table, arguments.out):
         console.line(f'picture {path}')
+    if arguments.animation:
+        animate(listener.kept, table, arguments.animation)
+        console.line(f'animation {arguments.animation}')
     console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
     console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true \\')
     console.line('      fixed_frame:=velodyne')
-    console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {bundle} --picture')
-    console.line('  docs/ros.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
+    named = shlex.quote(str(bundle))
+    console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {named} --picture')
+    console.line('  docs/robot.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
 
 
 def main() -> int:
-    arguments, console = parse(), Console()
+    arguments, console = parse_demo(), Console()
     end_on_sigterm()
     try:
-        run(arguments, console)
+        run_demo(arguments, console)
     except (LidarKdError, OSError) as error:
         return console.fail(error)
     except KeyboardInterrupt:

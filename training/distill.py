@@ -18,6 +18,10 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from training.run.perform import distill, main
 
 if __name__ == '__main__':

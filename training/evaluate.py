@@ -4,10 +4,12 @@
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences val --out report
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 07 09 --tta
   python training/evaluate.py --predictions FOLDER --data NUSCENES --kind nuscenes --sequences val
+  python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 08 --panoptic
   torchrun --nproc-per-node 4 training/evaluate.py --bundle best.safetensors --data KITTI
 
 Every original point counts, in a single pass over each scan unless --tta says otherwise. Every
 mean IoU is printed with the convention it follows: SemanticKITTI's, nuScenes' and ours.
+--panoptic also finds the objects in the answers and prints their panoptic quality by class.
 """
 
 from __future__ import annotations
@@ -15,18 +17,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 import json
 import math
 from pathlib import Path
 import sys
+from typing import Literal
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
 
 import torch
 
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import ConfigError, LidarKdError
+from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.files import prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Precision, Segmenter
 from training.data.kinds import KINDS, open_dataset
@@ -43,6 +51,7 @@ from training.reports.report import (
 from training.run.ranks import join_ranks, Ranks
 from training.scores.augmented import NAME as AUGMENTED
 from training.scores.augmented import segment_augmented
+from training.scores.panoptic import number_objects, PanopticQuality, ScoredObjects
 from training.scores.predictions import StoredPredictions
 from training.scores.scoring import Answer, check_tables, Labels, score_answers, Stopwatch
 
@@ -56,6 +65,7 @@ class ScoringOptions:
     bundle: Path | None = None
     predictions: Path | None = None
     tta: bool = False
+    panoptic: Literal['answers', 'truth'] | None = None
     out: Path | None = None
     pictures: int = 3
     json: Path | None = None
@@ -64,7 +74,7 @@ class ScoringOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = ScoringOptions(**vars(make_parser().parse_args(argv)))
+    options = ScoringOptions(**vars(make_evaluate_parser().parse_args(argv)))
     console = Console()
     try:
         with join_ranks() as ranks:
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,6 +104,14 @@ def make_parser() -> argparse.ArgumentParser:
         'sequences/XX/predictions/*.label or lidarseg/SPLIT/*_lidarseg.bin',
     )
     add('--tta', action='store_true', help=AUGMENTED)
+    add(
+        '--panoptic',
+        nargs='?',
+        const='answers',
+        choices=('answers', 'truth'),
+        help='panoptic quality beside the IoU; "truth": of the objects found in the true labels, '
+        'which is what clustering alone can reach',
+    )
     add('--out', type=Path, metavar='FOLDER', help='write report.{txt,md,json,csv} and pictures')
     add('--pictures', type=int, default=3, metavar='N', help='scans to draw (%(default)s)')
     add('--json', type=Path, metavar='FILE', help='write the figures as one flat object')
@@ -122,19 +140,27 @@ def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
     for folder in (options.out, options.json and options.json.parent):
         if folder is not None:
             prepare_folder(folder)
-    scans = open_scans(options)
+    scans = open_labelled_scans(options)
     candidate = open_candidate(options, scans, ranks)
+    scored = score_objects(options, candidate.answer, scans)
     with console.progress(math.ceil(len(scans) / ranks.world), 'scoring') as advance:
         confusion = score_answers(
-            candidate.answer, scans, advance=advance, rank=ranks.rank, world=ranks.world
+            scored or candidate.answer,
+            scans,
+            advance=advance,
+            rank=ranks.rank,
+            world=ranks.world,
         )
     confusion.sum_over_ranks(candidate.device)
+    if scored:
+        scored.quality.sum_over_ranks(candidate.device)
     result = Result(
         title=f'{candidate.name} on {scans.describe()}',
         table=scans.table,
         confusion=confusion,
         facts=candidate.facts,
         latency_ms=tuple(candidate.latency_ms),
+        panoptic=scored.quality if scored else None,
     )
     if ranks.is_first:
         show(console, result)
@@ -142,7 +168,7 @@ def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
     return result
 
 
-def open_scans(options: ScoringOptions) -> ScanSet:
+def open_labelled_scans(options: ScoringOptions) -> ScanSet:
     """Labelled scans; all, or some spread over the set."""
     names = options.sequences
     wanted = names[0] if names and len(names) == 1 else names
@@ -153,7 +179,20 @@ def open_scans(options: ScoringOptions) -> ScanSet:
     return replace(scans, frames=tuple(scans.frames[index] for index in chosen))
 
 
+def score_objects(options: ScoringOptions, answer: Answer, scans: ScanSet) -> ScoredObjects | None:
+    """The answer whose objects are scored as well, where --panoptic asks for it."""
+    if options.panoptic is None:
+        return None
+    if scans[0].instances is None:
+        raise DataError(f'{scans.root}: no object numbers to score against; drop --panoptic.')
+    quality = PanopticQuality(scans.table.num_classes)
+    return ScoredObjects(answer, partial(number_objects, scans.table), quality)
+
+
 def open_candidate(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Candidate:
+    if options.panoptic == 'truth':
+        facts = {'answers': 'the true labels: objects are found in them'}
+        return Candidate(name='truth', facts=facts, answer=lambda scan: scan.labels)
     if options.predictions is None:
         return _load_network(options, scans, ranks)
     if options.tta:

@@ -17,6 +17,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from pydantic import ValidationError
 import torch
 from torch import Tensor
@@ -30,7 +34,7 @@ from lidar_kd.scans import read_scan
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Points
 from training.data.synthetic import make_street, scan_street
-from training.run.folder import load_checkpoint, State
+from training.run.checkpoint import load_checkpoint, State
 
 WEIGHTS = {
     'scored': 'those that validation scored: the moving average where the run keeps one',
@@ -41,7 +45,7 @@ ALIKE = 0.999  # least share of equal labels with --half; rounding turns what is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, console = make_parser().parse_args(argv), Console()
+    options, console = make_export_parser().parse_args(argv), Console()
     try:
         export(options, console)
     except (LidarKdError, OSError) as error:
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_export_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -78,7 +82,7 @@ def export(options: argparse.Namespace, console: Console) -> Path:
     prepare_folder(out.parent)
     dtype = torch.float16 if options.half else torch.float32
     save_bundle(out, bundle.model, bundle.spec, dtype=dtype)
-    share = compare(bundle, out, points)
+    share = compare_labels(bundle, out, points)
     if share < (ALIKE if options.half else 1):
         remedy = 'export it without --half' if options.half else 'this is a defect: report it'
         raise BundleError(
@@ -139,7 +143,7 @@ def _choose(state: State, weights: str, checkpoint: Path) -> Mapping[str, Tensor
     return trained if weights == 'trained' or average is None else average
 
 
-def compare(bundle: Bundle, written: Path, points: Points) -> float:
+def compare_labels(bundle: Bundle, written: Path, points: Points) -> float:
     """Share of the points that the file's network labels as the network in memory does."""
     exact = [Segmenter(each, device='cpu', precision='float32') for each in (bundle, written)]
     first, second = (segmenter.segment(points).labels for segmenter in exact)

@@ -17,6 +17,10 @@ from typing import get_args
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -98,14 +102,14 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             advance=advance,
         )
     fused = FusedScans(scans, bank)
-    console.table(f'fused with {options.past_scans} past scans', COLUMNS, tabulate(fused))
+    console.table(f'fused with {options.past_scans} past scans', COLUMNS, tabulate_fused(fused))
     console.line(bank.describe())
     if options.picture:
         name = draw_fusion(options.picture, fused)
         console.line(f'picture of {name}: {options.picture}')
 
 
-def tabulate(scans: FusedScans) -> list[list[str]]:
+def tabulate_fused(scans: FusedScans) -> list[list[str]]:
     """A row for each class that occurs and one for all; distances are means over past points."""
     bank = scans.bank
     of_link = bank.sightings.label[bank.links.present]

@@ -16,6 +16,10 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from torch import nn, Tensor
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
@@ -24,10 +28,14 @@ from lidar_kd.cli.segment import read_positive
 from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
 from lidar_kd.models import build_model
-from lidar_kd.voxels import CartesianGrid
+from lidar_kd.voxels import CartesianGrid, CylinderGrid
+from training.data.kinds import KINDS
+from training.evaluate import evaluate, ScoringOptions
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import NOT_STORED, read_checkpoint
 from training.importing.renaming import Family, listed, StateDict
+from training.importing.told import guesses, show_sources, told, without_unlabeled
+from training.run.ranks import join_ranks
 
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
 INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
@@ -46,6 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
+    stored, said = state.config, told(options.config, options.set, family)
+    state.config = {**stored, **said}
+    state = without_unlabeled(state, family)
+    guessed = guesses(state, family)
+    if family.grid is None and not options.voxel_m and 'grid_size' not in state.config:
+        guessed.append('voxel size (grid_size, or --voxel-m)')
+    if guessed and not options.assume:
+        raise BundleError(
+            f'{options.checkpoint}: {", ".join(guessed)} would be guessed, as no shape tells '
+            'them, and a wrong guess gives wrong logits: give them by --config FILE or '
+            '--set key=value, or pass --assume'
+        )
     names = family.names(state)
     for name in state:
         names.setdefault(name, 'not used' if name.startswith(family.unused) else 'not known')
@@ -57,15 +77,18 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     settings.pop('classes')
     digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
     provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
+    if guessed:
+        provenance['assumed'] = ', '.join(guessed)
     if family.note:
         provenance['differences'] = family.note
     if family.structure:
         provenance['structure'] = family.structure
+    show_sources(settings, guessed, (stored, said), family, console)
     voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
     scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
     spec = BundleSpec(
         model=ModelSpec(name=family.model, settings=settings),
-        grid=grid_of(family, voxel_m),
+        grid=grid_of(family, state, voxel_m),
         intensity=IntensitySpec(scale=scale),
         labels=labels,
         provenance=provenance,
@@ -76,6 +99,21 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
     if family.structure:
         console.line(f'its structure is {family.structure}')
+    if options.check is not None:
+        check(options, console)
+
+
+def check(options: argparse.Namespace, console: Console) -> None:
+    """A wrong import shows at once as a poor mean IoU."""
+    scoring = ScoringOptions(
+        data=options.check,
+        kind=options.kind,
+        sequences=options.sequences,
+        scans=options.scans,
+        bundle=options.output,
+    )
+    with join_ranks() as ranks:
+        evaluate(scoring, ranks, console)
 
 
 def choose_family(options: argparse.Namespace) -> Family:
@@ -89,7 +127,9 @@ def choose_family(options: argparse.Namespace) -> Family:
     return BEFORE_1_5_2[options.network]
 
 
-def grid_of(family: Family, voxel_m: float) -> CartesianGrid:
+def grid_of(family: Family, state: StateDict, voxel_m: float) -> CartesianGrid | CylinderGrid:
+    if family.grid is not None:
+        return family.grid(state)
     corner = family.origin * voxel_m
     return CartesianGrid(
         voxel_m=voxel_m, origin_m=(corner, corner, corner) if family.origin else None
@@ -146,7 +186,8 @@ def load(
         )
     names, model = family.names(state), build_model(family.model, **settings)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
-    found = {names[name]: family.weight(name, state[name]) for name in state if name in names}
+    tensors = family.arranged(state) if family.arranged else state
+    found = {names[name]: family.weight(name, tensors[name]) for name in state if name in names}
     problems = {
         'not known': [
             name for name in state if name not in names and not name.startswith(family.unused)
@@ -202,6 +243,27 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action='store_true',
         help='ptv3 weights trained with Pointcept 1.5.1 or older, as the released ones were',
     )
+    add(
+        '--config',
+        type=Path,
+        metavar='FILE',
+        help='the .py, .yaml or .json that it was trained with: read as data, nothing is run',
+    )
+    add('--set', action='append', default=[], metavar='KEY=VALUE', help='as the file calls it')
+    add(
+        '--assume',
+        action='store_true',
+        help='go on with the defaults of what no shape tells, and note them in the bundle',
+    )
+    add(
+        '--check',
+        type=Path,
+        metavar='ROOT',
+        help='score the bundle at once on the labelled scans of this data set',
+    )
+    add('--kind', choices=KINDS, default='semantickitti', help='its layout (%(default)s)')
+    add('--sequences', nargs='+', metavar='NAME', help='which of it (all)')
+    add('--scans', type=int, metavar='N', help='so many of them (all)')
     add(
         '--intensity-scale',
         type=read_positive,

@@ -16,6 +16,10 @@ import time
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
 from training.streets.compare import draw_comparison, measure, Statistics, tabulate
@@ -61,7 +65,7 @@ def parse_compare(parser: argparse.ArgumentParser, words: list[str]) -> argparse
     parser.add_argument('--picture', type=Path, help='PNG with the curves of both')
     parser.add_argument('--scans', type=int, default=40, help='scans of each (default 40)')
     arguments = parser.parse_args(words)
-    arguments.run = compare
+    arguments.run = compare_drives
     return arguments
 
 
@@ -92,7 +96,7 @@ def simulate(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def compare(arguments: argparse.Namespace, console: Console) -> None:
+def compare_drives(arguments: argparse.Namespace, console: Console) -> None:
     both: list[Statistics] = []
     for root in (arguments.real, arguments.streets):
         folders = sorted((root / 'sequences').glob('[0-9]*'))

@@ -18,6 +18,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, LidarKdError
@@ -49,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    return make_parser().parse_args(words)
+    return make_submit_parser().parse_args(words)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_submit_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,7 +92,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add('--sequences', nargs='+', default=['test'], metavar='NAME', help='a split, or some (test)')
 
 
-def open_scans(options: argparse.Namespace) -> tuple[ScanSet, str]:
+def open_split(options: argparse.Namespace) -> tuple[ScanSet, str]:
     """The scans to predict, and the name of their split for nuScenes."""
     names: list[str] = options.sequences
     scans = open_dataset(options.kind, options.data, names[0] if len(names) == 1 else names)
@@ -96,7 +100,7 @@ def open_scans(options: argparse.Namespace) -> tuple[ScanSet, str]:
 
 
 def submit(options: argparse.Namespace, console: Console) -> int:
-    scans, split = open_scans(options)
+    scans, split = open_split(options)
     bundle = load_bundle(options.bundle)
     check_tables(bundle.spec.labels, scans.table)
     archive: Path = options.out
@@ -150,7 +154,7 @@ def predict(
 
 
 def check(options: argparse.Namespace, console: Console) -> int:
-    scans, split = open_scans(options)
+    scans, split = open_split(options)
     return _report(options.archive, scans, split, console)
 
 

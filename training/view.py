@@ -20,6 +20,10 @@ import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from lidar_kd.cli.lacking import explain_failed_imports
+
+explain_failed_imports()
+
 import numpy as np
 
 from lidar_kd.bundle import Bundle, load_bundle
@@ -40,7 +44,7 @@ WITHOUT_LABELS = ('folder', 'bags')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, console = make_parser().parse_args(argv), Console()
+    options, console = make_view_parser().parse_args(argv), Console()
     try:
         view(options, console)
     except (LidarKdError, OSError) as error:
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_view_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def view(options: argparse.Namespace, console: Console) -> None:
-    scans = open_scans(options)
+    scans = open_shown_scans(options)
     bundle = load_bundle(options.bundle) if options.bundle else None
     scans, answer = open_answers(options, scans, bundle)
     if not 0 <= options.scan < len(scans):
@@ -88,7 +92,7 @@ def view(options: argparse.Namespace, console: Console) -> None:
     console.line(f'picture: {picture} ({scene.title})')
 
 
-def open_scans(options: argparse.Namespace) -> ScanSet:
+def open_shown_scans(options: argparse.Namespace) -> ScanSet:
     data: Path = options.data
     if data.is_file() and not is_bag(data):
         scans = open_folder(data.parent)

@@ -12,7 +12,7 @@ import tempfile
 import torch
 
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
-from lidar_kd.scans import count_points, find_scans, strip_suffix
+from lidar_kd.scans import count_points_in_file, find_scans, strip_suffix
 
 DEFAULT_FOLDER = 'predictions'  # beside the scans
 
@@ -29,7 +29,7 @@ class Job:
         if not self.label.is_file() or (self.picture and not self.picture.is_file()):
             return False
         try:
-            points = count_points(self.scan, columns=columns)
+            points = count_points_in_file(self.scan, columns=columns)
         except (OSError, LidarKdError):
             return False  # segmenting it tells what is wrong
         return self.label.stat().st_size == points * bytes_per_point

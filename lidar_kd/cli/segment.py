@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import math
 from pathlib import Path
+import shlex
 from statistics import median
 import sys
 import time
@@ -25,6 +26,7 @@ from lidar_kd.errors import DataError, LidarKdError
 from lidar_kd.files import write_atomically
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.scans import find_full_scale, read_scan
+from lidar_kd.scans.bags import is_bag
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
 _DESCRIPTION = """\
@@ -167,6 +169,12 @@ def read_positive(word: str) -> float:
 
 
 def run(options: LabellingOptions, rank: Rank, console: Console) -> int:
+    bag = next((path for path in options.inputs if is_bag(path)), None)
+    if bag:
+        raise DataError(
+            f'{bag}: a bag is no scan file; play it to the node with ros2 launch lidar_kd '
+            f'replay.launch.py path:={shlex.quote(str(bag))}, beside segment.launch.py.'
+        )
     jobs = plan_jobs(options.inputs, options.output, pictures=options.picture)
     bundle = load_bundle(options.bundle or find_shipped_bundle())
     device = rank.choose_device(options.device)

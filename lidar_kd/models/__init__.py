@@ -9,6 +9,7 @@ from torch import nn
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.cylinder3d import Cylinder3D
+from lidar_kd.models.litept import LitePT
 from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.output import Output
 from lidar_kd.models.ptv3 import PTv3
@@ -20,6 +21,7 @@ MODELS: dict[str, type[nn.Module]] = {
     'spvcnn': SPVCNN,
     'spunet': SpUNet,
     'ptv3': PTv3,
+    'litept': LitePT,
     'cylinder3d': Cylinder3D,
 }
 
@@ -56,6 +58,25 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             'encoder_channels': (48, 96, 192, 384, 768),
             'decoder_channels': (96, 96, 192, 384),
+        },
+    ),
+    'litept_s': ('litept', {}),
+    'litept_b': (
+        'litept',
+        {
+            'encoder_depths': (3, 3, 3, 12, 3),
+            'encoder_channels': (54, 108, 216, 432, 576),
+            'encoder_heads': (3, 6, 12, 24, 32),
+            'decoder_channels': (72, 108, 216, 432),
+        },
+    ),
+    'litept_l': (
+        'litept',
+        {
+            'encoder_depths': (3, 3, 3, 12, 3),
+            'encoder_channels': (72, 144, 288, 576, 864),
+            'encoder_heads': (4, 8, 16, 32, 48),
+            'decoder_channels': (72, 144, 288, 576),
         },
     ),
     'cylinder3d': ('cylinder3d', {}),

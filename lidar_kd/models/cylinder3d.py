@@ -3,7 +3,11 @@
 
 N points, V cells; w the width. The first axis is the radius, the second the angle, the third the
 height. As in the published network the angle does not wrap around: cells on both sides of -pi are
-no neighbours. Unlike there, cells that a kernel reaches beyond the grid's border are kept.
+no neighbours.
+
+Our own networks keep what is sounder: every layer its own kernel, offsets in cells, the coarse
+cells that a kernel reaches beyond the border, and an answer for each point. Published weights were
+trained otherwise: shared_pairs, cell_sizes, extent and point_head False run them as they were.
 """
 
 from __future__ import annotations
@@ -54,7 +58,9 @@ class ConvLeakyNorm(nn.Module):
     def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
         y: SparseTensor = self.conv(x)
         rows = F.leaky_relu_(y.features)  # its gradient needs the result alone
-        return y.with_features(y.level.engine.normalise(rows, self.norm, residual, relu=False))
+        return y.with_features(
+            y.level.engine.norms.normalise(rows, self.norm, residual, relu=False)
+        )
 
 
 def flat(c_in: int, c_out: int, kernel: Triple) -> ConvLeakyNorm:
@@ -64,10 +70,11 @@ def flat(c_in: int, c_out: int, kernel: Triple) -> ConvLeakyNorm:
 class Asymmetric(nn.Module):
     """A wall then a slice, plus a slice then a wall."""
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, shared: Triple | None = None) -> None:
         super().__init__()
-        self.wall_first = nn.ModuleList([flat(c_in, c_out, WALL), flat(c_out, c_out, SLICE)])
-        self.slice_first = nn.ModuleList([flat(c_in, c_out, SLICE), flat(c_out, c_out, WALL)])
+        wall, slice_ = shared or WALL, shared or SLICE
+        self.wall_first = nn.ModuleList([flat(c_in, c_out, wall), flat(c_out, c_out, slice_)])
+        self.slice_first = nn.ModuleList([flat(c_in, c_out, slice_), flat(c_out, c_out, wall)])
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         first, second = self.wall_first
@@ -80,11 +87,14 @@ class Asymmetric(nn.Module):
 class AsymmetricUp(nn.Module):
     """The way back to a finer level, the encoder's features there added, then three kernels."""
 
-    def __init__(self, c_in: int, c_out: int, stride: Triple) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, stride: Triple, shared: Triple | None = None
+    ) -> None:
         super().__init__()
         self.before = flat(c_in, c_out, CUBE)
         self.up = InverseConv(c_out, c_out, stride, kernel=CUBE)
-        self.after = nn.Sequential(*(flat(c_out, c_out, kernel) for kernel in (WALL, SLICE, CUBE)))
+        kernels = (WALL, SLICE, CUBE) if shared is None else (shared,) * 3
+        self.after = nn.Sequential(*(flat(c_out, c_out, kernel) for kernel in kernels))
 
     def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
         fine = self.up(self.before(x))
@@ -95,10 +105,10 @@ class AsymmetricUp(nn.Module):
 class Context(nn.Module):
     """x and x * sum over the three axes of sigmoid(norm(conv(x))): a gate of rank one each."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, lines: Sequence[Triple] = LINES) -> None:
         super().__init__()
         self.lines = nn.ModuleList(
-            ConvNorm(SubmanifoldConv(channels, channels, line), relu=False) for line in LINES
+            ConvNorm(SubmanifoldConv(channels, channels, line), relu=False) for line in lines
         )
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -109,8 +119,11 @@ class Context(nn.Module):
 class PointEncoder(nn.Module):
     """What a point says of itself, (N, point_channels)."""
 
-    def __init__(self, hidden: Sequence[int], channels: int) -> None:
+    def __init__(
+        self, hidden: Sequence[int], channels: int, cell_sizes: Sequence[float] | None
+    ) -> None:
         super().__init__()
+        self.cell_sizes = cell_sizes
         self.norm = nn.BatchNorm1d(GEOMETRY)
         self.hidden = nn.ModuleList(
             ConvNorm(PointwiseConv(a, b, bias=True)) for a, b in pairwise([GEOMETRY, *hidden])
@@ -118,7 +131,7 @@ class PointEncoder(nn.Module):
         self.last = PointwiseConv(hidden[-1], channels, bias=True)
 
     def forward(self, voxels: Voxels) -> Tensor:
-        rows: Tensor = self.norm(geometry(voxels)).to(voxels.features.dtype)
+        rows: Tensor = self.norm(geometry(voxels, self.cell_sizes)).to(voxels.features.dtype)
         for layer in [*self.hidden, self.last]:
             rows = on_rows(layer, rows, voxels.level)
         return rows
@@ -127,7 +140,9 @@ class PointEncoder(nn.Module):
 class Cylinder3D(nn.Module):
     """width: channels of the finest level; voxel_channels: what it gets of the points' maximum.
 
-    Points get answers of their own from what they say and what their cell found.
+    Points get answers of their own from what they say and what their cell found, unless point_head
+    is False. shared_pairs: layers that share a key in spconv 1 have the first one's kernel.
+    cell_sizes: offsets in metres and radians. extent: cells of the grid, none is kept beyond.
     """
 
     def __init__(
@@ -138,32 +153,46 @@ class Cylinder3D(nn.Module):
         voxel_channels: int = 16,
         point_channels: int = 256,
         point_hidden: Sequence[int] = (64, 128, 256),
+        shared_pairs: bool = False,
+        cell_sizes: Sequence[float] | None = None,
+        extent: Sequence[int] | None = None,
+        point_head: bool = True,
     ) -> None:
         super().__init__()
         if min(width, voxel_channels, point_channels, *point_hidden) < 1 or not point_hidden:
             raise ConfigError('model cylinder3d: widths and channels must be 1 or more')
         widths = [width << step for step in range(5)]
-        self.points = PointEncoder(point_hidden, point_channels)
+        self.points = PointEncoder(point_hidden, point_channels, cell_sizes)
         self.squeeze = PointwiseConv(point_channels, voxel_channels, bias=True)
-        self.stem = Asymmetric(voxel_channels, width)
-        self.blocks = nn.ModuleList(Asymmetric(a, b) for a, b in pairwise(widths))
+        wall, slice_ = (WALL, SLICE) if shared_pairs else (None, None)
+        self.lines, self.extent = LINES[:1] * 3 if shared_pairs else LINES, extent
+        self.stem = Asymmetric(voxel_channels, width, wall)
+        self.blocks = nn.ModuleList(Asymmetric(a, b, slice_) for a, b in pairwise(widths))
         self.pools = nn.ModuleList(
             StridedConv(c, c, stride, kernel=CUBE) for c, stride in zip(widths[1:], STRIDES)
         )
         below = [widths[-1], *widths[:0:-1]]
         self.ups = nn.ModuleList(
-            AsymmetricUp(a, b, stride) for a, b, stride in zip(below, below[1:], STRIDES[::-1])
+            AsymmetricUp(a, b, stride, wall)
+            for a, b, stride in zip(below, below[1:], STRIDES[::-1])
         )
-        self.early_width, self.voxel_width, self.point_width = widths[-1], 4 * width, 2 * width
-        self.context = Context(2 * width)
+        self.early_width, self.voxel_width, self.point_width = widths[-1], 4 * width, 4 * width
+        self.context = Context(2 * width, self.lines)
         self.head = SubmanifoldConv(self.voxel_width, classes, CUBE, bias=True)
+        self.point_head: PointwiseConv | None = None
+        if point_head:
+            self._add_point_head(point_channels, 2 * width, classes)
+
+    def _add_point_head(self, point_channels: int, width: int, classes: int) -> None:
+        self.point_width = width
         self.from_voxel = PointwiseConv(self.voxel_width, self.point_width)
         self.from_point = ConvNorm(PointwiseConv(point_channels, self.point_width, bias=True))
         self.point_head = PointwiseConv(self.point_width, classes, bias=True)
 
     def build_maps(self, level: Level) -> None:
-        for line in LINES:
+        for line in self.lines:
             level.submanifold(line)
+        self._bound(level)
         for stride in STRIDES:
             for kernel in (WALL, SLICE, CUBE):
                 level.submanifold(kernel)
@@ -171,6 +200,7 @@ class Cylinder3D(nn.Module):
         level.submanifold(CUBE)
 
     def forward(self, voxels: Voxels) -> Output:
+        self._bound(voxels.level)
         points = self.points(voxels)
         most = highest(points, voxels.point_voxel, len(voxels.level))
         x = SparseTensor(torch.relu(on_rows(self.squeeze, most, voxels.level)), voxels.level)
@@ -183,15 +213,26 @@ class Cylinder3D(nn.Module):
         for up in ups:
             x = up(x, skips.pop())
         x = self.context(x)
-        refined = self._refine(points, x, voxels.point_voxel)
-        return Output(
+        output = Output(
             self.head(x).features,
             x.features,
             voxels.point_voxel,
-            own_point_logits=on_rows(self.point_head, refined, voxels.level),
-            own_point_features=refined,
             early=Early(early, EARLY_STRIDE, voxels.level),
         )
+        if self.point_head is not None:
+            refined = self._refine(points, x, voxels.point_voxel)
+            output.own_point_logits = on_rows(self.point_head, refined, voxels.level)
+            output.own_point_features = refined
+        return output
+
+    def _bound(self, level: Level) -> None:
+        """Leaves out what lies beyond the grid, on every coarser level."""
+        if self.extent is None:
+            return
+        r, phi, z = self.extent
+        for a, b, c in STRIDES:
+            r, phi, z = (r - 1) // a + 1, (phi - 1) // b + 1, (z - 1) // c + 1
+            level = level.coarser_inside((a, b, c), CUBE, (r, phi, z))
 
     def _refine(self, points: Tensor, x: SparseTensor, point_voxel: Tensor) -> Tensor:
         """(N, 2 w) relu(norm(linear(point)) + linear(its cell))"""
@@ -201,12 +242,16 @@ class Cylinder3D(nn.Module):
         return y.features
 
 
-def geometry(voxels: Voxels) -> Tensor:
-    """(N, 9): from the middle of the cell in cells, radius, angle, height, x, y, intensity.
+def geometry(voxels: Voxels, cell_sizes: Sequence[float] | None = None) -> Tensor:
+    """(N, 9): from the middle of the cell, radius, angle, height, x, y, intensity.
 
-    The norm that follows takes the units out again.
+    The first three in cells, with cell_sizes in metres and radians. The norm that follows takes
+    the units out again.
     """
     cells = voxels.coords[:, 1:].index_select(0, voxels.point_voxel)
     x, y, z, intensity = voxels.points[:, :4].unbind(1)
     own = torch.stack([torch.hypot(x, y), torch.atan2(y, x), z, x, y, intensity], 1)
-    return torch.cat([voxels.positions - cells - 0.5, own], 1)
+    inside = voxels.positions - cells - 0.5
+    if cell_sizes is not None:
+        inside = inside * inside.new_tensor(cell_sizes)
+    return torch.cat([inside, own], 1)

@@ -75,7 +75,7 @@ class Shares:
         """The matrix by columns: points, where each cell's begin, weights."""
         weights = self.weights.flatten()
         cells = torch.where(weights > 0, self.rows.flatten().long(), -1)
-        _, order, starts = self.engine.group(cells)
+        _, order, starts = self.engine.grouping.group(cells)
         return order // self.rows.shape[1], starts[:-1], weights[order]
 
 

@@ -38,7 +38,9 @@ class LinearNorm(nn.Module):
         return self.activate(self.linear(x), level)
 
     def activate(self, y: Tensor, level: Level) -> Tensor:
-        return level.engine.gelu(level.engine.normalise(y, self.norm, None, relu=False))
+        return level.engine.attention.gelu(
+            level.engine.norms.normalise(y, self.norm, None, relu=False)
+        )
 
 
 class Pool(nn.Module):
@@ -147,7 +149,7 @@ class PTv3(nn.Module):
     def forward(self, voxels: Voxels) -> Output:
         levels, parents = self._pyramid(voxels.level)
         stem = self.stem(SparseTensor(voxels.features, voxels.level))
-        x = voxels.level.engine.gelu(stem.features)
+        x = voxels.level.engine.attention.gelu(stem.features)
         skips = []
         for k, cells in enumerate(levels):
             if k:

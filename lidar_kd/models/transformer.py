@@ -70,7 +70,7 @@ class Attention(nn.Module):
         """(P, K, C) -> (P * K, C)"""
         count, size, channels = x.shape
         qkv = self.qkv(x).view(count, size, 3, self.heads, channels // self.heads)
-        return engine.attend(qkv).reshape(count * size, channels)
+        return engine.attention.attend(qkv).reshape(count * size, channels)
 
 
 class AttentionBlock(nn.Module):
@@ -105,7 +105,7 @@ class AttentionBlock(nn.Module):
 
     def _added(self, x: Tensor, engine: Engine) -> Tensor:
         wide, _, narrow = self.mlp  # published checkpoints count the GELU between them
-        y: Tensor = self.drop_path(narrow(engine.gelu(wide(self.mlp_norm(x)))))
+        y: Tensor = self.drop_path(narrow(engine.attention.gelu(wide(self.mlp_norm(x)))))
         return y
 
 

@@ -8,12 +8,12 @@ import time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.lifecycle import LifecycleNode
 
+from lidar_kd.ros.log import BackOff
 from lidar_kd.ros.pipeline import Pipeline
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.ros.statistics import ERROR, judge, list_values, NodeStatistics, OK, WARN
 from lidar_kd.ros.topics import Input
 
-LOG_EVERY_S = 5.0
 CLOCK_SILENT = (
     'use_sim_time is set but /clock is silent: play the bag with --clock, or set it to false'
 )
@@ -24,7 +24,7 @@ class Health:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        self._warned_s: dict[str, float] = {}
+        self._quiet = BackOff()
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.failure = ''  # why configuring or activating failed
         self.begin()
@@ -38,10 +38,8 @@ class Health:
         self.warn(reason, f'scan dropped: {why}')
 
     def warn(self, cause: str, sentence: str) -> None:
-        """At most once in 5 s per cause."""
-        now_s = time.monotonic()
-        if now_s - self._warned_s.get(cause, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._warned_s[cause] = now_s
+        """At most once in 5 s per cause, and ever more rarely while it goes on."""
+        if self._quiet.is_due(cause, time.monotonic()):
             self._node.get_logger().warning(sentence)
 
     def publish(

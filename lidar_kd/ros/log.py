@@ -4,12 +4,33 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from typing import Any
 
 from lidar_kd.errors import LidarKdError
 
+LOG_EVERY_S = 5.0
+LOG_MOST_S = 320.0  # between two warnings of what does not end
 EXPECTED = (LidarKdError, OSError, RuntimeError, MemoryError)  # their sentences say enough
+
+
+class BackOff:
+    """When to say again what goes on: after 5, 10, 20, ... s; at once after a pause of 10 s."""
+
+    def __init__(self) -> None:
+        self._causes: dict[str, tuple[float, float, float]] = {}  # seen, told, gap
+
+    def is_due(self, cause: str, now_s: float) -> bool:
+        seen_s, told_s, gap_s = self._causes.get(cause, (-math.inf, -math.inf, LOG_EVERY_S))
+        if now_s - seen_s > 2 * LOG_EVERY_S:
+            told_s, gap_s = -math.inf, LOG_EVERY_S
+        is_due = now_s - told_s >= gap_s
+        if is_due:
+            gap_s = gap_s if told_s == -math.inf else min(2 * gap_s, LOG_MOST_S)
+            told_s = now_s
+        self._causes[cause] = now_s, told_s, gap_s
+        return is_due
 
 
 class ToRos(logging.Handler):

@@ -3,15 +3,14 @@
 
 configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
 ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
-node_settings has the parameters, node_pipeline the way from cloud to clouds, node_topics the
-topics, node_health the warnings and what /diagnostics says.
+settings.py has the parameters, pipeline.py the way from cloud to clouds, topics.py the topics,
+health.py the warnings and what /diagnostics says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import logging
-import os
 import time
 from typing import Any
 
@@ -20,20 +19,20 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.time import Time
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 import torch
 
+from lidar_kd.cli.console import Console
 from lidar_kd.cloud import MalformedCloud
-from lidar_kd.errors import LidarKdError
+from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.frames import Frames, NoTransform
 from lidar_kd.ros.health import Health
 from lidar_kd.ros.log import explain, ToRos, trace
 from lidar_kd.ros.mailbox import Worker
 from lidar_kd.ros.parameters import check_changes, declare_parameters
 from lidar_kd.ros.pipeline import Labelled, Pipeline
-from lidar_kd.ros.session import ros_session
+from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.statistics import Answer
 from lidar_kd.ros.topics import Input, Outputs
 
@@ -49,7 +48,7 @@ class SegmentNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._input: Input | None = None
         self._worker: Worker[PointCloud2] | None = None
-        self._answered_s = 0.0
+        self._answered_s, self._is_told = 0.0, False
         super().__init__(name, **options)
         self.settings = declare_parameters(self)
         self.add_on_set_parameters_callback(self._check_changes)
@@ -83,6 +82,7 @@ class SegmentNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()
+        self.get_logger().info('deactivated')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -121,9 +121,11 @@ class SegmentNode(LifecycleNode):
         self._pipeline.begin()
         self._outputs.announce(self._pipeline.label_info())
         self._health.begin()
-        self._answered_s = 0.0
+        self._answered_s, self._is_told = 0.0, False
         self._worker = Worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
+        facts = ', '.join(self._pipeline.facts().values())
+        self.get_logger().info(f'activated: listens to {self._input.topic}; {facts}')
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
         self._health.failure = f'{what}: {explain(error)}'
@@ -230,10 +232,15 @@ class SegmentNode(LifecycleNode):
             entropy=labelled.entropy,
         )
         self._health.statistics.answer(answer, now_s)
+        if not self._is_told:
+            self._is_told = True
+            self.get_logger().info(f'first scan labelled: {labelled.description}')
 
     def _age_s(self, message: PointCloud2) -> float:
-        age = self.get_clock().now() - Time.from_msg(message.header.stamp)
-        return float(age.nanoseconds) * 1e-9
+        """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""
+        stamp = message.header.stamp
+        age_ns = self.get_clock().now().nanoseconds - stamp.sec * 10**9 - stamp.nanosec
+        return float(age_ns) * 1e-9
 
     # timers and parameters
 
@@ -243,6 +250,9 @@ class SegmentNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         self._health.publish(self._pipeline, self._input, self.settings)
+        own = (self.get_name(), self.get_namespace())
+        if self.get_node_names_and_namespaces().count(own) > 1:
+            self._health.warn('name', f'another node is called {self.get_fully_qualified_name()}')
 
     def _check_changes(self, changes: Sequence[Any]) -> SetParametersResult:
         """Every change is checked with all others in place, or refused with a sentence."""
@@ -257,19 +267,22 @@ class SegmentNode(LifecycleNode):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    with ros_session(arguments):
-        logger = rclpy.logging.get_logger('lidar_kd')
-        logging.getLogger('lidar_kd').addHandler(ToRos(logger))
-        node = None
-        try:
-            node = SegmentNode()
-            if node.settings.autostart:
-                node.start()
-            rclpy.spin(node)
-        except (LidarKdError, ParameterException) as error:
-            logger.fatal(' '.join(str(error).split()))
-            return os.EX_USAGE
-        finally:
-            if node:
-                node.destroy_node()
+    try:
+        with ros_session(arguments):
+            logger = rclpy.logging.get_logger('lidar_kd')
+            logging.getLogger('lidar_kd').addHandler(ToRos(logger))
+            live()
+    except (LidarKdError, ParameterException) as error:
+        return Console().fail(ConfigError(explain_refusal(error)))
     return 0
+
+
+def live() -> None:
+    """Until a signal or an error ends it."""
+    node = SegmentNode()
+    try:
+        if node.settings.autostart:
+            node.start()
+        rclpy.spin(node)
+    finally:
+        node.destroy_node()

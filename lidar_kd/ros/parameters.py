@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of node_settings as ROS parameters."""
+"""The table of settings.py as ROS parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -18,7 +19,23 @@ def declare_parameters(node: Node) -> NodeSettings:
         _declare(node, parameter)
     for parameter in filter_parameters(node.get_parameter('filter_names').value):
         _declare(node, parameter)
+    for name in overrides_of(node):
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
+            node.get_logger().warning(explain_unknown(name, _read(node)))
     return NodeSettings.from_values(_read(node))
+
+
+def overrides_of(node: Node) -> Collection[str]:
+    """Names of the parameters given at the start, whether the node has them or not."""
+    given: Collection[str] = node._parameter_overrides  # rclpy tells it nowhere else
+    return given
+
+
+def explain_unknown(name: str, known: Collection[str]) -> str:
+    """Files are written by hand, and ROS ignores what no node declares."""
+    near = get_close_matches(name, known, n=1)
+    hint = f' Did you mean {near[0]}?' if near else ''
+    return f'parameter {name} is unknown and ignored.{hint}'
 
 
 def check_changes(node: Node, changes: Iterable[Any], state: str) -> NodeSettings:

@@ -33,6 +33,7 @@ from lidar_kd.cloud.layout import choose_intensity
 from lidar_kd.errors import BundleError
 from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.ros.crop import choose_points, spread_answers
 from lidar_kd.ros.settings import Filter, NodeSettings
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
@@ -51,6 +52,7 @@ class Labelled:
     points: int
     unlabelled: int
     entropy: float
+    description: str  # of the scan, for the log
 
 
 class Pipeline:
@@ -102,7 +104,7 @@ class Pipeline:
         cloud = self._decode(message, settings)
         cloud = cloud if pose is None else move(cloud, pose)
         decoded_ms = 1e3 * (time.perf_counter() - start_s)
-        result = self._segmenter.segment(cloud.points)
+        result = self._segment(cloud, settings)
         seen = result.labels != IGNORE
         inference_ms = sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network'))
         return Labelled(
@@ -113,8 +115,16 @@ class Pipeline:
             },
             points=len(seen),
             unlabelled=len(seen) - int(np.count_nonzero(seen)),
+            description=self._describe_scan(cloud),
             entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
         )
+
+    def _segment(self, cloud: Cloud, settings: NodeSettings) -> Segmentation:
+        rows = choose_points(cloud.points, settings)
+        if rows is None:
+            return self._segmenter.segment(cloud.points)
+        seen = self._segmenter.segment(cloud.points[rows])
+        return spread_answers(seen, rows, len(cloud))
 
     def _decode(self, message: Any, settings: NodeSettings) -> Cloud:
         field = choose_intensity(read_layout(message), settings.intensity_field)
@@ -140,6 +150,15 @@ class Pipeline:
                 before,
             )
         return cloud
+
+    def _describe_scan(self, cloud: Cloud) -> str:
+        layout, intensity = cloud.layout, self.intensity_facts()
+        names = ' '.join(field.name for field in layout.fields)
+        return (
+            f'{layout.height} x {layout.width} points of {layout.point_step} bytes ({names}), '
+            f'intensity from {intensity["intensity field"]}, full scale '
+            f'{intensity["intensity full scale"]}'
+        )
 
     def label_info(self) -> str:
         """JSON: what the ids in ~/labeled and ~/segmented mean."""

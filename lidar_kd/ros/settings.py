@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
 
-Value = bool | int | float | str | Sequence[str]
+Value = bool | int | float | str | Sequence[str] | Sequence[float]
 # start: with the node only; unconfigured, inactive: up to that state; always: also while it runs
 Changes = Literal['start', 'unconfigured', 'inactive', 'always']
 UNLABELLED = 'unlabelled'  # a filter's word for points without an answer
 T = TypeVar('T')
+NO_BOX = (-1e4, 1e4) * 3  # as wide as no sensor sees
 _TAKEN = ('points', 'segmented', 'labeled', 'label_info', 'debug')
 _FILTER_DEFAULTS = {'obstacles': ['obstacle'], 'ground': ['ground']}
 
@@ -163,6 +164,22 @@ class NodeSettings:
         'What to multiply the intensity by; 0: by its type and range to what the bundle expects.',
         upper=1e6,
     )
+    crop_min_range_m: float = _parameter(
+        0.0, 'Points nearer than this, seen from above, get no answer.', upper=1e4
+    )
+    crop_max_range_m: float = _parameter(
+        0.0, 'Points farther than this, seen from above, get no answer; 0: no limit.', upper=1e4
+    )
+    crop_box: Sequence[float] = _parameter(
+        list(NO_BOX),
+        'Points outside of x_min, x_max, y_min, y_max, z_min, z_max (m) get no answer.',
+    )
+    max_points: int = _parameter(
+        0,
+        'Of more points than this only so many, evenly spread over their order, are labelled and '
+        'the others get no answer; 0: all.',
+        upper=10_000_000,
+    )
     max_age_s: float = _parameter(
         0.0,
         'Scans older than this, by their stamp, are dropped; 0: none. Needs synchronised clocks.',
@@ -194,8 +211,9 @@ class NodeSettings:
         for parameter in [*parameters(), *filter_parameters(names)]:
             parameter.check(values[parameter.name])
         own: dict[str, Any] = {
-            parameter.name: values[parameter.name] for parameter in parameters()
+            parameter.name.replace('.', '_'): values[parameter.name] for parameter in parameters()
         }
+        check_box(own['crop_box'])
         return cls(**own, filters=tuple(_read_filter(name, values) for name in names))
 
 
@@ -203,7 +221,7 @@ def parameters() -> Iterator[Parameter]:
     """All but those of the filters."""
     for each in fields(NodeSettings):
         if each.metadata:
-            yield Parameter(name=each.name, **each.metadata)
+            yield Parameter(name=each.name.replace('crop_', 'crop.'), **each.metadata)
 
 
 def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
@@ -218,6 +236,14 @@ def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
             default=0.0,
             description=f'Less certain points are left out of ~/{name}.',
             upper=1.0,
+        )
+
+
+def check_box(box: Sequence[float]) -> None:
+    if len(box) != 6 or not all(low < high for low, high in zip(box[::2], box[1::2])):
+        raise ConfigError(
+            f'parameter crop.box: {list(box)} is no box; give x_min, x_max, y_min, y_max, z_min, '
+            'z_max with every minimum below its maximum.'
         )
 
 

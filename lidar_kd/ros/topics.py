@@ -8,12 +8,20 @@ import os
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Float64, Header, String
 
 from lidar_kd.cloud import Payload
+from lidar_kd.ros.parameters import overrides_of
 
 DEBUG = (
     'cyclic_time_ms',
@@ -27,6 +35,12 @@ _LATCHED = QoSProfile(
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+POLICIES = (
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.DURABILITY,
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.RELIABILITY,
 )
 _PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 _FAST_DDS = (
@@ -48,7 +62,9 @@ class Input:
     ) -> None:
         self._node = node
         self._receive = receive
-        self._follows = reliability == 'auto'
+        self._overrides = choose_overrides(node, '~/points', 'subscription')
+        told = QoSPolicyKind.RELIABILITY in self._overrides.policy_kinds
+        self._follows = reliability == 'auto' and not told
         reliable = reliability == 'reliable'
         self._policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         self._subscription = self._subscribe()
@@ -65,6 +81,9 @@ class Input:
             self.destroy()
             self._policy = policy
             self._subscription = self._subscribe()
+            self._node.get_logger().info(
+                f'publishers of {self.topic} changed: {policy.name.lower()} from now on'
+            )
 
     @property
     def topic(self) -> str:
@@ -95,7 +114,13 @@ class Input:
     def _subscribe(self) -> Any:
         # A burst is taken at once: the mailbox behind decides what is newest, and counts the rest.
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=self._policy)
-        return self._node.create_subscription(PointCloud2, '~/points', self._receive, qos)
+        return self._node.create_subscription(
+            PointCloud2,
+            '~/points',
+            self._receive,
+            qos,
+            qos_overriding_options=self._overrides,
+        )
 
 
 class Outputs:
@@ -103,10 +128,16 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, clouds: Iterable[str]) -> None:
         self._node = node
-        create = node.create_lifecycle_publisher
-        self._clouds = {name: create(PointCloud2, f'~/{name}', 2) for name in clouds}
-        self._times = {name: create(Float64, f'~/debug/{name}', 5) for name in DEBUG}
-        self._label_info = create(String, '~/label_info', _LATCHED)
+        self._clouds = {name: self._create(PointCloud2, name, 2) for name in clouds}
+        self._times = {name: self._create(Float64, f'debug/{name}', 5) for name in DEBUG}
+        self._label_info = node.create_lifecycle_publisher(String, '~/label_info', _LATCHED)
+
+    def _create(self, kind: Any, name: str, depth: int) -> Any:
+        topic = f'~/{name}'
+        overrides = choose_overrides(self._node, topic, 'publisher')
+        return self._node.create_lifecycle_publisher(
+            kind, topic, depth, qos_overriding_options=overrides
+        )
 
     def wanted(self) -> frozenset[str]:
         """Names of the outputs that somebody subscribes to."""
@@ -129,6 +160,15 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
 
+def choose_overrides(node: LifecycleNode, topic: str, entity: str) -> QoSOverridingOptions:
+    """The policies given as qos_overrides./TOPIC.publisher (or subscription).POLICY; no others are
+    declared: a subscription that follows its publishers must stay free to change.
+    """
+    prefix = f'qos_overrides.{node.resolve_topic_name(topic)}.{entity}.'
+    given = [kind for kind in POLICIES if f'{prefix}{kind.name.lower()}' in overrides_of(node)]
+    return QoSOverridingOptions(given)
+
+
 def explain_losses(middleware: str, environment: Mapping[str, str]) -> str:
     """Why big clouds of a publisher that is there may not arrive, by its rmw's name."""
     if 'fastrtps' in middleware:
@@ -140,7 +180,7 @@ def explain_losses(middleware: str, environment: Mapping[str, str]) -> str:
 
 
 def make_cloud(header: Header, payload: Payload) -> PointCloud2:
-    return PointCloud2(
+    cloud = PointCloud2(
         header=header,
         height=payload.height,
         width=payload.width,
@@ -148,6 +188,8 @@ def make_cloud(header: Header, payload: Payload) -> PointCloud2:
         is_bigendian=payload.is_bigendian,
         point_step=payload.point_step,
         row_step=payload.row_step,
-        data=payload.data,
         is_dense=payload.is_dense,
     )
+    # Into the slot itself: since Jazzy the setter and the constructor copy, each of them anew.
+    cloud._data = payload.data
+    return cloud

@@ -50,7 +50,7 @@ def read_scan(path: str | Path, *, columns: int | None = None) -> NDArray[np.flo
         raise DataError(f'{path}: cannot be read ({error.strerror or error}).') from None
 
 
-def count_points(path: Path, *, columns: int | None = None) -> int:
+def count_points_in_file(path: Path, *, columns: int | None = None) -> int:
     """What read_scan would return, for .bin files without reading them."""
     suffix = _find_suffix(path)
     if suffix in ('.bin', '.pcd.bin'):

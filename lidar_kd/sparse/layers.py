@@ -214,7 +214,7 @@ class ConvNorm(nn.Module):
             return self.conv.infer(x, residual=residual, relu=self.relu)
         y: SparseTensor = self.conv(x)
         return y.with_features(
-            y.level.engine.normalise(y.features, self.norm, residual, relu=self.relu)
+            y.level.engine.norms.normalise(y.features, self.norm, residual, relu=self.relu)
         )
 
 
@@ -231,11 +231,11 @@ def chain(
     pairs, level = second.conv.map_of(inner.level)
     assert pairs is not None, 'the second layer of a chain is no linear one'
     kernel, engine = second.conv.weight.flatten(1, 3), level.engine
-    z = engine.normalise_convolve(inner.features, first.norm, kernel, pairs, relu=first.relu)
+    z = engine.norms.normalise_convolve(inner.features, first.norm, kernel, pairs, relu=first.relu)
     if z is None:
-        between = engine.normalise(inner.features, first.norm, None, relu=first.relu)
+        between = engine.norms.normalise(inner.features, first.norm, None, relu=first.relu)
         z = convolve(between, kernel, pairs, engine)
-    return SparseTensor(engine.normalise(z, second.norm, residual, relu=second.relu), level)
+    return SparseTensor(engine.norms.normalise(z, second.norm, residual, relu=second.relu), level)
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ class KernelMap:
     n_in: int
     n_out: int
     derived: dict[str, Any] = field(default_factory=dict)  # what an engine computes once per map
+    trusted: bool = False  # its builder vouches for the rows; else an engine in C looks at them
 
     @property
     def slots(self) -> int:
@@ -46,9 +47,23 @@ class KernelMap:
         part = slice(self.starts[k], self.starts[k + 1])
         return self.in_rows[part], self.out_rows[part]
 
+    def with_results(self, kept: Tensor) -> KernelMap:
+        """The map to the kept (n_out,) rows of the result alone."""
+        chosen = kept[self.out_rows.long()]
+        counts = [int(part.sum()) for part in chosen.split(self._sizes)]
+        rows = kept.cumsum(0, dtype=torch.int32) - 1
+        out_rows = rows[self.out_rows[chosen].long()]
+        starts = (0, *accumulate(counts))
+        return KernelMap(self.in_rows[chosen], out_rows, starts, self.n_in, int(kept.sum()))
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [b - a for a, b in zip(self.starts, self.starts[1:])]
+
     @cached_property
     def transposed(self) -> KernelMap:
-        return KernelMap(self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in)
+        turned = self.out_rows, self.in_rows, self.starts, self.n_out, self.n_in
+        return KernelMap(*turned, trusted=self.trusted)
 
     @cached_property
     def parents(self) -> Tensor:

@@ -51,7 +51,7 @@ class Level:
     def keys(self) -> Tensor:
         keys = self.engine.keys(self.coords, self.layout)
         # the native engine reserves no room for more neighbours than distinct cells can have
-        if not (keys[1:] > keys[:-1]).all():
+        if self.engine.sorts and not (keys[1:] > keys[:-1]).all():
             raise ValueError(
                 f'level: its {len(keys)} cells are not sorted and distinct: '
                 'make it of points with voxelize(), or of cells with sparse_tensor()'
@@ -86,6 +86,17 @@ class Level:
             coarse._finer[stride, kernel] = ref(self)
             self._coarser[stride, kernel] = (coarse, pairs)
         return self._coarser[stride, kernel]
+
+    def coarser_inside(self, stride: Triple, kernel: Triple, extent: Triple) -> Level:
+        """coarser(), from now on without the cells outside 0 .. extent - 1."""
+        coarse, pairs = self.coarser(stride, kernel)
+        cells = coarse.coords[:, 1:]
+        kept = ((cells >= 0) & (cells < cells.new_tensor(extent))).all(1)
+        if not kept.all():
+            coarse = Level(coarse.coords[kept], self.engine)
+            coarse._finer[stride, kernel] = ref(self)
+            self._coarser[stride, kernel] = (coarse, pairs.with_results(kept))
+        return coarse
 
     def finer(self, stride: Triple, kernel: Triple | None = None) -> Level:
         """The level this one was made from; it must still be held by someone."""

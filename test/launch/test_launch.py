@@ -79,7 +79,8 @@ def segment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The launch file; where there is no launch system its names mean nothing."""
     if not has_launch:
         names = ('launch', 'launch.actions', 'launch.conditions', 'launch.substitutions')
-        for name in (*names, 'launch_ros', 'launch_ros.actions'):
+        found = ('ament_index_python', 'ament_index_python.packages')
+        for name in (*names, 'launch_ros', 'launch_ros.actions', *found):
             monkeypatch.setitem(sys.modules, name, MagicMock())
     spec = spec_from_file_location('segment_launch', SEGMENT)
     assert spec is not None
@@ -120,6 +121,15 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(segment: ModuleType, n
     defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
     with pytest.raises(ValueError, match=f'{name}:=yes is neither true nor false'):
         segment.choose_parameters({**defaults, name: 'yes'})
+
+
+def test_the_node_starts_last_so_that_what_fails_leaves_none_behind() -> None:
+    calls = [
+        ast.unparse(node.keywords[0].value)
+        for node in ast.walk(ast.parse(SEGMENT.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'OpaqueFunction'
+    ]
+    assert calls == ['start_rviz', 'start_bag', 'start_node']
 
 
 @needs_launch

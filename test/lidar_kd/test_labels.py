@@ -142,9 +142,27 @@ def test_every_class_is_either_ground_or_obstacle(classes: ClassTable) -> None:
 
 
 @TABLES
-def test_the_six_groups_exist(classes: ClassTable) -> None:
+def test_the_eight_groups_exist(classes: ClassTable) -> None:
     expected = {'ground', 'obstacle', 'vehicle', 'vulnerable', 'vegetation', 'structure'}
-    assert set(classes.groups) == expected
+    assert set(classes.groups) == expected | {'movable', 'static'}
+
+
+@TABLES
+def test_every_class_is_either_movable_or_static(classes: ClassTable) -> None:
+    both = [*classes.group_ids('movable').tolist(), *classes.group_ids('static').tolist()]
+    assert sorted(both) == list(range(classes.num_classes))
+
+
+def test_movable_are_the_things_of_both_benchmarks() -> None:
+    # SemanticKITTI: car to motorcyclist; nuScenes: barrier to truck, as its panoptic task has them
+    assert SEMANTICKITTI.group_ids('movable').tolist() == list(range(8))
+    assert NUSCENES.group_ids('movable').tolist() == list(range(10))
+
+
+def test_a_table_stored_before_these_groups_has_them_all_the_same() -> None:
+    plain = SEMANTICKITTI.to_dict()
+    del plain['groups']['movable'], plain['groups']['static']
+    assert ClassTable.from_dict(plain) == SEMANTICKITTI
 
 
 def test_group_ids_are_train_ids() -> None:

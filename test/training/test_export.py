@@ -15,7 +15,7 @@ from lidar_kd.models import build_model
 from lidar_kd.segmenter import Segmenter
 from training import export
 from training.export import main
-from training.run.folder import save_checkpoint, State
+from training.run.checkpoint import save_checkpoint, State
 
 
 def make_state(*, seed: int = 0, average: bool = False) -> State:

@@ -131,7 +131,7 @@ def _report_waiting(
 def _train(folder: Path, steps: int) -> tuple[float, float]:
     """Seconds per step, and the share of them spent waiting; after one step to warm up."""
     torch.manual_seed(0)
-    select_engine('cpu').tune_memory(live=False)
+    select_engine('cpu').memory.tune(live=False)
     model = build_model(NETWORK, classes=SEMANTICKITTI.num_classes).train()
     scans = TrainingScans(open_folder(folder), USUAL, seed=0)
     loader = Loader(scans, COARSE, batch_size=2, workers=1)

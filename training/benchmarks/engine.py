@@ -128,7 +128,7 @@ def run_engine(console: Console, *, scans: int, repeats: int) -> dict[str, float
     clouds, source = distinct_scans(scans)
     rows, model = contenders(), make_model()
     floor = Floor(list(dict.fromkeys([torch.float32, *(row.dtype for row in rows)])))
-    select_engine('cpu').tune_memory(live=True)
+    select_engine('cpu').memory.tune(live=True)
     console.banner(
         'engine: MinkUNet 21.7 M, folded, features only; kernel maps apart',
         {'scans': source, 'threads': torch.get_num_threads(), 'engines': _names(rows)},

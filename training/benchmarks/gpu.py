@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench.py card`: full MinkUNet on a CUDA device, under every engine and number type."""
+"""`bench.py gpu`: full MinkUNet on a CUDA device, under every engine and number type."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Row:
         return f'{self.engine.name} {str(self.dtype).removeprefix("torch.")}'
 
 
-def run_card(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     if not torch.cuda.is_available():
-        raise ConfigError('card: torch sees no CUDA device here; run it on a machine with one.')
+        raise ConfigError('gpu: torch sees no CUDA device here; run it on a machine with one.')
     clouds, source = distinct_scans(scans)
     batches = [_prepare(torch.from_numpy(cloud).to(DEVICE)) for cloud in clouds]
     rows = _rows(console)
     sizes = sorted(len(voxels.level) for voxels in batches)
     console.banner(
-        f'card: MinkUNet 21.7 M at {SIZE_M} m on {torch.cuda.get_device_name()}',
+        f'gpu: MinkUNet 21.7 M at {SIZE_M} m on {torch.cuda.get_device_name()}',
         {'scans': f'{source}, {sizes[len(sizes) // 2]} voxels (median)'},
     )
     clock, peaks = Clock(), dict[str, float]()

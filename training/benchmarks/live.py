@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+import secrets
 import tempfile
+import time
 
 import numpy as np
 
@@ -22,12 +24,16 @@ from training.live.processes import (
     require_ros,
     resident_mb,
     running,
+    wait_until,
 )
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
 
 DISTINCT = 40  # scans that are repeated
 SETTLED = 100  # scans after which memory should no longer grow
+START_LIMIT_S = 180.0  # for the node to load torch and its bundle
+SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
+NAMESPACE = f'/live_{secrets.token_hex(4)}'  # nobody else's
 CACHE = Path('runs/cache/live')
 
 
@@ -45,7 +51,7 @@ def run_live(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
         return _run(console, links, scans, bundle)
 
 
-def describe_machine() -> str:
+def name_machine() -> str:
     """The processor, and what of it the CPU kernel can use."""
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     name = next((line.partition(':')[2].strip() for line in lines if 'model name' in line), '?')
@@ -68,20 +74,31 @@ def _run(console: Console, scans: Path, count: int, bundle: Path) -> dict[str, f
 
     rss_mb: list[float] = []
     with ExitStack() as stack:
-        listener, listen = stack.enter_context(listening('segmented', lambda one: one.latency_ms))
+        listener, listen = stack.enter_context(
+            listening(NAMESPACE, 'segmented', lambda one: one.latency_ms)
+        )
         logs = scans.with_name('node.log'), scans.with_name('replay.log')
         parameters = {'model': bundle.resolve(), 'reliability': 'reliable'}
-        remaps = {'~/points': '/points'}
+        remaps = {'__ns': NAMESPACE, '~/points': 'points'}
         node = stack.enter_context(running('segment_node', parameters, remaps, logs[0]))
-        while not listener.is_ready:
-            listen(0.2)
+
+        def is_ready() -> bool:
             check_alive(node, logs[0])
             if listener.problem.startswith('not configured'):
                 raise ConfigError(listener.problem)
+            return listener.is_ready
+
+        hint = f'the node was not heard of within {START_LIMIT_S:.0f} s; run make demo.'
+        wait_until(is_ready, listen, START_LIMIT_S, hint)
         replayed = {'path': scans, 'loop': False, 'listeners': 1}
-        replay = stack.enter_context(running('replay_node', replayed, {}, logs[1]))
+        replay = stack.enter_context(
+            running('replay_node', replayed, {'__ns': NAMESPACE}, logs[1])
+        )
+        end_s = time.monotonic() + 0.1 * count + SLACK_S
         with console.progress(count, 'live') as step:
             while replay.poll() is None:
+                if time.monotonic() > end_s:
+                    raise ConfigError('the replay did not end in time; run make demo.')
                 before = len(listener.kept)
                 listen(0.5)
                 for _ in range(len(listener.kept) - before):
@@ -114,7 +131,7 @@ def _measure(
 
 
 def _report(console: Console, metrics: dict[str, float], status: dict[str, str]) -> None:
-    rows = [['machine', describe_machine()]]
+    rows = [['machine', name_machine()]]
     rows += [[key, status[key]] for key in ('bundle', 'engine', 'precision') if key in status]
     rows += [[name, f'{value:.3f}'] for name, value in metrics.items()]
     rows += [[key, value] for key, value in status.items() if key.startswith('dropped')]

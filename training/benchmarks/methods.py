@@ -77,7 +77,7 @@ class _Pair:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        select_engine('cpu').tune_memory(live=False)
+        select_engine('cpu').memory.tune(live=False)
         self.student = build_model(STUDENT, classes=CLASSES).train()
         self.teacher = fold_norms(build_model(TEACHER, classes=CLASSES).eval())
         self.teacher.requires_grad_(False)
@@ -125,7 +125,7 @@ class _Pair:
     def _learn(self, batch: Batch) -> None:
         self._step(batch, np.random.default_rng(0)).loss.backward()
         self.student.zero_grad(set_to_none=True)
-        batch.voxels.level.engine.release_memory()
+        batch.voxels.level.engine.memory.release()
 
 
 def compare(ours: Output, theirs: Output, batch: Batch) -> Inputs:
@@ -185,7 +185,7 @@ def peak_mb(what: str) -> float:
 def _measure_peak(what: str) -> float:
     pair, (batches, _) = _Pair(), _make_batches(1)
     inputs = compare(pair.answer(batches[0]), pair.ask_teacher(batches[0]), batches[0])
-    select_engine('cpu').release_memory()
+    select_engine('cpu').memory.release()
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts again from here
     before = _status('VmRSS')
     pair.teach(what, inputs)

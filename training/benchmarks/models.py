@@ -42,7 +42,7 @@ def run_models(
     }
     sizes = sorted(len(voxels.level) for voxels in batches['cartesian'])
     engine = select_engine('cpu')
-    engine.tune_memory(live=True)
+    engine.memory.tune(live=True)
     console.banner(
         f'models: every preset at {SIZE_M} m or on its cylinder, float32, maps and network',
         {

@@ -49,6 +49,7 @@ class PeerMap(KernelMap):
 
 class SpconvPeer(Engine):
     name = 'spconv (1 thread)'
+    sorts = False  # it hashes the cells, and its coarser ones come in any order
 
     def __init__(self) -> None:
         from spconv.core import ConvAlgo
@@ -58,7 +59,7 @@ class SpconvPeer(Engine):
         ops.get_current_stream = lambda: 0
 
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
-        """It hashes the cells itself."""
+        """The cells themselves: it makes no keys of them."""
         return coords
 
     def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:

@@ -14,7 +14,7 @@ import numpy as np
 from training.run.config import MAIN
 
 ALONE = 'alone'  # the student without a teacher
-ANSWERS = 'answers'  # with the teacher's answers as labels (teacher.labels) and no method
+PSEUDO_LABELS = 'pseudo_labels'  # with the teacher's pseudo-labels and no method
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 _GAINS = ('miou', 'hard_miou')
 

@@ -8,9 +8,10 @@ import hashlib
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
-from training.comparing.figures import ALONE, ANSWERS
+from training.comparing.figures import ALONE, PSEUDO_LABELS
 from training.run.config import Config, Methods
 from training.run.folder import RunFolder
+from training.run.old_names import find_run, refuse_old_arm, spell_as_before
 from training.run.sources import digest_streets
 from training.run.yaml_file import check
 
@@ -62,7 +63,8 @@ def _check_steps(config: Config) -> None:
 
 def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
-    method = () if arm in (ALONE, ANSWERS) else tuple(arm.split('+'))
+    refuse_old_arm(arm)
+    method = () if arm in (ALONE, PSEUDO_LABELS) else tuple(arm.split('+'))
     own = {name: teacher for name, teacher in config.teachers.items() if name in method}
     changes: dict[str, object] = {
         'name': f'{arm}-{seed}',
@@ -74,16 +76,16 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
         streets = config.data.streets.model_copy(update={'unlabelled': 0})
         data = config.data.model_copy(update={'unlabelled': (), 'streets': streets})
         changes |= {'teacher': None, 'methods': Methods(), 'data': data}
-    if arm == ANSWERS and (config.teacher is None or config.teacher.labels is None):
+    if arm == PSEUDO_LABELS and (config.teacher is None or config.teacher.pseudo_labels is None):
         raise ConfigError(
-            f"{ANSWERS}: the teacher's answers are labels only where teacher.labels is set; "
+            f'{PSEUDO_LABELS}: the teacher gives them only where teacher.pseudo_labels is set; '
             'set it, as to 0.5, or name a method.'
         )
     one = check(config.model_dump(by_alias=True) | changes, Config, arm)
     if arm == ALONE:
         # without defaults: a key that is new one day has its own in the runs that are there
-        known = one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True)
+        known = spell_as_before(one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True))
         if one.data.kind == 'streets':  # which are others when the simulator changes
             known += digest_streets(one.data.streets)
         out = out.parent / f'alone-{hashlib.sha256(known.encode()).hexdigest()[:8]}'
-    return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(out / one.name))
+    return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(find_run(out, one.name)))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from lidar_kd.labels import ClassTable
 from training.data.paste import cut_instances, paste_on_ground
-from training.data.scan import join, Scan
+from training.data.scan import join_scans, Scan
 
 Probability = float
 Rng = np.random.Generator
@@ -77,9 +77,9 @@ def augment(
         scan = polar_mix(scan, draw_scan(), table.hard_ids, rng)
     if rng.random() < settings.lasermix:
         scan = laser_mix(scan, draw_scan(), rng)
-    scan = move(scan, settings, rng)
+    scan = move_randomly(scan, settings, rng)
     if rng.random() < settings.mix3d:
-        scan = join(scan, move(draw_scan(), settings, rng))
+        scan = join_scans(scan, move_randomly(draw_scan(), settings, rng))
     if settings.jitter_m:
         scan = jitter(scan, settings.jitter_m, settings.jitter_limit_m, rng)
     if settings.drop:
@@ -87,7 +87,7 @@ def augment(
     return scan
 
 
-def move(scan: Scan, settings: Augmentation, rng: Rng) -> Scan:
+def move_randomly(scan: Scan, settings: Augmentation, rng: Rng) -> Scan:
     """Turn, mirror and scale the whole scan: one matrix."""
     angle = math.radians(settings.rotation_deg) * rng.uniform(-1, 1)
     along_x, along_y = rng.random(2) < 0.5 * settings.flip
@@ -138,7 +138,7 @@ def polar_mix(scan: Scan, other: Scan, classes: NDArray[np.uint8], rng: Rng) -> 
 
 def swap_sector(scan: Scan, other: Scan, *, start: float, width: float) -> Scan:
     """The azimuths from `start` over `width` (radians) come from the other scan."""
-    return join(
+    return join_scans(
         scan.take(~_in_sector(scan, start, width)), other.take(_in_sector(other, start, width))
     )
 
@@ -150,7 +150,7 @@ def paste_turned(
     objects = other.take(np.isin(other.labels, classes))
     if len(objects):
         for angle in angles:
-            scan = join(scan, transform(objects, turn_matrix(angle)))
+            scan = join_scans(scan, transform(objects, turn_matrix(angle)))
     return scan
 
 
@@ -169,7 +169,7 @@ def swap_bands(scan: Scan, other: Scan, *, bands: int, first: int = 0) -> Scan:
     low, high = np.nanmin(both, initial=math.inf), np.nanmax(both, initial=-math.inf)
     width = max(float(high - low), 1e-6) / bands
     place = [np.minimum((angle - low) // width, bands - 1) % 2 for angle in (ours, theirs)]
-    return join(scan.take(place[0] != 1 - first), other.take(place[1] == 1 - first))
+    return join_scans(scan.take(place[0] != 1 - first), other.take(place[1] == 1 - first))
 
 
 def _paste(scan: Scan, objects: Sequence[Scan], most: int, table: ClassTable, rng: Rng) -> Scan:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-scan fusion: a scan, and what earlier scans saw of its objects of the hard classes.
 
-methods.md 3.2: what stands still lies in place once the ego poses are applied; what moves is
+As M2SKD has it: what stands still lies in place once the ego poses are applied; what moves is
 registered, or left out where the registration does not convince. All of it is decided once, when
 the bank is built; fusing a scan afterwards is a gather and a small matrix product.
 """
@@ -39,7 +39,7 @@ from training.data.registration import (
     translation,
     yaw_of,
 )
-from training.data.scan import Scan, ScanSet
+from training.data.scan import require_poses, Scan, ScanSet
 
 PAST_SCANS = 4
 PASSES = 2  # over the scans when a bank is built
@@ -191,16 +191,6 @@ def build_bank(
         found = _pack(list(_link_all(scans, sightings, past_scans, moving, advance)))
         save_arrays(path, found)
     return InstanceBank(sightings=sightings, links=Links(**found), digest=digest)
-
-
-def require_poses(scans: ScanSet) -> None:
-    missing = [frame.name for frame in scans.frames if frame.pose is None]
-    if missing:
-        raise DataError(
-            f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
-            f'{missing[0]}, and cannot be fused; copy poses.txt and calib.txt beside the scans '
-            'or leave these sequences out.'
-        )
 
 
 def place_views(

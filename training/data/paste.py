@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.scan import join, Scan
+from training.data.scan import join_scans, Scan
 
 SMALLEST = 20  # points; fewer say little about a shape
 RANGE_M = 1.0  # an object moves to a place about as far away, as its point density tells
@@ -56,7 +56,7 @@ def paste_on_ground(
     for place in points[rng.choice(places, TRIES), :3]:
         pasted = set_down(instance, place)
         if is_free(standing, pasted, height_m=float(place[2])):
-            return join(scan, pasted)
+            return join_scans(scan, pasted)
     return scan
 
 

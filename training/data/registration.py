@@ -56,7 +56,7 @@ def fit_motion(source: Points, target: Points) -> Matrix:
     a, b = (source - from_centre)[:, :2], (target - to_centre)[:, :2]
     # the sum of b . R(yaw) a is largest where its derivative by the yaw is zero
     yaw = math.atan2((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(), (a * b).sum())
-    return translation(to_centre) @ turn(yaw) @ translation(-from_centre)
+    return translation(to_centre) @ turn_about_z(yaw) @ translation(-from_centre)
 
 
 def apply(motion: Matrix, points: Points) -> Points:
@@ -70,7 +70,7 @@ def translation(shift: NDArray[np.floating]) -> Matrix:
     return motion
 
 
-def turn(yaw: float) -> Matrix:
+def turn_about_z(yaw: float) -> Matrix:
     """About z, anticlockwise seen from above, in radians."""
     c, s = math.cos(yaw), math.sin(yaw)
     motion = np.eye(4)

@@ -57,7 +57,7 @@ class Scan:
         return replace(self, points=points, pose=None)
 
 
-def join(first: Scan, second: Scan) -> Scan:
+def join_scans(first: Scan, second: Scan) -> Scan:
     """Both clouds in one, the first one's name; objects of the second get new numbers."""
     instances = None
     if first.instances is not None and second.instances is not None:
@@ -89,6 +89,7 @@ class Frame:
     labels: Path | None = None
     numbers: Path | None = None  # of the objects, where they have a file of their own
     pose: NDArray[np.float64] | None = None
+    no_pose: str = ''  # why, where the files of the poses cannot be used
 
     @property
     def sequence(self) -> str:
@@ -183,3 +184,16 @@ class ScanSet:
                 'unpack the labels again or leave this sequence out.'
             ) from None
         return self.table.to_train(raw, str(path)), instances
+
+
+def require_poses(scans: ScanSet) -> None:
+    """What fusion needs; whoever only reads scans and labels goes without."""
+    missing = [frame for frame in scans.frames if frame.pose is None]
+    if missing and missing[0].no_pose:
+        raise DataError(missing[0].no_pose)
+    if missing:
+        raise DataError(
+            f'{scans.root}: {len(missing)} of {len(scans)} scans have no pose, first '
+            f'{missing[0].name}, and cannot be fused; copy poses.txt and calib.txt beside the '
+            'scans or leave these sequences out.'
+        )

@@ -95,13 +95,14 @@ def _list_frames(sequence: Path) -> list[Frame]:
     labels = sequence / 'labels'
     labelled = labels.is_dir()
     numbers = [_number(scan, place) for place, scan in enumerate(scans)]
-    poses = _read_poses(sequence, needed=max(numbers) + 1)
+    poses, no_poses = _try_poses(sequence, needed=max(numbers) + 1)
     return [
         Frame(
             name=f'{sequence.name}/{scan.stem}',
             scan=scan,
             labels=labels / f'{scan.stem}.label' if labelled else None,
             pose=None if poses is None else poses[number],
+            no_pose=no_poses,
         )
         for scan, number in zip(scans, numbers)
     ]
@@ -109,6 +110,14 @@ def _list_frames(sequence: Path) -> list[Frame]:
 
 def _number(scan: Path, place: int) -> int:
     return int(scan.stem) if scan.stem.isdecimal() else place
+
+
+def _try_poses(sequence: Path, *, needed: int) -> tuple[Poses | None, str]:
+    """The poses, or why there are none: scans and labels alone are read without them."""
+    try:
+        return _read_poses(sequence, needed=needed), ''
+    except DataError as error:
+        return None, str(error)
 
 
 def _read_poses(sequence: Path, *, needed: int) -> Poses | None:

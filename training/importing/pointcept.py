@@ -11,6 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
+from training.importing.cylinder import (
+    cylinder_grid,
+    cylinder_names,
+    cylinder_settings,
+    cylinder_weights,
+    HEAD,
+    NOTE,
+    UNSHAPED,
+)
+from training.importing.litept import litept_names, litept_settings
 from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 from training.importing.spvnas import (
     minkunet_names,
@@ -184,6 +194,19 @@ def _unchanged(_name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
+TRANSFORMER = {
+    'enc_patch_size': 'patch',
+    'dec_patch_size': 'decoder patch',
+    'enc_num_head': 'heads',
+    'dec_num_head': 'decoder heads',
+    'order': 'orders',
+}
+LITEPT = {
+    'enc_patch_size': 'patch',
+    'enc_num_head': 'heads',
+    'enc_rope_freq': 'rope base',
+    'order': 'orders',
+}
 FAMILIES = {
     'ptv3': Family(
         'ptv3',
@@ -191,10 +214,30 @@ FAMILIES = {
         ptv3_settings,
         _unchanged,
         note=POINTCEPT_NOTE,
+        unshaped=TRANSFORMER,
         structure='that of Pointcept 1.5.2 and later: weights trained with 1.5.1 or older, as the '
         'released ones were, need --before-1-5-2',
     ),
+    'litept': Family(
+        'litept',
+        litept_names,
+        litept_settings,
+        _unchanged,
+        note=POINTCEPT_NOTE,
+        unshaped=LITEPT,
+    ),
     'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
+    'cylinder3d': Family(
+        'cylinder3d',
+        cylinder_names,
+        cylinder_settings,
+        _unchanged,
+        note=NOTE,
+        unshaped=UNSHAPED,
+        arranged=cylinder_weights,
+        grid=cylinder_grid,
+        unlabeled_head=HEAD,
+    ),
     'minkunet': Family(
         'minkunet',
         minkunet_names,

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import re
 from typing import Any
 
 from torch import Tensor
+
+from lidar_kd.voxels import CylinderGrid
 
 StateDict = Mapping[str, Tensor]
 Rules = dict[str, Callable[..., str]]  # pattern of their name -> ours from its groups
@@ -33,6 +35,10 @@ class Family:
     note: str = ''  # what differs from the way it was trained
     structure: str = ''  # which of several that the same tensors fit
     unused: tuple[str, ...] = ()  # how tensors begin that its forward pass never asked for
+    arranged: Callable[[StateDict], dict[str, Tensor]] | None = None  # where weight is not enough
+    grid: Callable[[StateDict], CylinderGrid] | None = None  # where it has no cubes
+    unlabeled_head: str = ''  # the layer whose first class is none
+    unshaped: Mapping[str, str] = field(default_factory=dict)  # of a config: no shape tells them
 
 
 def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64, String
 
-NODE = '/lidar_kd'
+NODE = 'lidar_kd'
 STAGES = ('preprocess_ms', 'inference_ms', 'postprocess_ms', 'total_ms')
 
 
@@ -27,24 +27,36 @@ class Received(NamedTuple):
 
 
 class Listener(Node):
-    """Keeps what `keep` makes of each labelled cloud; nothing else is worked out while it runs."""
+    """Keeps what `keep` makes of each labelled cloud; nothing else is worked out while it runs.
 
-    def __init__(self, topic: str, keep: Callable[[Received], Any]) -> None:
-        super().__init__('listener')
+    `namespace` is that of the node, and nobody else's.
+    """
+
+    def __init__(self, namespace: str, topic: str, keep: Callable[[Received], Any]) -> None:
+        super().__init__('listener', namespace=namespace)
         self.kept: list[Any] = []
         self.times_ms: dict[str, list[float]] = defaultdict(list)
         self.status: dict[str, str] = {}  # the latest diagnostics
         self.problem = ''  # what they complain of
         self.is_ready = False
         self._keep = keep
+        self._node = f'{self.get_namespace()}/{NODE}'
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         listen = self.create_subscription
-        listen(PointCloud2, f'{NODE}/{topic}', self._receive, 5)
+        listen(PointCloud2, f'{self._node}/{topic}', self._receive, 5)
         listen(DiagnosticArray, '/diagnostics', self._diagnose, 10)
-        listen(String, f'{NODE}/label_info', self._become_ready, latched)
+        listen(String, f'{self._node}/label_info', self._become_ready, latched)
         names = ['pipeline_latency_ms', *(f'processing_time/{stage}' for stage in STAGES)]
         for name in names:
-            listen(Float64, f'{NODE}/debug/{name}', self._make_keeper(name.split('/')[-1]), 50)
+            listen(
+                Float64, f'{self._node}/debug/{name}', self._make_keeper(name.split('/')[-1]), 50
+            )
+
+    def strangers(self) -> list[str]:
+        """Full names of the nodes that do not belong to this drive."""
+        own = self.get_namespace()
+        found = self.get_node_names_and_namespaces()
+        return sorted({f'{place.rstrip("/")}/{name}' for name, place in found if place != own})
 
     def _receive(self, cloud: Any) -> None:
         stamp = cloud.header.stamp
@@ -56,7 +68,7 @@ class Listener(Node):
 
     def _diagnose(self, array: Any) -> None:
         for status in array.status:
-            if status.name.startswith(f'{NODE}:'):
+            if status.name.startswith(f'{self._node}:'):
                 self.status = {each.key: each.value for each in status.values}
                 self.problem = status.message if status.level == b'\x02' else ''
 
@@ -66,11 +78,11 @@ class Listener(Node):
 
 @contextmanager
 def listening(
-    topic: str, keep: Callable[[Received], Any]
+    namespace: str, topic: str, keep: Callable[[Received], Any]
 ) -> Iterator[tuple[Listener, Callable[[float], None]]]:
     """Yields the listener, and what to call to let it listen for some seconds."""
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    listener = Listener(topic, keep)
+    listener = Listener(namespace, topic, keep)
     executor = SingleThreadedExecutor()
     executor.add_node(listener)
 

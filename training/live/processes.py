@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node and the replay as processes of their own; they end with the block that started them."""
+"""The node and the replay as processes of their own.
+
+They end with the block that started them, and with this process however that ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+import ctypes
 from importlib import metadata
 import os
 from pathlib import Path
@@ -15,9 +19,13 @@ import sys
 import time
 
 from lidar_kd.errors import ConfigError
+from lidar_kd.ros.log_folder import check_log_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+PROFILE = ROOT / 'config' / 'node' / 'fastdds_large_clouds.xml'
 PATIENCE_S = 10.0
+_DOMAINS = range(1, 101)  # above, ports meet those of outgoing connections
+_PR_SET_PDEATHSIG = 1
 
 
 def require_ros() -> None:
@@ -31,19 +39,25 @@ def require_ros() -> None:
         ) from None
 
 
-def prepare_environment() -> None:
-    """For this process and those it starts; before rclpy and torch are loaded."""
-    profile = str(ROOT / 'config' / 'node' / 'fastdds_large_clouds.xml')
-    wanted = {
-        find_profile_variable(): profile,
-        'OMP_WAIT_POLICY': 'passive',  # threads that wait must not take the cores of the others
-        'ROS_DOMAIN_ID': str(random.randint(1, 100)),  # away from the robot on the same network
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',  # from Iron on
-    }
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
+def prepare_environment(domain: int | None = None) -> None:
+    """For this process and those it starts; before rclpy and torch are loaded.
+
+    `domain`: ROS_DOMAIN_ID; None: any but the one that a robot on this network may have.
+    """
+    check_log_folder()
+    os.environ.setdefault(find_profile_variable(), str(PROFILE))
+    # threads that wait must not take the cores of the others
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+    os.environ['ROS_DOMAIN_ID'] = str(choose_domain() if domain is None else domain)
+    # From Iron on: all that takes part is on this machine, and OFF would keep them apart.
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
     os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
+
+
+def choose_domain() -> int:
+    taken = os.environ.get('ROS_DOMAIN_ID', '')
+    return random.choice([each for each in _DOMAINS if str(each) != taken])
 
 
 def find_profile_variable() -> str:
@@ -64,7 +78,10 @@ def end_on_sigterm() -> None:
 def running(
     executable: str, parameters: Mapping[str, object], remaps: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """scripts/`executable` with parameters; what it says goes to `log`."""
+    """scripts/`executable` with parameters; what it says goes to `log`.
+
+    A remap named __ns gives it a namespace.
+    """
     words = [sys.executable, str(ROOT / 'scripts' / executable), '--ros-args']
     for name, value in parameters.items():
         words += ['-p', f'{name}:={str(value).lower() if isinstance(value, bool) else value}']
@@ -78,11 +95,23 @@ def running(
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches it through us, once
+            preexec_fn=_make_tie(),
         )
         try:
             yield process
         finally:
             _end(process)
+
+
+def wait_until(
+    happened: Callable[[], object], listen: Callable[[float], None], limit_s: float, hint: str
+) -> None:
+    """Listens until it happened, or raises ConfigError with the hint after `limit_s`."""
+    end_s = time.monotonic() + limit_s
+    while not happened():
+        if time.monotonic() > end_s:
+            raise ConfigError(hint)
+        listen(0.2)
 
 
 def check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -101,6 +130,23 @@ def resident_mb(process: subprocess.Popen[bytes]) -> float:
 
 def _python_path() -> list[str]:
     return [path for path in os.environ.get('PYTHONPATH', '').split(os.pathsep) if path]
+
+
+def _make_tie() -> Callable[[], None]:
+    """For the child, before it becomes the node: SIGTERM when this process is gone, even killed.
+
+    The library is looked up here: between fork and exec as little as possible should happen.
+    """
+    prctl = getattr(ctypes.CDLL(None), 'prctl', None)  # Linux only
+    parent = os.getpid()
+
+    def tie() -> None:
+        if prctl:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # gone meanwhile
+                os._exit(1)
+
+    return tie
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

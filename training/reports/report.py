@@ -19,7 +19,14 @@ from lidar_kd.files import write_atomically, writing
 from lidar_kd.labels import ClassTable
 from training.data.scan import Scans
 from training.reports.draw import draw_confusion, draw_curves
+from training.reports.panoptic import (
+    PANOPTIC_COLUMNS,
+    panoptic_figures,
+    panoptic_rows,
+    PANOPTIC_TITLE,
+)
 from training.scores.metrics import Confusion, Score
+from training.scores.panoptic import PanopticQuality
 from training.scores.scoring import Answer, Segment
 
 NOTHING = '-'  # shown where there is no number
@@ -34,6 +41,7 @@ class Result:
     confusion: Confusion
     facts: Mapping[str, str] = field(default_factory=dict)  # shown above the tables
     latency_ms: Sequence[float] = ()  # per scan
+    panoptic: PanopticQuality | None = None  # where objects were scored too
 
 
 class Tabulation(NamedTuple):
@@ -43,7 +51,11 @@ class Tabulation(NamedTuple):
 
 
 def tables(result: Result) -> list[Tabulation]:
-    return [_means(result), _classes(result), _ranges(result)]
+    found = [_means(result), _classes(result), _ranges(result)]
+    if result.panoptic is not None:
+        rows = panoptic_rows(result.table, result.panoptic)
+        found.append(Tabulation(PANOPTIC_TITLE, PANOPTIC_COLUMNS, rows))
+    return found
 
 
 def show(console: Console, result: Result) -> None:
@@ -68,6 +80,8 @@ def figures(result: Result) -> dict[str, float | None]:
         'latency_ms': median(result.latency_ms) if result.latency_ms else math.nan,
     }
     values |= {f'iou_{name}': float(iou) for name, iou in zip(table.names, confusion.iou())}
+    if result.panoptic is not None:
+        values |= panoptic_figures(table, result.panoptic, confusion.iou())
     by_range = confusion.occurring_by_range()
     values |= {f'miou_{_plain(name)}': score.value for name, score in by_range.items()}
     return {name: None if math.isnan(value) else value for name, value in values.items()}

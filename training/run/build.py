@@ -35,7 +35,7 @@ from training.run.sources import fuse, open_sources, Several, Sources
 from training.run.synced_norm import synchronise_norms
 from training.run.teacher_cache import CachedTeacher
 from training.run.teachers import FrozenTeacher
-from training.run.warm_start import begin_with
+from training.run.warm_start import warm_start
 
 Counts = NDArray[np.int64]
 Teachers = Mapping[str, FrozenTeacher]  # those that a configuration asks, by name
@@ -49,7 +49,7 @@ def prepare_machine(config: Config, ranks: Ranks) -> torch.device:
     device = choose_device(config.device)
     if device.type == 'cuda' and ranks.world > 1:
         device = torch.device('cuda', ranks.local)
-    select_engine(device).tune_memory(live=False)
+    select_engine(device).memory.tune(live=False)
     return device
 
 
@@ -121,8 +121,10 @@ def describe(config: Config, sources: Sources, teachers: Teachers) -> BundleSpec
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {len(sources.train)} scans',
     }
-    if config.model.start is not None:
-        facts['start'] = read_spec(config.model.start).run_or(config.model.start.stem)
+    if config.model.warm_start is not None:
+        facts['warm_start'] = read_spec(config.model.warm_start).run_or(
+            config.model.warm_start.stem
+        )
     if teachers:
         names = dict.fromkeys(teacher.name for teacher in teachers.values())
         facts |= {'teacher': ', '.join(names), 'method': config.taught_by}
@@ -145,8 +147,8 @@ def open_sources_once(config: Config, console: Console, ranks: Ranks) -> Sources
 def _build_student(config: Config, spec: BundleSpec, ranks: Ranks) -> nn.Module:
     classes = spec.labels.num_classes
     student = build_model(config.model.name, classes=classes, **config.model.settings)
-    if config.model.start is not None:
-        begin_with(config.model.start, student, spec)
+    if config.model.warm_start is not None:
+        warm_start(config.model.warm_start, student, spec)
     if ranks.world > 1 and config.optim.sync_norms:
         synchronise_norms(student)
     return student
@@ -186,7 +188,7 @@ def _build_distillation(
             for name, teacher in teachers.items()
         },
         itself=teacher_inputs[MAIN] if config.is_its_own_teacher else None,
-        pseudo_label_confidence=config.teacher.labels if config.teacher else None,
+        pseudo_label_confidence=config.teacher.pseudo_labels if config.teacher else None,
     )
 
 

@@ -7,6 +7,7 @@ A file gives what differs from the defaults below; `--set optim.lr=5e-4` changes
 from __future__ import annotations
 
 from collections.abc import Sequence
+import copy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
 )
 
 from lidar_kd.bundle import COLUMNS
@@ -28,6 +30,7 @@ from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import PvkdSettings
 from training.methods.srkd import SrkdSettings
 from training.methods.supervised import SupervisedSettings
+from training.run.old_names import find_teacher_sections, refuse_old_settings, rename_settings
 from training.run.yaml_file import check, read_settings
 
 MAIN = 'teacher'  # name of the teacher of all methods that have none of their own
@@ -38,7 +41,7 @@ class NetworkSettings(Section):
     name: str = 'minkunet_quarter'  # a model or a preset of lidar_kd.models
     settings: dict[str, Any] = {}  # for its constructor
     grid: Grid = CartesianGrid(voxel_m=0.2)
-    start: Path | None = None  # a bundle whose weights it begins with
+    warm_start: Path | None = None  # a bundle whose weights it has at the first step
 
     @model_validator(mode='after')
     def _known(self) -> NetworkSettings:
@@ -106,7 +109,7 @@ class MainTeacherSettings(TeacherSettings):
     remedy: ClassVar[str] = f'{TeacherSettings.remedy}, or set shared: true'
 
     shared: bool = False
-    labels: Share | None = None  # scans without any take the asked teachers' mean if so sure
+    pseudo_labels: Share | None = None  # scans without labels get the teachers', if so sure
 
     def _ways(self) -> list[str]:
         return [*super()._ways(), *(['shared'] if self.shared else [])]
@@ -143,13 +146,13 @@ class Config(Section):
 
     @property
     def learns_from_teacher(self) -> bool:
-        """Without a method it takes the teacher's answers for labels, and nothing else."""
-        return bool(self.method or (self.teacher and self.teacher.labels is not None))
+        """Without a method it learns from the teacher's pseudo-labels alone."""
+        return bool(self.method or (self.teacher and self.teacher.pseudo_labels is not None))
 
     @property
     def taught_by(self) -> str:
         """The methods, for people."""
-        return ' + '.join(self.method) or "the teacher's answers as labels"
+        return ' + '.join(self.method) or 'pseudo-labels alone'
 
     def teacher_of(self, method: str) -> str:
         """Its name: that of the method if it has its own."""
@@ -219,12 +222,12 @@ class Config(Section):
                     'SRKD relates whole ones; set its mixes to 0, or methods.srkd.cross to 0, or '
                     'methods.srkd.relate_mixes to true, as its authors do'
                 )
-        believes = self.teacher is not None and self.teacher.labels is not None
-        if believes and augment.brings_points and self.data.has_unlabelled:
+        pseudo_labels = self.teacher is not None and self.teacher.pseudo_labels is not None
+        if pseudo_labels and augment.brings_points and self.data.has_unlabelled:
             raise ValueError(
-                'teacher.labels: answers are labels of scans without any, and what is pasted or '
+                'teacher.pseudo_labels: they are for scans without labels, and what is pasted or '
                 'mixed in has labels; set paste and the mixes of data.augment to 0, or '
-                'teacher.labels to null'
+                'teacher.pseudo_labels to null'
             )
 
 
@@ -232,23 +235,48 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """The configuration in a file; paths of other configurations become absolute."""
     settings = read_settings(path, changes)
     settings.setdefault('name', path.stem)
-    teachers = settings.get('teachers')
-    own = teachers.values() if isinstance(teachers, dict) else ()
-    for teacher in (settings.get('teacher'), *own):
-        if isinstance(teacher, dict) and teacher.get('config'):
+    refuse_old_settings(settings, path.name)
+    for teacher in find_teacher_sections(settings):
+        if teacher.get('config'):
             teacher['config'] = str((path.resolve().parent / str(teacher['config'])).resolve())
     return check(settings, Config, path.name)
 
 
 def describe_changes(ours: Config, theirs: dict[str, Any]) -> list[str]:
     """'optim.lr 0.001 -> 0.002' for every value that differs from an earlier run's."""
-    mine = dict(_flatten(ours.model_dump(mode='json', by_alias=True)))
-    other = dict(_flatten(theirs))
+    mine = _flatten_settings(ours.model_dump(mode='json', by_alias=True))
+    other = _flatten_settings(theirs)
     return [
         f'{key} {other.get(key)} -> {mine.get(key)}'
         for key in sorted(mine.keys() | other.keys())
         if mine.get(key) != other.get(key)
     ]
+
+
+def read_past_settings(there: dict[str, Any]) -> dict[str, Any]:
+    """What a run left, in the names of today; keys that are newer than it have their defaults."""
+    settings = rename_settings(there)
+    try:
+        return Config.model_validate(settings).model_dump(mode='json', by_alias=True)
+    except ValidationError:
+        return settings
+
+
+def _flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """By dotted key; another configuration of a checkout is the same wherever that lies."""
+    settings = copy.deepcopy(settings)
+    for teacher in find_teacher_sections(settings):
+        if teacher.get('config'):
+            teacher['config'] = _within_checkout(Path(str(teacher['config'])))
+    return dict(_flatten(settings))
+
+
+def _within_checkout(path: Path) -> str:
+    parts = path.parts
+    if 'config' not in parts:
+        return str(path)
+    first = len(parts) - 1 - parts[::-1].index('config')
+    return '/'.join(parts[first:])
 
 
 def _flatten(section: dict[str, Any], place: str = '') -> list[tuple[str, Any]]:

@@ -8,19 +8,16 @@ from contextlib import contextmanager
 import fcntl
 import json
 from pathlib import Path
-import pickle
 import time
 from typing import Any, TextIO
 
-from pydantic import ValidationError
-import torch
 import yaml
 
-from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.errors import ConfigError
 from lidar_kd.files import write_atomically
-from training.run.config import Config, describe_changes
+from training.run.config import Config, describe_changes, read_past_settings
+from training.run.old_names import rename_origins
 
-State = dict[str, Any]
 PATIENCE_S = 10.0  # a killed run's loaders take seconds to see that they are alone
 
 
@@ -56,6 +53,8 @@ class RunFolder:
                         'choose another --out.'
                     )
                 time.sleep(0.1)
+            for stray in self.path.glob('.*.tmp'):  # half-written by runs that were killed
+                stray.unlink(missing_ok=True)
             yield
 
     def claim(self, config: Config, origins: Mapping[str, str]) -> None:
@@ -69,7 +68,9 @@ class RunFolder:
             self._refuse('results and no configuration', results)
         if results:  # else there is nothing to lose
             there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
-            self._refuse('another configuration', describe_changes(config, _fill_in(there)))
+            self._refuse(
+                'another configuration', describe_changes(config, read_past_settings(there))
+            )
             self._refuse('something else to learn from', self.changed_origins(origins))
             return
         document = yaml.safe_dump(config.model_dump(mode='json', by_alias=True), sort_keys=False)
@@ -87,7 +88,8 @@ class RunFolder:
 
     def changed_origins(self, origins: Mapping[str, str]) -> list[str]:
         """Origins that differ; nothing is known of a run from before they were written."""
-        there = json.loads(self.origins.read_text()) if self.origins.is_file() else {}
+        text = self.origins.read_text() if self.origins.is_file() else '{}'
+        there = rename_origins(json.loads(text))
         common = sorted(there.keys() & origins.keys())
         return [f'{key} {there[key]} -> {origins[key]}'
                 for key in common if there[key] != origins[key]]  # fmt: skip
@@ -123,38 +125,3 @@ def _locked(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _fill_in(there: State) -> State:
-    """Keys that are newer than the run have their defaults."""
-    try:
-        return Config.model_validate(there).model_dump(mode='json', by_alias=True)
-    except ValidationError:
-        return there
-
-
-def save_checkpoint(path: Path, state: State) -> None:
-    try:
-        with write_atomically(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own writer does not say why it stopped
-        reason = error.strerror if isinstance(error, OSError) else 'is the disk full?'
-        raise DataError(
-            f'{path}: cannot be written ({reason}); free some space, then run the same command '
-            'again: it goes on from the last one that was written.'
-        ) from None
-
-
-def load_checkpoint(path: Path) -> State:
-    """Tensors and plain values only: a checkpoint never runs code."""
-    try:
-        state: State = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise DataError(
-            f'{path}: cannot be read ({error.strerror or error}); check the path.'
-        ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
-        raise DataError(
-            f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
-        ) from None
-    return state

@@ -18,17 +18,22 @@ import torch
 from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lidar_kd.bundle import Bundle, BundleSpec, save_bundle
+from lidar_kd.bundle import BundleSpec, save_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import DataError
-from lidar_kd.segmenter import Segmenter
-from lidar_kd.sparse import select_engine
 from training.data.batch import Batch
 from training.data.loader import Loader
 from training.data.scan import ScanSet
 from training.run.board import Board, NoBoard, open_board
+from training.run.checkpoint import (
+    describe_machine,
+    load_newest,
+    save_checkpoint,
+    State,
+    warn_of_another_machine,
+)
 from training.run.config import Config
-from training.run.folder import load_checkpoint, RunFolder, save_checkpoint, State
+from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted, Interruption
 from training.run.loss import DistillationLoss, Terms
 from training.run.memory import peak_gb, reset_peak
@@ -36,8 +41,7 @@ from training.run.optimiser import Average, make_optimizer, make_schedule
 from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.running_mean import RunningMean
-from training.scores.metrics import Confusion
-from training.scores.scoring import score
+from training.run.validation import Validation
 
 _DRAW = 3  # a use of the seed; the loader has 1 and 2
 _RELEASE_EVERY = 8  # steps; each time costs a small network 15 % of a step to take it back
@@ -76,7 +80,9 @@ class Run:
         if parts.ranks.world > 1:
             self._teach = DistributedDataParallel(self.distillation, find_unused_parameters=True)
         self.step = 0
-        self.best_miou, self.best_step, self._stale = -1.0, 0, 0
+        self.validation = Validation(
+            validate, parts.validation, parts.spec, device=parts.device, ranks=parts.ranks
+        )
         self._running_mean = RunningMean()
         self._board: Board = NoBoard()
         self._has_warned = False
@@ -90,7 +96,7 @@ class Run:
         saved = time.monotonic()
         batches = self._batches()
         with Interruption() as interruption, self._progress() as advance:
-            while self.step < self.total and not self._is_stale():
+            while self.step < self.total and not self.validation.is_stale:
                 self._learn(next(batches))
                 advance()
                 if self.step % self.config.log_every == 0 or self.step == self.total:
@@ -98,7 +104,7 @@ class Run:
                 if self.step % self._round == 0 or self.step == self.total:
                     self._validate()
                     saved = -math.inf
-                    if self._is_stale() and self._has_unlogged_steps():
+                    if self.validation.is_stale and self._has_unlogged_steps():
                         self._log()
                 due = time.monotonic() - saved > self.config.save_every_s
                 if self._ranks.any(due or interruption.wanted):
@@ -132,7 +138,7 @@ class Run:
         if self._average is not None:
             self._average.update(self.distillation.student, self.step)
         if self.step % _RELEASE_EVERY == 0:
-            batch.voxels.level.engine.release_memory()
+            batch.voxels.level.engine.memory.release()
         self.step += 1
         self._running_mean.add({'loss': terms.loss, **terms.weighted, 'gradient': norm})
 
@@ -199,63 +205,25 @@ class Run:
         )
 
     def _validate(self) -> None:
-        confusion = self._score()
-        miou = confusion.occurring().value
-        if math.isnan(miou):
-            raise DataError(
-                f'{self._parts.validation.root}: the scans to score hold no labelled point; '
-                'change data.validation.'
-            )
-        hard = confusion.occurring([int(c) for c in self._parts.spec.labels.hard_ids]).value
-        better = miou > self.best_miou
-        self._stale = 0 if better else self._stale + 1
-        if better:
-            self.best_miou, self.best_step = miou, self.step
-        kept = better or self.config.validate_.keep == 'last'
+        confusion = self.validation.score_network(self._network())
+        kept = self.validation.keeps(confusion, self.step)
         if kept:
             self._save(self.folder.best)
         if not self._ranks.is_first:
             return
-        iou = [None if math.isnan(value) else round(float(value), 5) for value in confusion.iou()]
-        row = {'step': self.step, 'miou': miou, 'hard_miou': hard, 'iou': iou}
+        row = self.validation.make_row(confusion, self.step)
         self._record(row)
-        mark = '  kept' if kept else ''
         self.console.line(
             f'epoch {self.step / len(self._parts.loader):.1f}  step {self.step}/{self.total}  '
-            f'mIoU {miou:.1%} (classes that occur)  hard classes {hard:.1%}{mark}'
+            f'mIoU {row["miou"]:.1%} (classes that occur)  hard classes {row["hard_miou"]:.1%}'
+            f'{"  kept" * kept}'
         )
         if kept:
-            save_bundle(self.folder.bundle, self._network(), self._spec(confusion))
-
-    def _score(self) -> Confusion:
-        segmenter = Segmenter(
-            Bundle(model=self._network(), spec=self._parts.spec), device=str(self._device)
-        )
-        confusion = score(
-            lambda points: segmenter.segment(points).labels,
-            self._parts.validation,
-            rank=self._ranks.rank,
-            world=self._ranks.world,
-        )
-        confusion.sum_over_ranks(self._device)
-        select_engine(self._device).tune_memory(live=False)
-        return confusion
+            spec = self.validation.describe_weights(confusion, f'{self.step} of {self.total}')
+            save_bundle(self.folder.bundle, self._network(), spec)
 
     def _network(self) -> nn.Module:
         return self._average.model if self._average else self.distillation.student
-
-    def _spec(self, confusion: Confusion) -> BundleSpec:
-        """The bundle's description with what is known of these weights."""
-        facts = {
-            **self._parts.spec.provenance,
-            'step': f'{self.step} of {self.total}',
-            'validation_miou': f'{confusion.occurring().value:.4f} (classes that occur)',
-        }
-        return self._parts.spec.model_copy(update={'provenance': facts})
-
-    def _is_stale(self) -> bool:
-        patience = self.config.validate_.patience
-        return patience is not None and self._stale >= patience
 
     def _save(self, path: Any) -> None:
         """Every rank takes part; the first one writes."""
@@ -274,15 +242,16 @@ class Run:
             'loader': self._parts.loader.state(),
             'rng': rng,
             'running_mean': self._running_mean.state(),
-            'best': [self.best_miou, self.best_step, self._stale],
+            'best': self.validation.state(),
+            'machine': describe_machine(self._device),
         }
         save_checkpoint(path, state)
 
     def _resume(self) -> None:
-        if not self.folder.last.is_file():
+        state = load_newest(self.folder, self.console)
+        if state is None:
             self._forget_rows()
             return
-        state = load_checkpoint(self.folder.last)
         self._parts.loader.load_state(state['loader'])
         self.distillation.student.load_state_dict(state['model'])
         self.distillation.load_state(state['distillation'])
@@ -294,7 +263,8 @@ class Run:
         self._schedule.load_state_dict(state['schedule'])
         set_random_state(state['rng'][self._ranks.rank], self._device)
         self._running_mean.load_state(state['running_mean'])
-        self.best_miou, self.best_step, self._stale = state['best']
+        self.validation.load_state(state['best'])
+        warn_of_another_machine(state, self._device, self.console)
         self._forget_rows()
         self.console.line(f'going on from step {self.step} of {self.total}')
 

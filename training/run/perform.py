@@ -77,8 +77,8 @@ def train(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -> 
         )
     if config.learns_from_teacher:
         raise ConfigError(
-            "teacher.labels: a teacher's answers are labels in training/distill.py; start that, "
-            'or train the student alone with --set teacher=null.'
+            'teacher.pseudo_labels: a teacher gives pseudo-labels in training/distill.py; start '
+            'that, or train the student alone with --set teacher=null.'
         )
     perform(config, folder, console, ranks, {})
 
@@ -88,7 +88,7 @@ def distill(config: Config, folder: RunFolder, console: Console, ranks: Ranks) -
     if not config.learns_from_teacher:
         raise ConfigError(
             'method: none, so there is nothing to distill; name some, as in '
-            "--set 'method=[srkd]', set teacher.labels, or start training/train.py."
+            "--set 'method=[srkd]', set teacher.pseudo_labels, or start training/train.py."
         )
     perform(config, folder, console, ranks, find_teachers([config], console, ranks))
 
@@ -144,7 +144,7 @@ def _perform(
         console.line(f'{folder.path}: this run is finished; its report is there. --fresh: anew')
         return
     choose_device(config.device)  # what is wrong is told before minutes of simulating, not after
-    for bundle in filter(None, [config.model.start, *teachers.values()]):
+    for bundle in filter(None, [config.model.warm_start, *teachers.values()]):
         read_spec(bundle)
     with console.copied_to(folder.log):
         sources = open_sources_once(config, console, ranks)
@@ -162,8 +162,8 @@ def _perform(
 def find_origins(config: Config, teachers: Mapping[str, Path]) -> dict[str, str]:
     """Digests of what may change while the configuration stays the same."""
     bundles = dict(teachers)
-    if config.model.start is not None:
-        bundles['model.start'] = config.model.start
+    if config.model.warm_start is not None:
+        bundles['model.warm_start'] = config.model.warm_start
     there = {name: path for name, path in bundles.items() if path.is_file()}
     origins = {name: digest_of(path) for name, path in there.items()}
     if config.data.kind == 'streets':
@@ -194,8 +194,8 @@ def describe(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, ob
         f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
         'folder': parts.folder.path,
     }
-    if config.model.start is not None:
-        rows['begins with'] = config.model.start
+    if config.model.warm_start is not None:
+        rows['warm start'] = config.model.warm_start
     if config.is_its_own_teacher:
         rows['teacher'] = 'the student itself, looking at the fused scans'
     for name, teacher in teachers.items():
@@ -230,8 +230,8 @@ def finish(parts: Parts, console: Console) -> None:
         latency_ms=watch.latency_ms,
     )
     show(console, result)
-    write_report(folder.path, result, folder.history())
     write_pictures(folder.path, watch, scans, most=parts.config.validate_.pictures)
+    write_report(folder.path, result, folder.history())  # last: its report.json says finished
     _say_goodbye(folder, confusion.occurring().value, console)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans that nobody labelled take the teachers' answers for labels."""
+"""Scans that nobody labelled get pseudo-labels from the teachers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that begins with the weights of a bundle: to tune it to a robot's own scans."""
+"""A warm start: the weights of a bundle instead of random ones.
+
+To tune a network to a robot's own scans.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ Shapes = dict[str, torch.Size]
 _NO_ANSWER = {'classes', 'drop_path', 'dropout', 'checkpointing'}  # settings that change none
 
 
-def begin_with(path: Path, network: nn.Module, ours: BundleSpec) -> None:
+def warm_start(path: Path, network: nn.Module, ours: BundleSpec) -> None:
     """Takes the bundle's weights; what tells the classes of another table apart starts anew."""
     bundle = load_bundle(path)
     check_intensity(bundle.spec, ours.intensity.scale, str(path))

@@ -28,7 +28,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.replay.layouts import LAYOUTS
 from lidar_kd.ros.replay.source import AUTO, open_source
-from lidar_kd.ros.session import ros_session
+from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.topics import make_cloud
 
 RELIABILITIES = {
@@ -151,7 +151,7 @@ class ReplayNode(Node):
 def declare_settings(node: Node) -> ReplaySettings:
     values = {}
     for each in fields(ReplaySettings):
-        descriptor = make_descriptor(each.default, **each.metadata)
+        descriptor = make_read_only(each.default, **each.metadata)
         values[each.name] = node.declare_parameter(each.name, each.default, descriptor).value
     settings = ReplaySettings(**values)
     if settings.reliability not in RELIABILITIES:
@@ -161,7 +161,7 @@ def declare_settings(node: Node) -> ReplaySettings:
     return settings
 
 
-def make_descriptor(default: Any, *, description: str, upper: float) -> ParameterDescriptor:
+def make_read_only(default: Any, *, description: str, upper: float) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(description=description, read_only=True)
     if upper and isinstance(default, float):
         descriptor.floating_point_range = [FloatingPointRange(from_value=0.0, to_value=upper)]
@@ -179,20 +179,24 @@ def choose_qos(settings: ReplaySettings) -> QoSProfile:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    with ros_session(arguments):
-        node = None
-        try:
-            node = ReplayNode()
-            while rclpy.ok() and not node.done:
-                rclpy.spin_once(node)
-            if node.done:
-                node.finish()
-        except (LidarKdError, ParameterException, OSError) as error:
-            return Console().fail(error)
-        finally:
-            if node:
-                node.destroy_node()
+    try:
+        with ros_session(arguments):
+            replay()
+    except (LidarKdError, ParameterException, OSError) as error:
+        return Console().fail(ConfigError(explain_refusal(error)))
     return 0
+
+
+def replay() -> None:
+    """Until the last scan, or a signal."""
+    node = ReplayNode()
+    try:
+        while rclpy.ok() and not node.done:
+            rclpy.spin_once(node)
+        if node.done:
+            node.finish()
+    finally:
+        node.destroy_node()
 
 
 if __name__ == '__main__':

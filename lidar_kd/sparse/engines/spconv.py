@@ -33,6 +33,7 @@ TYPES = (torch.float32, torch.float16)  # it has no kernels for bfloat16
 MOST_SLOTS = 31  # in one table: the bits of a positive int32
 CHANNELS = 8  # all of its kernels take multiples of this
 EVERY_SLOT = [np.array([0xFFFFFFFF], dtype=np.uint32)]
+INSTALL = 'pip install spconv-cu120 "numpy<2"'  # its tensors die of a signal under numpy 2
 TIMEOUT_S = 180  # of the self-test, which also loads torch and tunes kernels
 SELF_TEST = (
     'import sys; sys.path[:] = {path!r}; '
@@ -157,7 +158,7 @@ def _takes(x: Tensor, weight: Tensor, pairs: KernelMap) -> bool:
 
 @cache
 def _say_slow(dtype: torch.dtype) -> None:
-    log.warning('engine spconv has no %s: plain torch computes it (about 2x slower)', dtype)
+    log.warning('engine spconv has no %s: plain torch computes it (slower)', dtype)
 
 
 def _whole(tensor: Tensor, axis: int) -> Tensor:
@@ -175,7 +176,7 @@ def spconv_missing() -> str:
     specs = [find_spec(name) for name in ('spconv', 'cumm')]
     origins = [spec.origin for spec in specs if spec and spec.origin]
     if len(origins) < len(specs):
-        return 'it is not installed (on x86: pip install spconv-cu120)'
+        return f'it is not installed (on x86: {INSTALL})'
     passed = _mark([*origins, __file__])
     if passed.exists():
         return ''
@@ -222,7 +223,7 @@ def self_test(device: int) -> None:
     from spconv.cppconstants import CPU_ONLY_BUILD
 
     if CPU_ONLY_BUILD:
-        raise SystemExit('this is its CPU build: pip install spconv-cu120 instead')
+        raise SystemExit(f'this is its CPU build: {INSTALL} instead')
     torch.manual_seed(0)
     torch.cuda.set_device(device)
     coords = torch.nonzero(torch.rand(2, 20, 20, 20) < 0.2).to('cuda')

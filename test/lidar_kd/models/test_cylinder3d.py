@@ -102,6 +102,61 @@ def test_presets_have_the_published_number_of_parameters(
     assert count == parameters + refinement
 
 
+@pytest.mark.parametrize(
+    ('settings', 'classes', 'parameters'),
+    [
+        ({}, 20, 55_853_366),
+        ({}, 17, 55_842_995),
+        ({'voxel_channels': 32}, 20, 55_866_694),  # PVKD's for SemanticKITTI
+        ({'width': 16, 'point_channels': 128}, 20, 14_036_598),
+        ({'width': 16}, 26, 14_081_916),  # PVKD's for several scans
+    ],
+)
+def test_without_a_point_head_it_has_the_parameters_of_the_published_files(
+    settings: dict[str, int], classes: int, parameters: int
+) -> None:
+    with torch.device('meta'):
+        model = build_model('cylinder3d', classes=classes, point_head=False, **settings)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_shared_pairs_leave_out_the_weights_without_a_use() -> None:
+    with torch.device('meta'):
+        models = [build_model('cylinder3d', classes=20, shared_pairs=s) for s in (False, True)]
+    own, shared = (sum(p.numel() for p in model.parameters()) for model in models)
+    # 18 of the 27 slots of the last layer of each way up: 64, 128, 256 and 512 channels
+    assert own - shared == 18 * (64**2 + 128**2 + 256**2 + 512**2)
+
+
+def test_a_published_cell_is_the_range_over_one_less_than_their_number() -> None:
+    # 24 cells over 12 m: 12 / 23 m each; 6.2 m lie in cell floor(11.88) = 11, evenly in 12;
+    # 12 m and all beyond in the last
+    grid = GRID.model_copy(update={'cell': 'published'})
+    points = torch.tensor([[6.2, 0.0, 0.0, 0.0], [11.99, 0.0, 0.0, 0.0], [12.5, 0.0, 0.0, 0.0]])
+    voxels = voxelize(points, grid)
+    assert voxels.coords[voxels.point_voxel, 1].tolist() == [11, 22, 23]
+    assert voxels.left_out == {'clamped': 1}
+    assert voxelize(points[:1], GRID).coords[0, 1] == 12
+
+
+def test_cells_beyond_the_grid_are_left_out_where_it_is_given(engine: Engine) -> None:
+    # cells 0 and 3 along x: along z a step of 1 reaches -1 and 1 from 0; of a grid one cell high
+    # only 0 is inside
+    level = Level(torch.tensor([[0, 0, 0, 0], [0, 3, 0, 0]]), engine)
+    coarse = level.coarser_inside((2, 2, 1), CUBE, (2, 1, 1))
+    assert coarse.coords.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
+    again, pairs = level.coarser((2, 2, 1), CUBE)
+    assert again is coarse
+    assert coarse.finer((2, 2, 1), CUBE) is level
+    assert pairs.pairs == 2  # 0 <- 0 and 1 <- 3; the kernel around 4 is outside
+    x = torch.randn(2, 3)
+    conv = StridedConv(3, 5, (2, 2, 1), kernel=CUBE)
+    by_hand = [x[0] @ conv.weight[:, 1, 1, 1].T, x[1] @ conv.weight[:, 2, 1, 1].T]
+    with torch.no_grad():
+        y = conv(SparseTensor(x, level)).features
+    torch.testing.assert_close(y, torch.stack(by_hand), rtol=1e-4, atol=1e-5)
+
+
 def test_a_cylinder3d_without_channels_is_refused() -> None:
     none: list[dict[str, Any]] = [{'width': 0}, {'point_hidden': []}]
     for settings in none:

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published checkpoints, imported by name, give what the reference implementation gave.
-
-The golden SpUNet logits came from spconv on a CPU with several threads, where now and then one
-pair of a convolution takes the features of another row. About a third of the rows saw none of
-this; those we must reproduce, and for all rows the same checkpoint computed by brute force.
-"""
+"""Published checkpoints, imported by name, give what the reference implementation gave."""
 
 from collections.abc import Callable
 from functools import cache
@@ -108,14 +103,13 @@ class Reference:
 
 
 @needs_golden
-def test_spunet_gives_the_golden_logits_where_the_reference_was_right() -> None:
+def test_spunet_gives_the_golden_logits_in_every_row() -> None:
     voxels = voxels_from_cells(golden()['grid_coord'], golden()['feat'], golden()['offset'])
     model = load(read_checkpoint(SPUNET), FAMILY)
     with torch.inference_mode():
         for network in (model, fold_norms(model)):
-            error = (network(voxels).point_logits - golden()['logits']).abs().amax(1)
-            # 2133 of 6000 rows; spconv with one thread, which is right, also agrees on these alone
-            assert (error < 1e-4).sum() > 2000
+            logits = network(voxels).point_logits
+            assert (logits - golden()['logits']).abs().max() < 1e-3
 
 
 @needs_golden
@@ -254,7 +248,7 @@ def test_the_intensity_scale_comes_from_the_label_table_unless_given(
     if '--partial' in words:
         state = {name: tensor for name, tensor in state.items() if not name.startswith('final')}
     checkpoint, bundle = save_torch(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = ['--network', 'spunet', *words.split()]
+    options = ['--network', 'spunet', '--voxel-m', '0.05', *words.split()]
     assert main([str(checkpoint), '-o', str(bundle), *options]) == 0
     assert load_bundle(bundle).spec.intensity.scale == scale
     assert f'intensity times {said};' in capsys.readouterr().out
@@ -271,7 +265,7 @@ def test_labels_with_another_number_of_classes_are_refused(
     tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, bundle = save_torch(tmp_path / 'a.pth', state), tmp_path / 'b.safetensors'
-    options = ['--network', 'spunet', '--labels', 'semantickitti']
+    options = ['--network', 'spunet', '--labels', 'semantickitti', '--assume']
     assert main([str(checkpoint), '-o', str(bundle), *options]) == 2
     assert 'has 16 classes, the label table semantickitti 19' in capsys.readouterr().err
     assert not bundle.exists()

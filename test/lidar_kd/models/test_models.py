@@ -34,6 +34,16 @@ TINY: dict[str, dict[str, Any]] = {
         'decoder_heads': [2, 1],
         'patch': 32,
     },
+    'litept': {
+        'encoder_depths': [1, 1, 2],
+        'encoder_channels': [4, 12, 12],
+        'encoder_heads': [1, 1, 2],
+        'decoder_depths': [0, 1],
+        'decoder_channels': [12, 12],
+        'decoder_heads': [1, 2],
+        'attention_from': 1,
+        'patch': 32,
+    },
     'cylinder3d': {
         'width': 4,
         'voxel_channels': 4,
@@ -47,6 +57,7 @@ EARLY_BITS = {
     'SPVCNN': (3, 3, 3),
     'SpUNet': (2, 2, 2),
     'PTv3': (1, 1, 1),
+    'LitePT': (1, 1, 1),
     'Cylinder3D': (3, 3, 2),
 }
 ENGINES = ['torch', 'native']

@@ -72,6 +72,25 @@ def test_an_unexpected_error_drops_the_scan_and_the_worker_goes_on(
     partner.ask(make_scan(scatter(500)))
 
 
+def test_a_stamp_before_1970_is_answered_and_kept(node: SegmentNode, partner: Partner) -> None:
+    partner.activate()
+    scan = make_scan(scatter(500), stamp_ns=-(10**9))
+    assert partner.ask(scan).header == scan.header
+
+
+def test_a_misspelt_parameter_is_told_with_the_nearest_name(
+    small_bundle: str, partner: Partner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running_node(model=small_bundle, max_age=1.0, filters__obstacle__classes=['car']):
+        partner.state()
+    said = capfd.readouterr().err
+    assert 'parameter max_age is unknown and ignored. Did you mean max_age_s?' in said
+    assert (
+        'filters.obstacle.classes is unknown and ignored. Did you mean filters.obstacles.cl'
+        in said
+    )
+
+
 def test_a_silent_clock_is_told_and_silences_nothing_else(
     small_bundle: str, partner: Partner
 ) -> None:
@@ -125,3 +144,20 @@ def start(script: str, *flags: str, path: str = '') -> str:
     )
     assert done.returncode == 2, done.stderr
     return done.stderr
+
+
+def test_a_second_node_of_the_name_is_told_and_so_are_the_transitions(
+    node: SegmentNode, partner: Partner, small_bundle: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    def is_told(sentence: str) -> bool:
+        said.append(''.join(capfd.readouterr()))
+        return sentence in ''.join(said)
+
+    with running_node(model=small_bundle):
+        wait_for(lambda: is_told('another node is called /lidar_kd'), 'the warning')
+    partner.activate()
+    assert partner.change('deactivate')
+    wait_for(lambda: is_told('activated: listens to /lidar_kd/points; '), 'what it does')
+    wait_for(lambda: is_told('deactivated'), 'the end')

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 import sys
 import time
@@ -25,11 +26,13 @@ from ros_partner import (
     values_of,
     wait_for,
 )
+from std_msgs.msg import Header
 import yaml
 
+from lidar_kd.cloud import Payload
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.ros.node import SegmentNode
-from lidar_kd.ros.topics import explain_losses
+from lidar_kd.ros.topics import explain_losses, make_cloud
 
 ROOT = Path(__file__).resolve().parents[3]
 CPE = np.dtype(
@@ -179,6 +182,34 @@ def test_reliability_follows_the_publisher(small_bundle: str, best_effort: bool)
         wanted = 'BEST_EFFORT' if best_effort else 'RELIABLE'
         wait_for(lambda: asked() == [wanted], wanted)
         partner.ask(make_scan(scatter(500)))
+
+
+def test_qos_overrides_hold_for_input_and_outputs(partner: Partner, small_bundle: str) -> None:
+    overrides = {
+        f'qos_overrides./{NAME}/points.subscription.reliability': 'best_effort',
+        f'qos_overrides./{NAME}/labeled.publisher.reliability': 'best_effort',
+    }
+    with running_node(model=small_bundle, **overrides):
+        partner.activate()
+        # auto would follow the partner, who is reliable
+        (asked,) = partner.get_subscriptions_info_by_topic(f'/{NAME}/points')
+        (offered,) = partner.get_publishers_info_by_topic(f'/{NAME}/labeled')
+        (stock,) = partner.get_publishers_info_by_topic(f'/{NAME}/segmented')
+    names = [each.qos_profile.reliability.name for each in (asked, offered, stock)]
+    assert names == ['BEST_EFFORT', 'BEST_EFFORT', 'RELIABLE']
+
+
+def test_a_cloud_is_sent_without_a_copy_of_its_bytes() -> None:
+    payload = Payload(
+        data=array('B', bytes(16)),
+        fields=(),
+        height=1,
+        width=1,
+        point_step=16,
+        is_bigendian=False,
+        is_dense=True,
+    )
+    assert make_cloud(Header(), payload).data is payload.data
 
 
 def test_silence_is_explained(small_bundle: str) -> None:

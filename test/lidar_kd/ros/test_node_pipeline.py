@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from cloud_messages import FakeCloud, pack
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,18 @@ def pipeline(settings: dict[str, Any], threads: int) -> Iterator[Pipeline]:
 def told(pipeline: Pipeline) -> tuple[str, str]:
     facts = pipeline.intensity_facts()
     return facts['intensity field'], facts['intensity full scale']
+
+
+def test_points_outside_the_crop_stay_in_place_without_an_answer(
+    pipeline: Pipeline, settings: dict[str, Any]
+) -> None:
+    asked = NodeSettings(**settings, crop_box=[-1.0, 9.0, -9.0, 9.0, -9.0, 9.0])
+    labelled = pipeline.label(scan(0.5), ['segmented'], asked)
+    # 3 of 8 columns, x -4, -3, -2; and point 36 lies at the sensor itself: no echo
+    assert (labelled.points, labelled.unlabelled) == (64, 25)
+    rows = np.frombuffer(labelled.payloads['segmented'].data, np.uint8).reshape(64, 24)
+    unlabelled = set(np.flatnonzero(rows[:, 12] == 255).tolist())
+    assert unlabelled == {36, *(i for i in range(64) if i % 8 <= 2)}
 
 
 def test_another_field_has_a_scale_of_its_own(

@@ -31,7 +31,7 @@ def test_it_starts_by_itself_answers_and_ends_on_interrupt(
         wait_for(partner.has_listener, 'the subscription', START_S)
         assert partner.ask(make_scan(scatter(500))).width == 500
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0, log.read_text()
+        assert process.wait(START_S) == 0, log.read_text()
     assert 'Traceback' not in log.read_text()
 
 
@@ -48,15 +48,38 @@ def test_what_cannot_be_configured_leaves_it_alive(partner: Partner, tmp_path: P
 
 @pytest.mark.parametrize(
     ('wrong', 'says'),
-    [('max_age_s:=1', 'max_age_s'), ('precision:=int8', 'use one of'), ('threads:=-1', 'threads')],
+    [
+        ('max_age_s:=1', '1.0 instead of 1.'),
+        ('precision:=int8', 'use one of'),
+        ('threads:=-1', 'threads'),
+    ],
 )
 def test_a_parameter_that_cannot_be_ends_it_with_a_sentence(
     wrong: str, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     leave_domain()
-    assert main(['--ros-args', '-p', wrong]) == 64
+    assert main(['--ros-args', '-p', wrong]) == 2
     said = capfd.readouterr().err
     assert says in said
+    assert 'Traceback' not in said
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['--log-level', 'loud'], 'log level'),
+        (['-r', '~/points:=bad topic'], 'remap rule'),
+        (['--bogus'], '--bogus'),
+    ],
+)
+def test_arguments_that_ros_refuses_end_it_with_one_sentence(
+    arguments: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['--ros-args', *arguments]) == 2
+    said = capfd.readouterr().err
+    last = said.splitlines()[-1]  # rcl may say a line of its own before
+    assert last.startswith('error: ROS does not start: ')
+    assert says in last
     assert 'Traceback' not in said
 
 
@@ -87,7 +110,7 @@ def test_with_the_profile_every_big_best_effort_cloud_arrives(
         running('replay_node', replay, {}, tmp_path / 'replay.log') as source,
         spinning(Partner) as partner,
     ):
-        assert source.wait(40) == 0, (tmp_path / 'replay.log').read_text()
+        assert source.wait(START_S) == 0, (tmp_path / 'replay.log').read_text()
         assert int(values_of(partner.diagnose())['received']) == SCANS
 
 

@@ -49,7 +49,7 @@ def test_the_yaml_explains_every_parameter() -> None:
     ]
     # what remains are sections, and the second filter, which is like the first
     assert [line.strip().partition(':')[0] for line in bare] == [
-        'ros__parameters', 'filters', 'obstacles', 'ground', 'classes', 'min_probability',
+        'ros__parameters', 'crop', 'filters', 'obstacles', 'ground', 'classes', 'min_probability',
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lidar_kd.ros.log import BackOff
 from lidar_kd.ros.mailbox import Mailbox, Worker
 from lidar_kd.ros.statistics import Answer, ERROR, judge, list_values, NodeStatistics, OK, WARN
 
@@ -104,6 +105,18 @@ def test_a_drop_is_a_warning_until_it_is_ten_seconds_old() -> None:
         statistics.answer(answer(), now_s)
         level, _ = judge(statistics.summarise(now_s), **LIMITS)
         assert level == (WARN if now_s < 11 else OK)
+
+
+def test_what_goes_on_is_told_ever_more_rarely_and_at_once_after_a_pause() -> None:
+    quiet = BackOff()
+    told = [second for second in range(100) if quiet.is_due('silence', float(second))]
+    # 5 s after the first; then the gap doubles: 10, 20, 40 s
+    assert told == [0, 5, 15, 35, 75]
+    assert quiet.is_due('another', 99.0)
+    assert not quiet.is_due('silence', 109.0)  # 10 s: it may only have flickered
+    assert quiet.is_due('silence', 120.0)
+    assert not quiet.is_due('silence', 124.0)
+    assert quiet.is_due('silence', 125.0)
 
 
 def test_the_mailbox_keeps_the_newest_and_hands_back_what_it_replaces() -> None:

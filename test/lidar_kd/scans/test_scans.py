@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import pytest
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.scans import count_points, find_scans, read_scan, strip_suffix
+from lidar_kd.scans import count_points_in_file, find_scans, read_scan, strip_suffix
 from lidar_kd.scans.pcd import decompress_lzf
 
 CLOUDS = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'clouds'
@@ -106,12 +106,12 @@ def test_the_points_of_a_bin_are_counted_by_its_size(
     tmp_path: Path, name: str, columns: int
 ) -> None:
     np.zeros((7, columns), np.float32).tofile(tmp_path / name)
-    assert count_points(tmp_path / name, columns=6 if columns == 6 else None) == 7
+    assert count_points_in_file(tmp_path / name, columns=6 if columns == 6 else None) == 7
 
 
 def test_the_points_of_other_files_are_counted_by_reading(tmp_path: Path) -> None:
     np.save(tmp_path / 'a.npy', POINTS)
-    assert count_points(tmp_path / 'a.npy') == 3
+    assert count_points_in_file(tmp_path / 'a.npy') == 3
 
 
 def test_an_ascii_pcd_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from lidar_kd.errors import DataError
 from lidar_kd.sparse import Engine, KernelMap, Level, sparse_tensor
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
-from lidar_kd.sparse.maps import key_layout
+from lidar_kd.sparse.maps import key_layout, KeyLayout
 
 Triple = tuple[int, int, int]
 Pairs = list[list[tuple[int, int]]]  # per slot: (row of the input, row of the result)
@@ -246,8 +247,30 @@ def test_there_is_no_way_back_from_a_level_that_was_not_made_from_a_finer_one() 
 
 def test_rows_are_grouped_by_key_and_negative_keys_by_none(engine: Engine) -> None:
     keys = torch.tensor([7, -1, 3, 7, 3, 2**62, -5, 7])
-    group, order, starts = engine.group(keys)
+    group, order, starts = engine.grouping.group(keys)
     # keys in order: 3 (rows 2, 4), 7 (rows 0, 3, 7), 2^62 (row 5)
     assert group.tolist() == [1, -1, 0, 1, 0, 2, -1, 1]
     assert order.tolist() == [2, 4, 0, 3, 7, 5]
     assert starts.tolist() == [0, 2, 5, 6]
+
+
+class HashingPeer(TorchEngine):
+    """Like spconv's CPU build in the benchmarks: it makes no keys, and its maps are its own."""
+
+    sorts = False
+
+    def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
+        return coords
+
+    def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
+        return super().submanifold(layout.keys(keys), kernel, layout)
+
+
+def test_a_peer_that_hashes_cells_is_not_asked_for_their_order() -> None:
+    # each row of cells is compared with the next one; as keys they would not all increase
+    level = Level(torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]]), HashingPeer())
+    wanted = Level(level.coords, 'torch').submanifold((3, 3, 3))
+    found = level.submanifold((3, 3, 3))
+    assert found.starts == wanted.starts
+    assert torch.equal(found.in_rows, wanted.in_rows)
+    assert len(level.coarser((2, 2, 2))[0]) == 1

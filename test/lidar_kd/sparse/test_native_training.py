@@ -42,7 +42,7 @@ def normalised(engine: Engine, rows: int, channels: int, *, residual: bool, relu
     nn.init.normal_(norm.bias)
     x = (3 * torch.randn(rows, channels) + 5).requires_grad_()
     extra = torch.randn(rows, channels).requires_grad_() if residual else None
-    y = engine.normalise(x * 1, norm, extra, relu=relu)
+    y = engine.norms.normalise(x * 1, norm, extra, relu=relu)
     y.backward(torch.randn(rows, channels))
     found = {'y': y.detach(), 'dx': x.grad, 'dweight': norm.weight.grad, 'dbias': norm.bias.grad}
     found |= {'mean': norm.running_mean, 'variance': norm.running_var}
@@ -126,7 +126,7 @@ def test_a_block_under_autocast_equals_plain_torch() -> None:
 def test_a_norm_with_weights_of_another_type_is_left_to_torch() -> None:
     norm = nn.BatchNorm1d(8, track_running_stats=False).bfloat16()
     with pytest.raises(RuntimeError, match='type'):  # torch's own; ours would read past the end
-        select_engine('cpu', 'native').normalise(torch.ones(4, 8), norm, None, relu=False)
+        select_engine('cpu', 'native').norms.normalise(torch.ones(4, 8), norm, None, relu=False)
 
 
 def test_a_chain_does_not_keep_what_lies_between_its_layers() -> None:

@@ -23,7 +23,7 @@ def engine_of(isa: str) -> Engine:
 def attended(engine: Engine, qkv: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """The result, and the gradient of what went in."""
     qkv = qkv.clone().requires_grad_()
-    y = engine.attend(qkv)
+    y = engine.attention.attend(qkv)
     y.backward(dy)
     assert qkv.grad is not None
     return y.detach(), qkv.grad
@@ -56,7 +56,7 @@ def test_a_query_that_prefers_one_key_by_a_thousand_gets_its_value() -> None:
     qkv = torch.tensor([[1000.0, 1.0, 5.0], [1.0, 0.0, 6.0], [1.0, -1.0, 7.0]])[
         None, :, :, None, None
     ]
-    y = select_engine('cpu', 'native').attend(qkv)
+    y = select_engine('cpu', 'native').attention.attend(qkv)
     assert y[0, 0].item() == 5
     # the other queries score 1, 0 and -1
     shares = torch.tensor([1.0, 0.0, -1.0]).softmax(0)
@@ -68,7 +68,7 @@ def test_a_query_that_prefers_one_key_by_a_thousand_gets_its_value() -> None:
 def test_what_is_no_number_stays_in_its_patch_and_head() -> None:
     qkv, _ = drawn(3, 20, 2, 8)
     qkv[1, 4, 1, 0, 3] = torch.nan  # a key of patch 1, head 0
-    y = select_engine('cpu', 'native').attend(qkv)
+    y = select_engine('cpu', 'native').attention.attend(qkv)
     assert y[1, :, 0].isnan().all()
     assert y[[0, 2]].isfinite().all()
     assert y[1, :, 1].isfinite().all()
@@ -91,7 +91,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 def test_no_patches_give_no_rows() -> None:
-    assert select_engine('cpu', 'native').attend(torch.empty(0, 16, 3, 2, 8)).shape == (
+    assert select_engine('cpu', 'native').attention.attend(torch.empty(0, 16, 3, 2, 8)).shape == (
         0,
         16,
         2,
@@ -111,7 +111,10 @@ def test_other_number_types_take_the_way_of_torch() -> None:
 def test_gelu_and_its_gradient_agree_with_float64(isa: str, count: int) -> None:
     x, dy = torch.linspace(-12, 12, count), torch.linspace(1, 2, count)
     mine, truth = x.clone().requires_grad_(), x.double().requires_grad_()
-    y, exact = engine_of(isa).gelu(mine), select_engine('cpu', 'torch').gelu(truth)
+    y, exact = (
+        engine_of(isa).attention.gelu(mine),
+        select_engine('cpu', 'torch').attention.gelu(truth),
+    )
     y.backward(dy)
     exact.backward(dy.double())
     assert (y - exact).abs().max() < 1e-6
@@ -119,5 +122,7 @@ def test_gelu_and_its_gradient_agree_with_float64(isa: str, count: int) -> None:
 
 
 def test_gelu_passes_on_what_is_no_number_and_what_is_too_large() -> None:
-    y = select_engine('cpu', 'native').gelu(torch.tensor([torch.nan, torch.inf, 1e30, -1e30, 0]))
+    y = select_engine('cpu', 'native').attention.gelu(
+        torch.tensor([torch.nan, torch.inf, 1e30, -1e30, 0])
+    )
     torch.testing.assert_close(y, torch.tensor([torch.nan, torch.inf, 1e30, 0, 0]), equal_nan=True)

@@ -202,7 +202,8 @@ def by_cell(coords: Tensor) -> Tensor:
 def test_without_spconv_the_reason_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spconv_engine, 'find_spec', lambda name: None)
     spconv_missing.cache_clear()
-    assert spconv_missing() == 'it is not installed (on x86: pip install spconv-cu120)'
+    line = 'pip install spconv-cu120 "numpy<2"'
+    assert spconv_missing() == f'it is not installed (on x86: {line})'
     spconv_missing.cache_clear()
 
 

@@ -285,19 +285,19 @@ def test_a_method_that_nobody_knows_is_refused(
     assert "srkd+magic: method: unknown 'magic'. Choose one of srkd, pvkd, m2skd." in error
 
 
-def test_what_the_answers_alone_are_worth_can_be_told_from_what_a_method_adds(
+def test_what_pseudo_labels_alone_are_worth_can_be_told_from_what_a_method_adds(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ['--seeds', '1', '--methods', 'answers', '--set', 'teacher.labels=0.5']
-    assert 'answers_gain' in figures_of([*command, *words], monkeypatch)
-    (run,) = Path('runs').rglob('answers-0/config.yaml')
+    words = ['--seeds', '1', '--methods', 'pseudo_labels', '--set', 'teacher.pseudo_labels=0.5']
+    assert 'pseudo_labels_gain' in figures_of([*command, *words], monkeypatch)
+    (run,) = Path('runs').rglob('pseudo_labels-0/config.yaml')
     assert load_config(run).teacher is not None
     assert load_config(run).method == ()
 
 
-def test_answers_that_nobody_may_believe_are_refused(
+def test_pseudo_labels_that_no_teacher_gives_are_refused(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, 'argv', [*command, '--methods', 'answers'])
+    monkeypatch.setattr(sys, 'argv', [*command, '--methods', 'pseudo_labels'])
     assert compare.main() == 2
     assert 'set it, as to 0.5' in capsys.readouterr().err

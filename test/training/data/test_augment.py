@@ -19,7 +19,7 @@ from training.data.augment import (
     flip_matrix,
     jitter,
     laser_mix,
-    move,
+    move_randomly,
     NO_AUGMENTATION,
     paste_turned,
     polar_mix,
@@ -84,7 +84,7 @@ def test_flips_mirror_x_or_y() -> None:
 
 def test_a_moved_scan_keeps_everything_but_where_it_is() -> None:
     scan = make_scan([[1, 2, 3], [4, 5, 6]], [CAR, ROAD], [7, 0])
-    moved = move(scan, Augmentation(), rng())
+    moved = move_randomly(scan, Augmentation(), rng())
     assert moved.points[:, 3].tolist() == scan.points[:, 3].tolist()
     assert moved.labels is scan.labels
     assert moved.instances is scan.instances
@@ -97,7 +97,7 @@ def test_motions_stay_within_their_settings() -> None:
     scan = make_scan([[3, 4, 12]])
     settings = Augmentation(rotation_deg=10, flip=False, scale=0.1)
     generator = rng()
-    moved = np.concatenate([xyz(move(scan, settings, generator)) for _ in range(500)])
+    moved = np.concatenate([xyz(move_randomly(scan, settings, generator)) for _ in range(500)])
     factors = np.linalg.norm(moved, axis=1) / 13
     assert 0.9 <= factors.min() < 0.91
     assert 1.09 < factors.max() <= 1.1
@@ -109,7 +109,10 @@ def test_motions_stay_within_their_settings() -> None:
 def test_flips_happen_every_other_time() -> None:
     settings = Augmentation(rotation_deg=0, flip=True, scale=0)
     generator = rng()
-    moved = [tuple(xyz(move(make_scan([[1, 1, 1]]), settings, generator))[0]) for _ in range(400)]
+    moved = [
+        tuple(xyz(move_randomly(make_scan([[1, 1, 1]]), settings, generator))[0])
+        for _ in range(400)
+    ]
     quarters = [moved.count((x, y, 1)) for x in (-1, 1) for y in (-1, 1)]
     # 100 each, and a standard deviation of 8.7
     assert sum(quarters) == 400

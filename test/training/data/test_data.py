@@ -19,7 +19,7 @@ from training.data.check import check_scans
 from training.data.class_counts import count_classes
 from training.data.folder import open_folder
 from training.data.kinds import open_dataset
-from training.data.scan import join, Scan, ScanSet
+from training.data.scan import join_scans, require_poses, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -157,39 +157,55 @@ def test_a_class_id_outside_the_map_is_named(root: Path) -> None:
         open_semantickitti(root)[1]
 
 
-def test_poses_that_end_too_early_or_lack_their_calibration_are_named(root: Path) -> None:
+def test_fusion_names_poses_that_end_too_early_or_lack_their_calibration(root: Path) -> None:
     poses = root / 'sequences/00/poses.txt'
     poses.write_text(''.join(POSES.splitlines(keepends=True)[:2]))
     with pytest.raises(DataError, match=r'poses\.txt: 2 poses, but the scans go up to number 2'):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
     poses.write_text('1 2 3\n')
     with pytest.raises(DataError, match=r'poses\.txt: expected 12 numbers per line'):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
     poses.write_text(POSES)
     (root / 'sequences/00/calib.txt').write_text('P0: 1 0 0 0 0 1 0 0 0 0 1 0\n')
     with pytest.raises(DataError, match=r"calib\.txt: no line 'Tr:' found"):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
     (root / 'sequences/00/calib.txt').write_text('Tr: 0 0 0 0 0 0 0 0 0 0 0 0\n')
     with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift"):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
     poses.write_bytes(bytes(range(128, 256)))
     with pytest.raises(DataError, match=r'poses\.txt: expected 12 numbers per line'):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
 
 
 @pytest.mark.parametrize(
     'spoilt', ['nan 0 0 0 0 1 0 0 0 0 1 0', '1 0 0 inf 0 1 0 0 0 0 1 0', '0 ' * 12, '2 0 0 ' * 4]
 )
-def test_what_is_no_pose_is_named_before_anything_is_read(root: Path, spoilt: str) -> None:
+def test_what_is_no_pose_is_named_where_poses_are_needed(root: Path, spoilt: str) -> None:
     poses, calib = root / 'sequences/00/poses.txt', root / 'sequences/00/calib.txt'
     calib.write_text(f'Tr: {spoilt}\n')
     with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift; copy"):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
     calib.write_text(CALIB)
     lines = POSES.splitlines()
     poses.write_text('\n'.join([lines[0], spoilt, spoilt]))
     with pytest.raises(DataError, match=r'poses\.txt: 2 of 3 poses, first number 1, are no rota'):
-        open_semantickitti(root)
+        require_poses(open_semantickitti(root))
+
+
+@pytest.mark.parametrize('calib', [None, 'P0: 1 0 0 0 0 1 0 0 0 0 1 0\n', 'Tr: broken\n'])
+def test_scans_and_labels_are_read_without_a_usable_calibration(
+    root: Path, calib: str | None
+) -> None:
+    before = open_semantickitti(root)[0]
+    path = root / 'sequences/00/calib.txt'
+    path.unlink()
+    if calib is not None:
+        path.write_text(calib)
+    scan = open_semantickitti(root)[0]
+    assert (scan.points == before.points).all()
+    assert (scan.labels == before.labels).all()
+    assert before.pose is not None
+    assert scan.pose is None
 
 
 def test_the_digits_of_a_pose_need_not_be_exact(root: Path) -> None:
@@ -225,7 +241,7 @@ def test_joining_scans_renumbers_the_objects_of_the_second() -> None:
             instances=np.array(numbers, np.uint32),
         )
 
-    both = join(scan([0, 4, 2]), scan([1, 0, 3]))
+    both = join_scans(scan([0, 4, 2]), scan([1, 0, 3]))
     assert both.instances is not None
     assert both.instances.tolist() == [0, 4, 2, 5, 0, 7]
 

@@ -20,7 +20,7 @@ from training.data import fusion
 from training.data.augment import augment, Augmentation
 from training.data.fusion import build_bank, fuse, FusedScans, LEFT_OUT, PASSES, REGISTERED, STILL
 from training.data.instances import build_paste_bank, collect_sightings
-from training.data.scan import join, Scan, ScanSet
+from training.data.scan import join_scans, Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -283,12 +283,12 @@ def test_take_with_points_and_join_keep_track_of_the_past() -> None:
     for made, expected in (
         (scan.take(np.array([2, 0])), [True, False]),
         (scan.with_points(points), [False, True, True]),
-        (join(plain, scan), [False, False, True, True]),
-        (join(scan, plain), [False, True, True, False]),
+        (join_scans(plain, scan), [False, False, True, True]),
+        (join_scans(scan, plain), [False, True, True, False]),
     ):
         assert made.past is not None
         assert made.past.tolist() == expected
-    assert join(plain, plain).past is None
+    assert join_scans(plain, plain).past is None
 
 
 def test_augmentation_knows_the_past_to_the_end(parked: Path) -> None:

@@ -123,9 +123,9 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
             'teacher.cache: its answers are kept for the points that a scan has',
         ),
         (
-            '{method: [srkd], teacher: {bundle: a, labels: 0.5}, '
+            '{method: [srkd], teacher: {bundle: a, pseudo_labels: 0.5}, '
             'data: {augment: {paste: 1}, streets: {unlabelled: 3}}}',
-            'teacher.labels: answers are labels of scans without any',
+            'teacher.pseudo_labels: they are for scans without labels',
         ),
     ],
 )

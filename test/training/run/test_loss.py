@@ -180,7 +180,7 @@ def test_answers_that_are_labels_come_from_the_teachers_that_methods_ask(
     street: Path, tmp_path: Path
 ) -> None:
     own = {'pvkd': {'bundle': str(save_teacher(tmp_path / 'own.safetensors'))}}
-    main = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors')), 'labels': 0.5}
+    main = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors')), 'pseudo_labels': 0.5}
     for methods, asked in (
         (['pvkd'], ['pvkd']),
         (['srkd'], ['teacher']),

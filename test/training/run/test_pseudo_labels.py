@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans that nobody labelled take the teacher's answers for labels; labelled ones keep theirs."""
+"""Scans that nobody labelled get the teacher's pseudo-labels; labelled ones keep theirs."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
     assert told.label_array.tolist() == told.labels.tolist()
 
 
-def test_at_zero_every_answer_is_believed() -> None:
+def test_at_zero_every_answer_is_a_pseudo_label() -> None:
     scans = two_scans()
     told = pseudo_label(scans, [scans.teacher], OWNER, 0.0)
     assert told.labels.tolist() == [1, IGNORE, 3, 7, 4]
     assert told.voxel_labels.tolist() == [1, 3, 4]
 
 
-def test_several_teachers_are_believed_in_the_mean() -> None:
+def test_several_teachers_give_pseudo_labels_in_the_mean() -> None:
     """Sure of 3 and of 3: 0.87. Sure of 7, the other not: 0.50. Sure of 4 and of 8: 0.44."""
     scans = two_scans()
     points = logits((5, SURE), (6, SURE), (3, SURE), (7, SURE), (8, SURE))
@@ -80,14 +80,14 @@ def test_several_teachers_are_believed_in_the_mean() -> None:
 @pytest.mark.parametrize(
     ('method', 'labels', 'without'), [(['srkd'], None, 3), (['srkd'], 0.0, 0), ([], 0.0, 0)]
 )
-def test_a_student_is_supervised_on_what_it_believes(
+def test_a_student_is_supervised_on_its_pseudo_labels(
     method: list[str], labels: float | None, without: int, tmp_path: Path
 ) -> None:
     street = make_street(tmp_path / 'street')
     for path in sorted((street / 'sequences' / '00' / 'labels').iterdir())[1:]:
         path.write_bytes(bytes(path.stat().st_size))  # raw id 0: not labelled
     save_teacher(tmp_path / 'teacher.safetensors')
-    teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'labels': labels}
+    teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'pseudo_labels': labels}
     settings = settings_on(street, method=method, teacher=teacher, optim__batch_size=1)
     parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
     distillation, rng = parts.distillation.train(), np.random.default_rng(0)

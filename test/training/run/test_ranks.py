@@ -20,8 +20,9 @@ from torch import distributed, nn, Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.run.checkpoint import load_checkpoint
 from training.run.config import Config
-from training.run.folder import load_checkpoint, RunFolder
+from training.run.folder import RunFolder
 from training.run.ranks import join_ranks, Ranks
 from training.run.synced_norm import synchronise_norms
 from training.scores.metrics import Confusion

@@ -23,10 +23,12 @@ from lidar_kd.bundle import read_spec
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.files import write_atomically
-from training.run.folder import load_checkpoint, RunFolder, save_checkpoint
+from training.run.checkpoint import load_checkpoint, save_checkpoint
+from training.run.folder import RunFolder
 from training.run.interrupt import Interruption
 from training.run.loop import Run
 from training.run.perform import distill, main, train
+from training.run.validation import Validation
 from training.scores.metrics import Confusion, Score
 
 Capture = pytest.CaptureFixture[str]
@@ -120,11 +122,15 @@ def test_a_run_without_patience_left_stops_and_keeps_the_best(
 ) -> None:
     # validations at steps 3, 6, 9 ...: better, worse, equal to the best (no better): stop at 9
     scores = iter([5, 3, 5, 9, 9])
-    monkeypatch.setattr(Run, '_score', lambda run: answers(next(scores)))
+    monkeypatch.setattr(Validation, 'score_network', lambda *_: answers(next(scores)))
     settings = settings_on(street, optim__steps=30, validate__patience=2)
     config = make_config(tmp_path, settings)
     run = fit(config, tmp_path / 'run')
-    assert (run.step, run.best_step, run.best_miou) == (9, 3, pytest.approx(0.5))
+    assert (run.step, run.validation.best_step, run.validation.best_miou) == (
+        9,
+        3,
+        pytest.approx(0.5),
+    )
     assert load_checkpoint(tmp_path / 'run' / 'best.pt')['step'] == 3
     assert fit(config, tmp_path / 'run').step == 9  # it stays stopped
 
@@ -275,7 +281,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 from pathlib import Path
 import torch
 from lidar_kd.errors import DataError
-from training.run.folder import save_checkpoint
+from training.run.checkpoint import save_checkpoint
 try:
     save_checkpoint(Path('last.pt'), {{'model': torch.zeros(100_000)}})
 except DataError as error:

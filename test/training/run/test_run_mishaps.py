@@ -16,6 +16,7 @@ from lidar_kd.errors import ConfigError, DataError
 from training.comparing.runs import read_run
 from training.data.batch import make_batch
 from training.data.scan import Scan
+from training.run.checkpoint import load_checkpoint
 from training.run.folder import RunFolder
 from training.run.loop import Run
 from training.run.perform import distill, main, train
@@ -79,7 +80,7 @@ def test_train_takes_no_labels_from_a_teacher(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Else train.py and distill.py would share a folder and a configuration, and not the run."""
-    teacher = {'bundle': 'teacher.safetensors', 'labels': 0.5}
+    teacher = {'bundle': 'teacher.safetensors', 'pseudo_labels': 0.5}
     path = write_config(tmp_path / 'small.yaml', settings_on(street, teacher=teacher))
     monkeypatch.setattr('sys.argv', ['train.py', '--cfg', str(path)])
     assert main('', train, path) == 2
@@ -141,7 +142,7 @@ def test_a_run_that_stops_early_has_logged_its_steps_and_can_be_compared(
 
     def worse(run: Run) -> None:
         better(run)
-        run._stale = 2
+        run.validation.stale = 2
 
     monkeypatch.setattr(Run, '_validate', worse)
     settings = settings_on(street, validate__patience=2, log_every=100)
@@ -168,3 +169,25 @@ def test_a_checkpoint_of_other_layers_is_not_reached(street: Path, tmp_path: Pat
     settings['model']['settings'] = {'width': 0.25}
     with pytest.raises(ConfigError, match='another configuration'):
         fit(make_config(tmp_path, settings), tmp_path / 'run')
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(street: Path, tmp_path: Path) -> None:
+    run = fit(make_config(tmp_path, settings_on(street)), tmp_path / 'run')
+    damaged = bytearray(run.folder.last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # in the middle of the weights
+    run.folder.last.write_bytes(bytes(damaged))
+    with pytest.raises(DataError, match='no complete checkpoint'):
+        load_checkpoint(run.folder.last)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_best_one(
+    street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path, settings_on(street, validate__keep='last', optim__steps=7))
+    whole = fit(config, tmp_path / 'run')
+    damaged = bytearray(whole.folder.last.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    whole.folder.last.write_bytes(bytes(damaged))
+    again = fit(config, tmp_path / 'run')
+    assert again.step == 7
+    assert 'best.pt is taken instead, of step 7' in capsys.readouterr().err

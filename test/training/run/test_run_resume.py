@@ -27,8 +27,9 @@ from small_run import (
 import torch
 
 from lidar_kd.errors import ConfigError
+from training.run.checkpoint import load_checkpoint
 from training.run.config import Config
-from training.run.folder import load_checkpoint, RunFolder
+from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED
 from training.run.loop import Run
 from training.run.perform import main, train
@@ -86,7 +87,7 @@ def test_a_run_whose_teacher_or_streets_have_changed_is_refused(tmp_path: Path) 
     config, folder = Config(name='x'), RunFolder(tmp_path)
     folder.claim(config, {'teacher': 'ab12', 'streets': 'old'})
     folder.last.touch()
-    folder.claim(config, {'teacher': 'ab12', 'streets': 'old', 'model.start': 'new to it'})
+    folder.claim(config, {'teacher': 'ab12', 'streets': 'old', 'model.warm_start': 'new to it'})
     with pytest.raises(ConfigError, match='something else to learn from .teacher ab12 -> cd34.;'):
         folder.claim(config, {'teacher': 'cd34', 'streets': 'old'})
     folder.origins.unlink()  # a run from before they were written

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures('in_own_folder')
 
 
 def beginning_with(bundle: Path, street: Path) -> Settings:
-    return settings_on(street, model__start=str(bundle))
+    return settings_on(street, model__warm_start=str(bundle))
 
 
 def test_the_network_begins_with_every_weight_of_the_bundle(street: Path, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_network_begins_with_every_weight_of_the_bundle(street: Path, tmp_pa
     begun = parts.distillation.student.state_dict()
     for name, tensor in load_bundle(bundle).model.state_dict().items():
         assert torch.equal(begun[name], tensor), name
-    assert parts.spec.provenance['start'] == 'start'
+    assert parts.spec.provenance['warm_start'] == 'start'
 
 
 # the first has as many classes, so only the table tells that its head means something else
@@ -88,7 +88,11 @@ def test_the_same_layers_that_compute_otherwise_are_refused(street: Path, tmp_pa
     bundle = save_teacher(
         tmp_path / 'w.safetensors', settings={'width': 0.25, 'whole_positions': True}
     )
-    ours = {'name': 'spvcnn', 'grid': {'kind': 'cartesian', 'voxel_m': 0.5}, 'start': str(bundle)}
+    ours = {
+        'name': 'spvcnn',
+        'grid': {'kind': 'cartesian', 'voxel_m': 0.5},
+        'warm_start': str(bundle),
+    }
     for settings, sentence in (
         ({'width': 0.25, 'dropout': 0.1}, r'computes otherwise \(whole_positions True -> False\)'),
         ({'width': 0.25, 'dropout': 0.1, 'whole_positions': True}, None),
@@ -102,7 +106,9 @@ def test_the_same_layers_that_compute_otherwise_are_refused(street: Path, tmp_pa
 
 
 def test_a_bundle_that_is_not_there_is_told_before_anything_is_simulated(tmp_path: Path) -> None:
-    config = load_config(ROOT / 'config' / 'baseline.yaml', ['model.start=nowhere.safetensors'])
+    config = load_config(
+        ROOT / 'config' / 'baseline.yaml', ['model.warm_start=nowhere.safetensors']
+    )
     with pytest.raises(BundleError, match='nowhere'):
         train(config, RunFolder(tmp_path / 'run'), Console(quiet=True), Ranks())
     assert not Path('runs').exists()

@@ -16,7 +16,7 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.labels import NUSCENES, SEMANTICKITTI
 from lidar_kd.segmenter import Segmenter
 from training import view
-from training.view import guess_kind, main, make_parser, open_answers, open_scans
+from training.view import guess_kind, main, make_view_parser, open_answers, open_shown_scans
 from training.views.perspective import annotate, Camera, draw_perspective
 from training.views.scenes import colour_intensity, Scenes
 
@@ -152,8 +152,8 @@ def test_a_scan_without_labels_has_the_classes_and_the_intensity_of_the_bundle(
     bundle = write_bundle(tmp_path / 'a.safetensors', NUSCENES)
     points = np.random.default_rng(0).uniform(0, 255, (60, 4)).astype(np.float32)
     points.tofile(tmp_path / 'a.bin')
-    options = make_parser().parse_args([str(tmp_path / 'a.bin'), '--bundle', str(bundle)])
-    scans, answer = open_answers(options, open_scans(options), load_bundle(bundle))
+    options = make_view_parser().parse_args([str(tmp_path / 'a.bin'), '--bundle', str(bundle)])
+    scans, answer = open_answers(options, open_shown_scans(options), load_bundle(bundle))
     assert scans.table == NUSCENES
     in_shares = points * np.array([1, 1, 1, 1 / 255], np.float32)
     expected = Segmenter(load_bundle(bundle)).segment(in_shares).labels

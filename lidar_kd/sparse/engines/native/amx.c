@@ -8,16 +8,12 @@
  *                    products the three large ones are kept (relative error about 4e-6), as
  *                    torch.set_float32_matmul_precision('high') allows. Infinite becomes NaN.
  */
-#include "bfloat16.h"
-#include "kernels.h"
+#include "amx.h"
 
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SIDE 16  /* rows and columns of a matrix tile of float32 */
-#define DEPTH 32 /* bfloat16 values in a row of a matrix tile */
-#define MOST 4   /* sums held in matrix tiles at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
@@ -84,11 +80,17 @@ INLINE void multiply(const int tall, const int wide, const bf16 *rows, int64_t d
     if (tall == 2 && wide == 2) _tile_stored(3, sums + SIDE * ld + SIDE, ld * 4);
 }
 
-INLINE void scatter(const int wide, const float *sums, const int32_t *out, int64_t row0, int m,
-                    float *tile, int64_t ld)
+/* Where the sums of some packed rows belong. */
+typedef struct {
+    const int32_t *out; /* rows of the result; NULL: consecutive ones from row0 of the tile */
+    int64_t row0, ld;   /* the tile's first row; its rows are ld apart */
+    float *tile;        /* from the panel's first column */
+} target;
+
+INLINE void scatter(const int wide, const float *sums, int m, const target t)
 {
     for (int r = 0; r < m; r++) {
-        float *to = tile + (out ? out[r] - row0 : row0 + r) * ld;
+        float *to = t.tile + (t.out ? t.out[r] - t.row0 : t.row0 + r) * t.ld;
         for (int c = 0; c < wide; c++) {
             __m512 sum = _mm512_loadu_ps(sums + (r * wide + c) * SIDE);
             _mm512_storeu_ps(to + c * SIDE, _mm512_add_ps(sum, _mm512_loadu_ps(to + c * SIDE)));
@@ -115,13 +117,6 @@ static void copy_rows(const lk_conv *job, const int32_t *rows, int64_t row0, int
             _mm512_store_si512(to + r * ld + c, _mm512_maskz_loadu_epi16(rest, from + c));
         }
     }
-}
-
-/* high and low parts of sixteen numbers */
-static inline void split(__m512 x, __m256i *high, __m256i *low)
-{
-    *high = narrow(x);
-    *low = narrow(_mm512_sub_ps(x, widened(*high)));
 }
 
 /* Each row as high, low, high: against weights high, high, low this sums the three products. */
@@ -153,25 +148,17 @@ typedef struct {
 } scratch;
 
 /* One panel of `wide` matrix tiles for m packed rows. */
-INLINE void panel_of(const int wide, const scratch *s, const bf16 *weight, const int32_t *out,
-                     int64_t row0, int m, int64_t column)
+INLINE void panel_of(const int wide, const scratch *s, const bf16 *weight, int m, target t)
 {
-    const int64_t ld = s->wide * SIDE;
     if (wide <= 2 && m > SIDE) multiply(2, wide, s->rows, s->depth, weight, s->sums);
     else multiply(1, wide, s->rows, s->depth, weight, s->sums);
-    scatter(wide, s->sums, out, row0, m < SIDE || wide <= 2 ? m : SIDE, s->tile + column, ld);
+    scatter(wide, s->sums, m < SIDE || wide <= 2 ? m : SIDE, t);
     if (wide > 2 && m > SIDE) {
         multiply(1, wide, s->rows + SIDE * s->depth, s->depth, weight, s->sums);
-        scatter(wide, s->sums, out ? out + SIDE : NULL, out ? row0 : row0 + SIDE, m - SIDE,
-                s->tile + column, ld);
+        if (t.out) t.out += SIDE;
+        else t.row0 += SIDE;
+        scatter(wide, s->sums, m - SIDE, t);
     }
-}
-
-/* The panels of a result `wide` matrix tiles across are nearly equal and at most MOST wide. */
-static int64_t panel_width(int64_t wide, int64_t p)
-{
-    const int64_t count = lk_ceil(wide, MOST);
-    return wide / count + (p < wide % count);
 }
 
 static void prefetch(const scratch *s, const int32_t *in, int64_t first, int64_t last)
@@ -183,26 +170,34 @@ static void prefetch(const scratch *s, const int32_t *in, int64_t first, int64_t
     }
 }
 
-static void slot_of(const scratch *s, const bf16 *weight, const int32_t *in, const int32_t *out,
-                    int64_t first, int64_t last, int64_t row0)
+/* A slot's pairs in one tile, whose first row is row0. */
+typedef struct {
+    const bf16 *weight;
+    const int32_t *in, *out; /* NULL: every row to itself */
+    int64_t first, last, row0;
+} slot_part;
+
+static void slot_of(const scratch *s, const slot_part *part)
 {
-    for (int64_t p = first; p < last; p += 2 * SIDE) {
+    const int32_t *in = part->in, *out = part->out;
+    const int64_t last = part->last, row0 = part->row0;
+    for (int64_t p = part->first; p < last; p += 2 * SIDE) {
         const int m = (int)lk_min(2 * SIDE, last - p);
         (s->parts == 1 ? copy_rows : split_rows)(s->job, in ? in + p : NULL, row0 + p, m, s->rows,
                                                  s->depth);
         if (in) prefetch(s, in, p + 2 * SIDE, lk_min(p + 4 * SIDE, last));
-        const int32_t *to = out ? out + p : NULL;
-        const int64_t base = out ? row0 : p;
-        const bf16 *w = weight;
+        target to = {out ? out + p : NULL, out ? row0 : p, s->wide * SIDE, s->tile};
+        const bf16 *w = part->weight;
         for (int64_t t = 0, panel = 0; t < s->wide; panel++) {
             const int64_t width = panel_width(s->wide, panel);
             switch (width) {
-            case 1: panel_of(1, s, w, to, base, m, t * SIDE); break;
-            case 2: panel_of(2, s, w, to, base, m, t * SIDE); break;
-            case 3: panel_of(3, s, w, to, base, m, t * SIDE); break;
-            case 4: panel_of(4, s, w, to, base, m, t * SIDE); break;
+            case 1: panel_of(1, s, w, m, to); break;
+            case 2: panel_of(2, s, w, m, to); break;
+            case 3: panel_of(3, s, w, m, to); break;
+            case 4: panel_of(4, s, w, m, to); break;
             }
             w += s->depth * width * SIDE;
+            to.tile += width * SIDE;
             t += width;
         }
     }
@@ -215,21 +210,21 @@ static void tile_of(const lk_map *map, const scratch *s, int64_t block0, int64_t
     memset(s->tile, 0, rows * s->wide * SIDE * sizeof(float));
     for (int64_t k = 0; k < map->slots; k++) {
         const int32_t *cuts = map->cuts + k * (blocks + 1);
-        const bf16 *weight = (const bf16 *)s->job->weight + k * slot_size;
-        if (map->in)
-            slot_of(s, weight, map->in + map->starts[k], map->out + map->starts[k], cuts[block0],
-                    cuts[block1], row0);
-        else slot_of(s, weight, NULL, NULL, 0, rows, row0);
+        slot_part part = {(const bf16 *)s->job->weight + k * slot_size, NULL, NULL, 0, rows, row0};
+        if (map->in) {
+            part.in = map->in + map->starts[k], part.out = map->out + map->starts[k];
+            part.first = cuts[block0], part.last = cuts[block1];
+        }
+        slot_of(s, &part);
     }
-    const int64_t ld = s->wide * SIDE, columns = s->job->cout;
-    if (s->parts == 1) finish_parts(1, s->job, s->tile, ld, row0, rows, 0, columns);
-    else finish_parts(3, s->job, s->tile, ld, row0, rows, 0, columns);
+    const lk_tile all = {s->tile, s->wide * SIDE, row0, rows, 0, s->job->cout};
+    if (s->parts == 1) finish_parts(1, s->job, all);
+    else finish_parts(3, s->job, all);
 }
 
-static int64_t whole(int64_t a, int64_t unit) { return lk_ceil(a, unit) * unit; }
-
-static void conv_in(const lk_map *map, const lk_conv *job, int parts)
+static int conv_in(const lk_map *map, const lk_conv *job, int parts)
 {
+    int status = LK_DONE;
     const int64_t blocks = lk_ceil(map->rows, LK_BLOCK), depth = parts * whole(job->cin, DEPTH);
     const int64_t wide = lk_ceil(job->cout, SIDE);
     const int64_t size = map->slots * depth * wide * SIDE;
@@ -242,100 +237,26 @@ static void conv_in(const lk_map *map, const lk_conv *job, int parts)
         s.tile = lk_scratch((tile + sums) * sizeof(float) + 2 * SIDE * depth * sizeof(bf16));
         s.sums = s.tile + tile;
         s.rows = (bf16 *)(s.sums + sums);
-        memset(s.rows, 0, 2 * SIDE * depth * sizeof(bf16));
+        if (s.tile) memset(s.rows, 0, 2 * SIDE * depth * sizeof(bf16));
         configure();
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t t = 0; t < tiles; t++)
+        for (int64_t t = 0; t < tiles; t++) {
+            if (!s.tile) {
+#pragma omp atomic write
+                status = LK_NO_MEMORY;
+                continue;
+            }
             tile_of(map, &s, t * blocks_wide, lk_min(blocks, (t + 1) * blocks_wide));
+        }
         _tile_release();
     }
+    return status;
 }
 
-static void conv(const lk_map *map, const lk_conv *job) { conv_in(map, job, 1); }
-static void conv_split(const lk_map *map, const lk_conv *job) { conv_in(map, job, 3); }
+static int conv(const lk_map *map, const lk_conv *job) { return conv_in(map, job, 1); }
+static int conv_split(const lk_map *map, const lk_conv *job) { return conv_in(map, job, 3); }
 
-static int64_t packed(int64_t slots, int64_t cin, int64_t cout)
-{
-    return slots * whole(cin, DEPTH) * whole(cout, SIDE);
-}
-
-static int64_t packed_split(int64_t slots, int64_t cin, int64_t cout)
-{
-    return 3 * packed(slots, cin, cout);
-}
-
-/* One slot's weights as numbered below, from `at` with these steps between rows and columns. */
-typedef struct {
-    const float *at;
-    int64_t rows, columns, row_step, column_step;
-} matrix;
-
-/* Sixteen values of the matrix from (row, column) along its columns, zeros beyond the edges. */
-static inline __m512 sixteen(const matrix *w, int64_t row, int64_t column)
-{
-    if (row >= w->rows) return _mm512_setzero_ps();
-    const __mmask16 some = (__mmask16)((1ULL << lk_min(SIDE, w->columns - column)) - 1);
-    const float *from = w->at + row * w->row_step + column * w->column_step;
-    if (w->column_step == 1) return _mm512_maskz_loadu_ps(some, from);
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i step = _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)w->column_step));
-    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some, step, from, 4);
-}
-
-/* Two rows of sixteen columns side by side: a line of a matrix tile. */
-static inline __m512i paired(__m256i even, __m256i odd)
-{
-    const __m512i low = _mm512_cvtepu16_epi32(even), high = _mm512_cvtepu16_epi32(odd);
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-/* One slot: panel, part, chunk of depth, matrix tile, channel pair, column, channel of the pair;
- * of three parts the first two are the high parts of the weights, the last the low ones. */
-static void pack_slot(const matrix *w, int parts, bf16 *to)
-{
-    const int64_t part = whole(w->rows, DEPTH), wide = lk_ceil(w->columns, SIDE);
-    for (int64_t t = 0, p = 0; t < wide; p++) {
-        const int64_t width = panel_width(wide, p), size = part * width * SIDE;
-        for (int64_t r = 0; r < part; r += 2)
-            for (int64_t o = 0; o < width; o++) {
-                __m256i high[2], low[2];
-                for (int i = 0; i < 2; i++)
-                    split(sixteen(w, r + i, (t + o) * SIDE), high + i, low + i);
-                const int64_t at = ((r / DEPTH * width + o) * SIDE + r % DEPTH / 2) * DEPTH;
-                _mm512_storeu_si512(to + at, paired(high[0], high[1]));
-                if (parts == 1) continue;
-                _mm512_storeu_si512(to + size + at, paired(high[0], high[1]));
-                _mm512_storeu_si512(to + 2 * size + at, paired(low[0], low[1]));
-            }
-        to += parts * size;
-        t += width;
-    }
-}
-
-/* weight is (cout, slots, cin); the packed rows are cin, or cout when transposed. */
-static void pack_in(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
-                    int threads, int parts, bf16 *to)
-{
-    const int64_t size = parts * packed(1, transpose ? cout : cin, transpose ? cin : cout);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t k = 0; k < slots; k++) {
-        const matrix forward = {weight + k * cin, cin, cout, 1, slots * cin};
-        const matrix backward = {weight + k * cin, cout, cin, slots * cin, 1};
-        pack_slot(transpose ? &backward : &forward, parts, to + k * size);
-    }
-}
-
-static void pack(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
-                 int threads, void *to)
-{
-    pack_in(weight, slots, cin, cout, transpose, threads, 1, to);
-}
-
-static void pack_split(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
-                       int threads, void *to)
-{
-    pack_in(weight, slots, cin, cout, transpose, threads, 3, to);
-}
-
-const lk_engine lk_engine_amx = {conv, packed, pack};
-const lk_engine lk_engine_split = {conv_split, packed_split, pack_split};
+const lk_engine lk_engine_amx = {
+    .conv = conv, .packed = lk_amx_packed, .pack = lk_amx_pack};
+const lk_engine lk_engine_split = {
+    .conv = conv_split, .packed = lk_split_packed, .pack = lk_split_pack};

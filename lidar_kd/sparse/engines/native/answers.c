@@ -22,7 +22,7 @@ static inline float exp_below(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const int32_t bits = ((int32_t)n + 127) << 23;
+    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
     return p * power;
@@ -34,7 +34,7 @@ static inline float log_above(float x)
     int32_t bits;
     memcpy(&bits, &x, 4);
     const int32_t exponent = (bits - 0x3f3504f3) >> 23;
-    bits -= exponent << 23;
+    bits -= (int32_t)((uint32_t)exponent << 23);
     float f, p = 7.0376836292e-2f;
     memcpy(&f, &bits, 4);
     f -= 1.0f;
@@ -94,19 +94,20 @@ void lk_answer_lanes(const float *logits, int rows, int64_t classes, float scale
     }
 }
 
-/* label: the first largest logit; probability: its softmax; entropy: -sum p ln p / ln classes.
- * At most MOST_CLASSES. */
-LK_EXPORT void lk_answers(const float *logits, int64_t rows, int64_t classes, int threads,
-                          uint8_t *label, float *probability, float *entropy)
+/* 1 to MOST_CLASSES classes. */
+LK_EXPORT int lk_answers(const lk_row_answers *job)
 {
+    const int64_t rows = job->rows, classes = job->classes;
+    if (classes < 1 || classes > MOST_CLASSES) return LK_OUT_OF_RANGE;
     const float scale = 1.0f / logf(classes > 1 ? (float)classes : 2.0f);
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(job->threads)
     for (int64_t r = 0; r < rows; r += LANES) {
         const int count = (int)lk_min(LANES, rows - r);
         lanes a;
-        lk_answer_lanes(logits + r * classes, count, classes, scale, &a);
-        for (int i = 0; i < count; i++) label[r + i] = (uint8_t)a.label[i];
-        memcpy(probability + r, a.probability, count * sizeof(float));
-        memcpy(entropy + r, a.entropy, count * sizeof(float));
+        lk_answer_lanes(job->logits + r * classes, count, classes, scale, &a);
+        for (int i = 0; i < count; i++) job->label[r + i] = (uint8_t)a.label[i];
+        memcpy(job->probability + r, a.probability, count * sizeof(float));
+        memcpy(job->entropy + r, a.entropy, count * sizeof(float));
     }
+    return LK_DONE;
 }

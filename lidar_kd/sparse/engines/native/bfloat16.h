@@ -22,18 +22,16 @@ static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); 
 /* y = relu?(tile + bias? + residual?) for some columns, sixteen at a time; the tile is read in
  * whole sixteens. `parts` is 1 where features are bfloat16, else they are float32. */
 static inline __attribute__((always_inline)) void finish_parts(const int parts, const lk_conv *job,
-                                                               const float *tile, int64_t ld,
-                                                               int64_t row0, int64_t rows,
-                                                               int64_t column, int64_t columns)
+                                                               const lk_tile t)
 {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < columns; c += 16) {
-            const __mmask16 some = (__mmask16)((1U << lk_min(16, columns - c)) - 1);
-            const int64_t to = (row0 + r) * job->ldy + column + c;
-            const int64_t from = (row0 + r) * job->ldr + column + c;
-            __m512 sum = _mm512_loadu_ps(tile + r * ld + c);
+    for (int64_t r = 0; r < t.rows; r++)
+        for (int64_t c = 0; c < t.columns; c += 16) {
+            const __mmask16 some = (__mmask16)((1U << lk_min(16, t.columns - c)) - 1);
+            const int64_t to = (t.row0 + r) * job->ldy + t.column + c;
+            const int64_t from = (t.row0 + r) * job->ldr + t.column + c;
+            __m512 sum = _mm512_loadu_ps(t.sums + r * t.ld + c);
             if (job->bias)
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, job->bias + column + c));
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, job->bias + t.column + c));
             if (job->residual && parts == 1)
                 sum = _mm512_add_ps(
                     sum, widened(_mm256_maskz_loadu_epi16(some, (const bf16 *)job->residual + from)));

@@ -88,9 +88,20 @@ LK_EXPORT const char *lk_name(const lk_engine *engine)
     return "";
 }
 
-LK_EXPORT void lk_run(const lk_engine *engine, const lk_map *map, const lk_conv *job)
+/* Those below return LK_DONE, or what went wrong. */
+LK_EXPORT int lk_run(const lk_engine *engine, const lk_map *map, const lk_conv *job)
 {
-    if (map->rows > 0) engine->conv(map, job);
+    return map->rows > 0 ? engine->conv(map, job) : LK_DONE;
+}
+
+LK_EXPORT int lk_grad_weight(const lk_engine *engine, const lk_map *map, const lk_gradient *job)
+{
+    return engine->grad_weight(map, job);
+}
+
+LK_EXPORT int lk_attend(const lk_engine *engine, const lk_attention *job)
+{
+    return engine->attend(job);
 }
 
 LK_EXPORT int64_t lk_packed(const lk_engine *engine, int64_t slots, int64_t cin, int64_t cout)
@@ -98,20 +109,7 @@ LK_EXPORT int64_t lk_packed(const lk_engine *engine, int64_t slots, int64_t cin,
     return engine->packed(slots, cin, cout);
 }
 
-LK_EXPORT void lk_pack(const lk_engine *engine, const float *weight, int64_t slots, int64_t cin,
-                       int64_t cout, int transpose, int threads, void *packed)
-{
-    engine->pack(weight, slots, cin, cout, transpose, threads, packed);
-}
-
-LK_EXPORT void lk_grad_weight(const lk_engine *engine, const lk_map *map, const float *x,
-                              int64_t ldx, const float *dy, int64_t ldy, int64_t cin, int64_t cout,
-                              int threads, float *dw)
-{
-    engine->grad_weight(map, x, ldx, dy, ldy, cin, cout, threads, dw);
-}
-
-LK_EXPORT void lk_attend(const lk_engine *engine, const lk_attention *job) { engine->attend(job); }
+LK_EXPORT void lk_pack(const lk_engine *engine, const lk_packing *job) { engine->pack(job); }
 
 LK_EXPORT void lk_gelu(const lk_engine *engine, const float *x, const float *dy, int64_t count,
                        int threads, float *to)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What features and weights are made of, and the multiply of it. PAIR channels lie side by side in
+ * What features and weights are made of, the multiply of it, and the last step. PAIR channels lie side by side in
  * the lanes of packed weights: one multiply-add takes them all.
  */
 #ifndef LIDAR_KD_ELEMENT_H
 #define LIDAR_KD_ELEMENT_H
 
+#include "kernels.h"
 #include "vectors.h"
 
 #if defined(__AVX512BF16__)
@@ -38,12 +39,10 @@ static inline element narrowed(float x)
 {
     return (element)_mm256_extract_epi16(narrow(_mm512_set1_ps(x)), 0);
 }
-INLINE void finish(const lk_conv *job, const float *tile, int64_t ld, int64_t row0, int64_t rows,
-                   int64_t column, int64_t columns)
-{
-    finish_parts(1, job, tile, ld, row0, rows, column, columns);
-}
+INLINE void finish(const lk_conv *job, const lk_tile t) { finish_parts(1, job, t); }
 #else
+#include "finish.h"
+
 #define PAIR 1
 typedef float element;
 

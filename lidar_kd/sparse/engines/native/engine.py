@@ -7,39 +7,63 @@ from collections.abc import Sequence
 import ctypes
 import os
 import threading
-from typing import Any, TypeGuard
+from typing import Any, NoReturn
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engines.contract import Engine
+from lidar_kd.sparse.engines.native.checks import (
+    check_channels,
+    check_layer,
+    check_layout,
+    check_map,
+    check_same_shape,
+    check_sizes,
+    check_tensor,
+    refuse_map,
+)
+from lidar_kd.sparse.engines.native.grouping import NativeAnswers, NativeGrouping
 from lidar_kd.sparse.engines.native.library import (
     address,
-    ConvJob,
     int32s,
-    Int64,
     library,
-    MapView,
-    Pointer,
+    NO_MEMORY,
+    NOT_SORTED,
     readable,
+    succeed,
 )
-from lidar_kd.sparse.engines.native.norm import normalise, normalise_convolve
-from lidar_kd.sparse.engines.native.transformer import attend, gelu
+from lidar_kd.sparse.engines.native.norm import NativeNorms
+from lidar_kd.sparse.engines.native.structs import (
+    ConvJob,
+    GradientJob,
+    Int64,
+    MapView,
+    PackingJob,
+    Pointer,
+    StridingJob,
+)
+from lidar_kd.sparse.engines.native.transformer import NativeAttention
+from lidar_kd.sparse.engines.parts import ProcessMemory
 from lidar_kd.sparse.maps import KernelMap, KeyLayout
 
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
-MOST_CLASSES = 256  # of answers.c, and of a label in one byte
 SPLIT = torch.int16  # marks packed weights whose float32 values are in two bfloat16 parts
 
 
-def _normalisable(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
-    # by type: a norm that looks beyond this process does its own work
-    plain = type(norm) is nn.BatchNorm1d and norm.affine and norm.training
-    return plain and len(x) > 1 and x.dtype == norm.weight.dtype == torch.float32
+class NativeMemory(ProcessMemory):
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._c = library
+
+    def tune(self, *, live: bool) -> None:
+        self._c.lk_memory(int(live))
+
+    def release(self) -> None:
+        self._c.lk_release()
 
 
 class NativeEngine(Engine):
@@ -68,19 +92,17 @@ class NativeEngine(Engine):
                 'unset it, or set it to avx512, avx2 or portable'
             )
         self.isa = self._c.lk_name(self._float32).decode()
+        self.grouping, self.answers = NativeGrouping(self._c), NativeAnswers(self._c)
+        self.attention = NativeAttention(self._c, self._float32)
+        self.norms, self.memory = NativeNorms(self._c, self), NativeMemory(self._c)
 
     def computes(self, dtype: torch.dtype) -> bool:
         return dtype != SPLIT and dtype in self._by_type
 
-    def tune_memory(self, *, live: bool) -> None:
-        self._c.lk_memory(int(live))
-
-    def release_memory(self) -> None:
-        self._c.lk_release()
-
     def keys(self, coords: Tensor, layout: KeyLayout) -> Tensor:
-        assert coords.shape[1:] == (4,), coords.shape
         coords = coords.int().contiguous()
+        check_tensor('cells', coords, torch.int32, None, 4)
+        check_layout(layout)
         keys = torch.empty(len(coords), dtype=torch.int64)
         low, bits = int32s(layout.low), int32s(layout.bits)
         self._c.lk_keys(
@@ -88,94 +110,44 @@ class NativeEngine(Engine):
         )
         return keys
 
-    def group(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        group, order = torch.empty(2, len(keys), dtype=torch.int32)
-        first = torch.empty(len(keys) + 1, dtype=torch.int32)
-        count = self._c.lk_group(
-            address(keys), Int64(len(keys)), address(group), address(order), address(first)
-        )
-        first = first[: count + 1]
-        return group, order[: int(first[-1])], first
-
-    def means(self, rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-        if rows.dtype != torch.float32:
-            return super().means(rows, order, starts)
-        rows, groups, columns = rows.contiguous(), len(starts) - 1, rows.shape[1]
-        means = torch.empty(groups, columns)
-        self._c.lk_means(
-            address(rows),
-            Int64(columns),
-            address(order),
-            address(starts),
-            Int64(groups),
-            torch.get_num_threads(),
-            address(means),
-        )
-        return means
-
     def submanifold(self, keys: Tensor, kernel: Sequence[int], layout: KeyLayout) -> KernelMap:
+        check_tensor('keys', keys, torch.int64, None)
+        check_sizes('kernel', kernel, (1, 3, 5, 7, 9))
+        check_layout(layout)
+        keys = keys.contiguous()
         n, slots, threads = len(keys), kernel[0] * kernel[1] * kernel[2], torch.get_num_threads()
         starts, sizes, bits = (Int64 * (slots + 1))(), int32s(kernel), int32s(layout.bits)
-        search = Pointer(
-            self._c.lk_search_new(address(keys), Int64(n), bits, sizes, threads, starts)
-        )
+        found = self._c.lk_search_new(address(keys), Int64(n), bits, sizes, threads, starts)
+        if not found:
+            _refuse_cells(starts[0], n)
+        search = Pointer(found)
         in_rows, out_rows = torch.empty(2, starts[slots], dtype=torch.int32)
         self._c.lk_search_take(search, sizes, starts, threads, address(in_rows), address(out_rows))
-        return KernelMap(in_rows, out_rows, tuple(starts), n, n)
+        return KernelMap(in_rows, out_rows, tuple(starts), n, n, trusted=True)
 
     def strided(
         self, coords: Tensor, stride: Sequence[int], layout: KeyLayout
     ) -> tuple[Tensor, KernelMap]:
-        n, slots = len(coords), stride[0] * stride[1] * stride[2]
+        check_tensor('cells', coords, torch.int32, None, 4)
+        check_sizes('stride', stride, (1, 2))
+        coords, n, sizes = coords.contiguous(), len(coords), int32s(stride)
         coarse = torch.empty(n, 4, dtype=torch.int32)
         in_rows, out_rows = torch.empty(2, n, dtype=torch.int32)
-        starts = (Int64 * (slots + 1))()
-        count = self._c.lk_stride(
-            address(coords),
-            Int64(n),
-            int32s(stride),
-            address(coarse),
-            address(in_rows),
-            address(out_rows),
-            starts,
+        starts = (Int64 * (stride[0] * stride[1] * stride[2] + 1))()
+        job = StridingJob(
+            coords=coords.data_ptr(),
+            stride=ctypes.addressof(sizes),
+            coarse=coarse.data_ptr(),
+            in_rows=in_rows.data_ptr(),
+            out_rows=out_rows.data_ptr(),
+            starts=ctypes.addressof(starts),
+            rows=n,
         )
-        return coarse[:count], KernelMap(in_rows, out_rows, tuple(starts), n, count)
-
-    def normalise(
-        self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
-    ) -> Tensor:
-        if _normalisable(norm, x):
-            return normalise(self._c, x, norm, residual, relu=relu)
-        return super().normalise(x, norm, residual, relu=relu)
-
-    def normalise_convolve(
-        self, x: Tensor, norm: nn.Module, kernel: Tensor, pairs: KernelMap, *, relu: bool
-    ) -> Tensor | None:
-        if not _normalisable(norm, x):
-            return None
-        return normalise_convolve(self._c, x, norm, kernel, pairs, self, relu=relu)
-
-    def attend(self, qkv: Tensor) -> Tensor:
-        if qkv.dtype == torch.float32:
-            return attend(self._c, self._float32, qkv)
-        return super().attend(qkv)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return gelu(self._c, self._float32, x)
-        return super().gelu(x)
-
-    def answers(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = logits.float().contiguous()
-        rows, classes = logits.shape
-        assert 0 < classes <= MOST_CLASSES, f'{classes} classes'
-        labels = torch.empty(rows, dtype=torch.uint8)
-        probability, entropy = torch.empty(2, rows)
-        results = address(labels), address(probability), address(entropy)
-        self._c.lk_answers(
-            address(logits), Int64(rows), Int64(classes), torch.get_num_threads(), *results
-        )
-        return labels, probability, entropy
+        count = self._c.lk_stride(ctypes.byref(job))
+        if count < 0:
+            _refuse_cells(count, n)
+        pairs = KernelMap(in_rows, out_rows, tuple(starts), n, count, trusted=True)
+        return coarse[:count], pairs
 
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
         return self.infer(x, self._pack(weight, transpose=False), pairs, weight.shape[0])
@@ -185,21 +157,22 @@ class NativeEngine(Engine):
         return self.infer(dy, packed, pairs.transposed, weight.shape[2])
 
     def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
+        check_layer(x, pairs, dy.shape[-1])
+        check_same_shape('the gradient of a layer', dy, (pairs.n_out, dy.shape[-1]))
         grad = torch.empty(dy.shape[1], pairs.slots, x.shape[1])
-        assert (len(x), len(dy)) == (pairs.n_in, pairs.n_out), (x.shape, dy.shape)
         x, dy = x.float().contiguous(), dy.float().contiguous()
-        self._c.lk_grad_weight(
-            self._float32,
-            ctypes.byref(self._map(pairs)),
-            address(x),
-            Int64(x.shape[1]),
-            address(dy),
-            Int64(dy.shape[1]),
-            Int64(x.shape[1]),
-            Int64(dy.shape[1]),
-            torch.get_num_threads(),
-            address(grad),
+        job = GradientJob(
+            x=x.data_ptr(),
+            dy=dy.data_ptr(),
+            dw=grad.data_ptr(),
+            ldx=x.shape[1],
+            ldy=dy.shape[1],
+            cin=x.shape[1],
+            cout=dy.shape[1],
+            threads=torch.get_num_threads(),
         )
+        view = self._map(pairs)
+        succeed(self._c.lk_grad_weight(self._float32, ctypes.byref(view), ctypes.byref(job)))
         return grad
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -218,20 +191,24 @@ class NativeEngine(Engine):
         if dtype not in self._by_type:
             raise TypeError(f'the native engine does not compute in {dtype} on this CPU')
         kernels = self._by_type[dtype]
+        if weight.ndim != 3 or not weight.is_cpu:
+            check_tensor('a weight', weight, weight.dtype, None, None, None)
+        check_channels(weight.shape[0], weight.shape[2])
         weight = weight.detach().float().contiguous()
         c_out, slots, c_in = weight.shape
         rows, columns = (c_out, c_in) if transpose else (c_in, c_out)
         size = self._c.lk_packed(kernels, slots, rows, columns)
         packed = self._workspace(size, dtype) if reuse else torch.empty(size, dtype=dtype)
-        shape = Int64(slots), Int64(c_in), Int64(c_out)
-        self._c.lk_pack(
-            kernels,
-            address(weight),
-            *shape,
-            int(transpose),
-            torch.get_num_threads(),
-            address(packed),
+        job = PackingJob(
+            weight=weight.data_ptr(),
+            packed=packed.data_ptr(),
+            slots=slots,
+            cin=c_in,
+            cout=c_out,
+            transpose=transpose,
+            threads=torch.get_num_threads(),
         )
+        self._c.lk_pack(kernels, ctypes.byref(job))
         return packed
 
     def _workspace(self, size: int, dtype: torch.dtype) -> Tensor:
@@ -256,22 +233,26 @@ class NativeEngine(Engine):
         return view
 
     def _view(self, pairs: KernelMap) -> tuple[MapView, Any, Tensor]:
-        blocks = -(-pairs.n_out // BLOCK)
-        starts = (Int64 * (pairs.slots + 1))(*pairs.starts)
-        cuts = torch.empty(pairs.slots, blocks + 1, dtype=torch.int32)
-        size = Int64(pairs.slots), Int64(pairs.n_out)
-        self._c.lk_cuts(
-            address(pairs.out_rows), starts, *size, torch.get_num_threads(), address(cuts)
-        )
+        check_map(pairs)
+        threads, slots = torch.get_num_threads(), pairs.slots
+        # kept, for the view does not own them; a map without pairs may have no address
+        in_rows, out_rows = pairs.in_rows.contiguous(), pairs.out_rows.contiguous()
+        starts = (Int64 * (slots + 1))(*pairs.starts)
+        cuts = torch.empty(slots, -(-pairs.n_out // BLOCK) + 1, dtype=torch.int32)
         view = MapView(
-            pairs.in_rows.data_ptr(),
-            pairs.out_rows.data_ptr(),
+            in_rows.data_ptr() or ctypes.addressof(starts),  # C reads NULL as the identity
+            out_rows.data_ptr() or ctypes.addressof(starts),
             ctypes.addressof(starts),
             cuts.data_ptr(),
-            pairs.slots,
+            slots,
             pairs.n_out,
         )
-        pairs.derived['native'] = view, starts, cuts  # the view does not own the others
+        inputs = Int64(pairs.n_in)
+        if not pairs.trusted and self._c.lk_check(ctypes.byref(view), inputs, threads) < 0:
+            refuse_map(pairs)
+        size = Int64(slots), Int64(pairs.n_out)
+        self._c.lk_cuts(Pointer(view.out_rows), starts, *size, threads, address(cuts))
+        pairs.derived['native'] = view, (starts, in_rows, out_rows), cuts
         return view, starts, cuts
 
     def infer(
@@ -286,13 +267,22 @@ class NativeEngine(Engine):
         relu: bool = False,
     ) -> Tensor:
         dtype = torch.float32 if packed.dtype == SPLIT else packed.dtype
+        check_layer(x, pairs, out_channels)
         n_in, channels = x.shape
         view = MapView(slots=1, rows=n_in) if pairs is None else self._map(pairs)
+        if packed.dtype not in self._by_type:
+            raise ValueError(f'native engine: no {packed.dtype} here: give what pack() returned')
         kernels, size = self._by_type[packed.dtype], (view.slots, channels, out_channels)
-        assert packed.numel() == self._c.lk_packed(kernels, *size), size
-        assert pairs is None or n_in == pairs.n_in, (n_in, pairs.n_in)
+        if packed.numel() != self._c.lk_packed(kernels, *size) or not packed.is_contiguous():
+            raise ValueError(
+                f'native engine: {packed.numel()} packed values for {size[0]} slots of '
+                f'{channels} -> {out_channels} channels: give what pack() returned for this layer'
+            )
         y = torch.empty(view.rows, out_channels, dtype=dtype)
-        assert residual is None or residual.shape == y.shape, residual.shape
+        if residual is not None and residual.shape != y.shape:
+            check_same_shape('a shortcut', residual, y.shape)
+        if bias is not None and bias.shape != y.shape[1:]:
+            check_same_shape('a bias', bias, y.shape[1:])
         x = readable(x, dtype)
         residual = None if residual is None else readable(residual, dtype)
         bias = None if bias is None else readable(bias, torch.float32)
@@ -310,5 +300,16 @@ class NativeEngine(Engine):
             relu,
             torch.get_num_threads(),
         )
-        self._c.lk_run(kernels, view, job)
+        if self._c.lk_run(kernels, view, job):
+            succeed(NO_MEMORY)
         return y
+
+
+def _refuse_cells(status: int, cells: int) -> NoReturn:
+    if status == NOT_SORTED:
+        raise ValueError(
+            f'native engine: the {cells} cells are not sorted and distinct: make them with '
+            'voxelize() or sparse_tensor(), and change none of them afterwards'
+        )
+    succeed(status)
+    raise AssertionError(status)

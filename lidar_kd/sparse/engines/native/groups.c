@@ -41,13 +41,18 @@ static void sort_keys(uint64_t **keys, int32_t **rows, uint64_t **spare_keys, in
 
 /* Rows with equal keys, numbered in key order: group[i] is row i's number, order the rows sorted
  * by (key, row), first[g] where group g starts in order. Rows with a negative key get group -1.
- * Returns the number of groups; all three outputs have room for n (first: n + 1). */
+ * Returns the number of groups, or LK_NO_MEMORY; all three outputs have room for n (first: n + 1). */
 LK_EXPORT int64_t lk_group(const int64_t *keys, int64_t n, int32_t *group, int32_t *order,
                            int32_t *first)
 {
     uint64_t *k = malloc((2 * n + 1) * sizeof(uint64_t)), *spare_k = k + n, *base = k;
     int32_t *r = malloc((2 * n + 1) * sizeof(int32_t)), *spare_r = r + n, *base_r = r;
     int64_t kept = 0, groups = 0;
+    if (!k || !r) {
+        free(base);
+        free(base_r);
+        return LK_NO_MEMORY;
+    }
     for (int64_t i = 0; i < n; i++) {
         group[i] = -1;
         if (keys[i] < 0) continue;
@@ -66,16 +71,26 @@ LK_EXPORT int64_t lk_group(const int64_t *keys, int64_t n, int32_t *group, int32
     return groups;
 }
 
-/* means (groups, columns) of the rows of each group, as lk_group gives them. */
-LK_EXPORT void lk_means(const float *rows, int64_t columns, const int32_t *order,
-                        const int32_t *first, int64_t groups, int threads, float *means)
+/* The sum of a group's rows, then its mean; false where the group names what is not there. */
+static int mean_of(const lk_groups *job, int64_t g)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t g = 0; g < groups; g++) {
-        float *sum = means + g * columns;
-        memset(sum, 0, columns * sizeof(float));
-        for (int32_t i = first[g]; i < first[g + 1]; i++)
-            for (int64_t c = 0; c < columns; c++) sum[c] += rows[order[i] * columns + c];
-        for (int64_t c = 0; c < columns; c++) sum[c] /= (float)(first[g + 1] - first[g]);
+    const int64_t columns = job->columns, first = job->first[g], last = job->first[g + 1];
+    float *sum = job->means + g * columns;
+    memset(sum, 0, columns * sizeof(float));
+    if (first < 0 || first > last || last > job->ordered) return 0;
+    for (int64_t i = first; i < last; i++) {
+        const int64_t row = job->order[i];
+        if (row < 0 || row >= job->rows) return 0;
+        for (int64_t c = 0; c < columns; c++) sum[c] += job->values[row * columns + c];
     }
+    for (int64_t c = 0; c < columns; c++) sum[c] /= (float)(last - first);
+    return 1;
+}
+
+LK_EXPORT int lk_means(const lk_groups *job)
+{
+    int wrong = 0;
+#pragma omp parallel for schedule(static) num_threads(job->threads) reduction(| : wrong)
+    for (int64_t g = 0; g < job->groups; g++) wrong |= !mean_of(job, g);
+    return wrong ? LK_OUT_OF_RANGE : LK_DONE;
 }

@@ -41,6 +41,12 @@ typedef struct {
     int32_t relu, threads;
 } lk_conv;
 
+/* Sums of a tile's rows, `ld` apart, and where in the result they belong. */
+typedef struct {
+    const float *sums;
+    int64_t ld, row0, rows, column, columns;
+} lk_tile;
+
 /* qkv (patches, size, 3, heads, width) to y (patches, size, heads, width), or, with dqkv, the
  * gradient dy of y to that of qkv. */
 typedef struct {
@@ -51,15 +57,68 @@ typedef struct {
     int32_t threads;
 } lk_attention;
 
+/* weight (cout, slots, cin), as torch holds it, to what `conv` reads; transpose = 0: rows are cin
+ * (forward); 1: rows are cout (gradient of the input). */
 typedef struct {
-    void (*conv)(const lk_map *, const lk_conv *);
+    const float *weight;
+    void *packed;
+    int64_t slots, cin, cout;
+    int32_t transpose, threads;
+} lk_packing;
+
+/* The gradient dw (cout, slots, cin) of the weight from x and the gradient dy of the result. */
+typedef struct {
+    const float *x, *dy;
+    float *dw;
+    int64_t ldx, ldy, cin, cout;
+    int32_t threads;
+} lk_gradient;
+
+/* Batch norm in training: relu?(x * scale + shift + residual?), and back. */
+typedef struct {
+    const float *x, *residual, *y, *dy, *weight, *bias, *mean, *inverse;
+    float *out, *dx, *dresidual, *dweight, *dbias;
+    int64_t rows, channels;
+    int32_t relu, threads;
+} lk_norm;
+
+/* means (groups, columns) of the rows of each group, as lk_group gives them; rows and ordered are
+ * how many there are of `values` and of `order`. */
+typedef struct {
+    const float *values;
+    const int32_t *order, *first;
+    float *means;
+    int64_t rows, ordered, groups, columns;
+    int32_t threads;
+} lk_groups;
+
+/* label: the first largest logit; probability: its softmax; entropy: -sum p ln p / ln classes. */
+typedef struct {
+    const float *logits;
+    uint8_t *label;
+    float *probability, *entropy;
+    int64_t rows, classes;
+    int32_t threads;
+} lk_row_answers;
+
+/* One per cell of `stride` fine cells: coarse coordinates, and the pairs of every slot. */
+typedef struct {
+    const int32_t *coords, *stride;
+    int32_t *coarse, *in, *out;
+    int64_t *starts;
+    int64_t rows;
+} lk_striding;
+
+/* What can go wrong, as a negative count or a status. */
+enum { LK_DONE = 0, LK_NO_MEMORY = -1, LK_NOT_SORTED = -2, LK_OUT_OF_RANGE = -3 };
+
+/* One instruction set; those of bfloat16 have the convolution alone. */
+typedef struct {
+    int (*conv)(const lk_map *, const lk_conv *);
     int64_t (*packed)(int64_t slots, int64_t cin, int64_t cout);
-    /* transpose = 0: rows are cin (forward); 1: rows are cout (gradient of the input) */
-    void (*pack)(const float *weight, int64_t slots, int64_t cin, int64_t cout, int transpose,
-                 int threads, void *packed);
-    void (*grad_weight)(const lk_map *, const float *x, int64_t ldx, const float *dy, int64_t ldy,
-                        int64_t cin, int64_t cout, int threads, float *dw);
-    void (*attend)(const lk_attention *);
+    void (*pack)(const lk_packing *);
+    int (*grad_weight)(const lk_map *, const lk_gradient *);
+    int (*attend)(const lk_attention *);
     /* of `count` numbers x, or, with dy, the gradient of x */
     void (*gelu)(const float *x, const float *dy, int64_t count, int threads, float *to);
 } lk_engine;
@@ -71,7 +130,8 @@ static inline int64_t lk_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t lk_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t lk_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* At least `bytes` of this thread's working memory, page aligned; valid until its next call. */
+/* At least `bytes` of this thread's working memory, page aligned; valid until its next call. NULL
+ * when there is no more. */
 void *lk_scratch(size_t bytes);
 
 /* How many blocks make a tile: large enough that the weights are read rarely when they do not

@@ -13,37 +13,17 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from lidar_kd.sparse.engines.native.structs import (
+    ConvJob,
+    Int32,
+    Int64,
+    layouts_differ,
+    MapView,
+    Pointer,
+)
+
 FOLDER = Path(__file__).parent
-Pointer = ctypes.c_void_p
-Int64, Int32 = ctypes.c_int64, ctypes.c_int32
-
-
-class MapView(ctypes.Structure):
-    _fields_ = [
-        ('in_rows', Pointer),
-        ('out_rows', Pointer),
-        ('starts', Pointer),
-        ('cuts', Pointer),
-        ('slots', Int64),
-        ('rows', Int64),
-    ]
-
-
-class ConvJob(ctypes.Structure):
-    _fields_ = [
-        ('x', Pointer),
-        ('y', Pointer),
-        ('weight', Pointer),
-        ('bias', Pointer),
-        ('residual', Pointer),
-        ('ldx', Int64),
-        ('ldy', Int64),
-        ('ldr', Int64),
-        ('cin', Int32),
-        ('cout', Int32),
-        ('relu', Int32),
-        ('threads', Int32),
-    ]
+NO_MEMORY, NOT_SORTED, OUT_OF_RANGE = -1, -2, -3  # as kernels.h has them
 
 
 def _share_torch_threads() -> None:
@@ -74,6 +54,8 @@ def _load() -> ctypes.CDLL | str:
         return f'the native kernel does not load ({error})'
     if _is_stale(library):
         return 'the native kernel was compiled from other sources than these (reinstall lidar_kd)'
+    if layouts_differ(library):
+        return 'the native kernel lays out its structures otherwise (reinstall lidar_kd)'
     for name in ('lk_find', 'lk_search_new'):
         getattr(library, name).restype = Pointer
     for name in ('lk_packed', 'lk_group', 'lk_stride'):
@@ -113,6 +95,12 @@ def library() -> ctypes.CDLL:
 
 def address(tensor: Tensor | None) -> Pointer:
     return Pointer(None if tensor is None else tensor.data_ptr())
+
+
+def succeed(status: int) -> None:
+    """Of a call that can only fail for want of memory."""
+    if status < 0:
+        raise MemoryError('the native kernel got no memory: use smaller scans or fewer threads')
 
 
 def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,10 +15,27 @@ LK_EXPORT void lk_keys(const int32_t *coords, int64_t n, const int32_t *low, con
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i++) {
-        int64_t key = 0;
-        for (int f = 0; f < 4; f++) key = key << bits[f] | ((int64_t)coords[4 * i + f] - low[f]);
-        keys[i] = key;
+        uint64_t key = 0;
+        for (int f = 0; f < 4; f++) 
+            key = key << bits[f] | (uint64_t)((int64_t)coords[4 * i + f] - low[f]);
+        keys[i] = (int64_t)key;
     }
+}
+
+/* Whether pairs name rows that are there, and `out` increases inside each slot. */
+LK_EXPORT int lk_check(const lk_map *map, int64_t inputs, int threads)
+{
+    int wrong = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : wrong)
+    for (int64_t k = 0; k < map->slots; k++) {
+        int64_t last = -1;
+        for (int64_t p = map->starts[k]; p < map->starts[k + 1]; p++) {
+            const int64_t in = map->in[p], out = map->out[p];
+            wrong |= in < 0 || in >= inputs || out <= last || out >= map->rows;
+            last = out;
+        }
+    }
+    return wrong ? LK_OUT_OF_RANGE : LK_DONE;
 }
 
 /* Where each block of result rows starts in each slot (out increases inside a slot). */
@@ -80,6 +97,12 @@ static int64_t first_not_below(const int64_t *keys, int64_t n, int64_t key)
     return low;
 }
 
+/* Far cells' keys may pass the largest number: they wrap, and find nothing. */
+static inline int64_t moved(int64_t key, int64_t by)
+{
+    return (int64_t)((uint64_t)key + (uint64_t)by);
+}
+
 static void merge(lk_search *s, const int64_t *keys, int64_t task)
 {
     const column at = s->columns[task / s->chunks];
@@ -88,9 +111,10 @@ static void merge(lk_search *s, const int64_t *keys, int64_t task)
     int32_t *found = s->found + task * s->width;
     memset(found, 0, s->width * sizeof(int32_t));
     if (row0 >= row1) return;
-    int64_t p = first_not_below(keys, s->n, keys[row0] + at.shift + at.z0);
+    int64_t p = first_not_below(keys, s->n, moved(keys[row0], at.shift + at.z0));
     for (int64_t i = row0; i < row1; i++) {
-        const int64_t low = keys[i] + at.shift + at.z0, high = keys[i] + at.shift + at.z1;
+        const int64_t low = moved(keys[i], at.shift + at.z0);
+        const int64_t high = moved(keys[i], at.shift + at.z1);
         while (p < s->n && keys[p] < low) p++;
         for (int64_t q = p; q < s->n && keys[q] <= high; q++) {
             int64_t z = keys[q] - low, at_z = z * s->chunk + found[z]++;
@@ -100,22 +124,47 @@ static void merge(lk_search *s, const int64_t *keys, int64_t task)
     }
 }
 
-/* Finds all neighbours; returns a handle and, in starts (slots + 1), where each slot will begin. */
+static void discard(lk_search *s)
+{
+    free(s->columns);
+    free(s->in);
+    free(s->out);
+    free(s->found);
+    free(s);
+}
+
+/* What the room for neighbours relies on. */
+static int ascend(const int64_t *keys, int64_t n)
+{
+    int wrong = n > 0 && keys[0] < 0;
+    for (int64_t i = 1; i < n; i++) wrong |= keys[i] <= keys[i - 1];
+    return !wrong;
+}
+
+/* Finds all neighbours; NULL where it cannot, with the reason in starts[0]. Else a handle and, in starts (slots + 1), where each slot will begin. */
 LK_EXPORT lk_search *lk_search_new(const int64_t *keys, int64_t n, const int32_t *bits,
                                    const int32_t *kernel, int threads, int64_t *starts)
 {
     const int slots = kernel[0] * kernel[1] * kernel[2];
+    starts[0] = LK_NOT_SORTED;
+    if (!ascend(keys, n)) return NULL;
+    starts[0] = LK_NO_MEMORY;
     lk_search *s = calloc(1, sizeof(lk_search));
+    if (!s) return NULL;
     s->n = n;
     s->width = kernel[2];
     s->chunks = threads > 1 ? 2 * threads : 1;
     s->chunk = lk_max(1, lk_ceil(n, s->chunks));
     s->columns = malloc(slots * sizeof(column));
-    s->count = columns_of(kernel, bits, s->columns);
+    s->count = s->columns ? columns_of(kernel, bits, s->columns) : 0;
     const int64_t tasks = s->count * s->chunks;
     s->in = malloc(tasks * s->width * s->chunk * sizeof(int32_t) + 1);
     s->out = malloc(tasks * s->width * s->chunk * sizeof(int32_t) + 1);
     s->found = malloc(tasks * s->width * sizeof(int32_t) + 1);
+    if (!s->columns || !s->in || !s->out || !s->found) {
+        discard(s);
+        return NULL;
+    }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int64_t task = 0; task < tasks; task++) merge(s, keys, task);
     memset(starts, 0, (slots + 1) * sizeof(int64_t));
@@ -160,9 +209,5 @@ LK_EXPORT void lk_search_take(lk_search *s, const int32_t *kernel, const int64_t
             }
         }
     }
-    free(s->columns);
-    free(s->in);
-    free(s->out);
-    free(s->found);
-    free(s);
+    discard(s);
 }

@@ -6,7 +6,7 @@
  */
 #include "kernels.h"
 
-#include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,14 +17,6 @@
 #else
 #define FOR_EVERY_CPU
 #endif
-
-/* The channel's factor and offset: relu?(x * scale + shift + residual?). */
-typedef struct {
-    const float *x, *residual, *y, *dy, *weight, *bias, *mean, *inverse;
-    float *out, *dx, *dresidual;
-    int64_t rows, channels;
-    int32_t relu;
-} lk_norm;
 
 /* Sum over a block's rows, then sum of squared distances from the block's own mean. */
 FOR_EVERY_CPU
@@ -43,28 +35,29 @@ void lk_block_moments(const float *restrict x, int64_t rows, int64_t channels, f
         }
 }
 
-/* Mean and biased variance of each channel. */
-LK_EXPORT void lk_norm_moments(const float *x, int64_t rows, int64_t channels, int threads,
-                               float *mean, float *variance)
+/* Mean and biased variance of each channel of x. */
+LK_EXPORT int lk_norm_moments(const lk_norm *n, float *mean, float *variance)
 {
-    const int64_t blocks = lk_ceil(rows, ROWS);
-    float *parts = malloc(2 * blocks * channels * sizeof(float));
-#pragma omp parallel for schedule(static) num_threads(threads)
+    const int64_t blocks = lk_ceil(n->rows, ROWS), channels = n->channels;
+    float *parts = malloc((2 * blocks * channels + 1) * sizeof(float));
+    if (!parts) return LK_NO_MEMORY;
+#pragma omp parallel for schedule(static) num_threads(n->threads)
     for (int64_t b = 0; b < blocks; b++)
-        lk_block_moments(x + b * ROWS * channels, lk_min(ROWS, rows - b * ROWS), channels,
+        lk_block_moments(n->x + b * ROWS * channels, lk_min(ROWS, n->rows - b * ROWS), channels,
                          parts + 2 * b * channels, parts + (2 * b + 1) * channels);
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0, square = 0;
         for (int64_t b = 0; b < blocks; b++) sum += parts[2 * b * channels + c];
         for (int64_t b = 0; b < blocks; b++) {
-            const double n = (double)lk_min(ROWS, rows - b * ROWS);
-            const double distance = parts[2 * b * channels + c] / n - sum / (double)rows;
-            square += parts[(2 * b + 1) * channels + c] + n * distance * distance;
+            const double size = (double)lk_min(ROWS, n->rows - b * ROWS);
+            const double distance = parts[2 * b * channels + c] / size - sum / (double)n->rows;
+            square += parts[(2 * b + 1) * channels + c] + size * distance * distance;
         }
-        mean[c] = (float)(sum / (double)rows);
-        variance[c] = (float)(square / (double)rows);
+        mean[c] = (float)(sum / (double)n->rows);
+        variance[c] = (float)(square / (double)n->rows);
     }
     free(parts);
+    return LK_DONE;
 }
 
 static inline float scale_of(const lk_norm *n, int64_t c) { return n->weight[c] * n->inverse[c]; }
@@ -90,17 +83,19 @@ void lk_block_apply(const lk_norm *n, int64_t row0, int64_t rows, const float *r
     }
 }
 
-LK_EXPORT void lk_norm_apply(const lk_norm *n, int threads)
+LK_EXPORT int lk_norm_apply(const lk_norm *n)
 {
-    float *scale = malloc(2 * n->channels * sizeof(float)), *shift = scale + n->channels;
+    float *scale = malloc((2 * n->channels + 1) * sizeof(float)), *shift = scale + n->channels;
+    if (!scale) return LK_NO_MEMORY;
     for (int64_t c = 0; c < n->channels; c++) {
         scale[c] = scale_of(n, c);
         shift[c] = shift_of(n, c);
     }
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(n->threads)
     for (int64_t b = 0; b < lk_ceil(n->rows, ROWS); b++)
         lk_block_apply(n, b * ROWS, lk_min(ROWS, n->rows - b * ROWS), scale, shift);
     free(scale);
+    return LK_DONE;
 }
 
 /* --- backward: g = dy where the ReLU let through; dx = scale (g - mean g - x' mean(g x')) --- */
@@ -120,9 +115,10 @@ static inline void passed(const lk_norm *n, int64_t at, const float *restrict sc
 
 FOR_EVERY_CPU
 void lk_block_sums(const lk_norm *n, int64_t row0, int64_t rows, const float *restrict scale,
-                   const float *restrict shift, float *restrict g, float *restrict sum,
-                   float *restrict product)
+                   float *restrict g, float *restrict sum)
 {
+    const float *restrict shift = scale + n->channels;
+    float *restrict product = sum + n->channels;
     memset(sum, 0, n->channels * sizeof(float));
     memset(product, 0, n->channels * sizeof(float));
     for (int64_t r = row0; r < row0 + rows; r++) {
@@ -137,9 +133,9 @@ void lk_block_sums(const lk_norm *n, int64_t row0, int64_t rows, const float *re
 
 FOR_EVERY_CPU
 void lk_block_dx(const lk_norm *n, int64_t row0, int64_t rows, const float *restrict scale,
-                 const float *restrict shift, float *restrict g, const float *restrict sum,
-                 const float *restrict product)
+                 float *restrict g, const float *restrict sum)
 {
+    const float *restrict shift = scale + n->channels, *restrict product = sum + n->channels;
     for (int64_t r = row0; r < row0 + rows; r++) {
         const int64_t at = r * n->channels;
         const float *restrict x = n->x + at;
@@ -152,37 +148,46 @@ void lk_block_dx(const lk_norm *n, int64_t row0, int64_t rows, const float *rest
     }
 }
 
-/* dbias and dweight are the sums of g and of g x'; dx may not overlap its inputs. */
-LK_EXPORT void lk_norm_backward(const lk_norm *n, int threads, float *dweight, float *dbias)
+/* dbias and dweight of all blocks, and their means in `mean`. */
+static void merge_sums(const lk_norm *n, const float *parts, float *mean)
 {
     const int64_t blocks = lk_ceil(n->rows, ROWS), channels = n->channels;
-    float *work = malloc((2 * blocks + 4) * channels * sizeof(float)), *parts = work + 4 * channels;
-    float *scale = work, *shift = work + channels, *sum = shift + channels, *product = sum + channels;
+    for (int64_t c = 0; c < channels; c++) {
+        double sums[2] = {0, 0};
+        for (int64_t b = 0; b < 2 * blocks; b++) sums[b % 2] += parts[b * channels + c];
+        n->dbias[c] = (float)sums[0];
+        n->dweight[c] = (float)sums[1];
+        mean[c] = (float)(sums[0] / (double)n->rows);
+        mean[channels + c] = (float)(sums[1] / (double)n->rows);
+    }
+}
+
+/* dbias and dweight are the sums of g and of g x'; dx may not overlap its inputs. In `work`: scale
+ * and shift, the two means, a row of g for each thread, and every block's two sums. */
+LK_EXPORT int lk_norm_backward(const lk_norm *n)
+{
+    const int64_t blocks = lk_ceil(n->rows, ROWS), channels = n->channels;
+    float *work = malloc(((2 * blocks + 4 + n->threads) * channels + 1) * sizeof(float));
+    if (!work) return LK_NO_MEMORY;
+    float *scale = work, *mean = work + 2 * channels, *rows = mean + 2 * channels;
+    float *parts = rows + n->threads * channels;
     for (int64_t c = 0; c < channels; c++) {
         scale[c] = scale_of(n, c);
-        shift[c] = shift_of(n, c);
+        scale[channels + c] = shift_of(n, c);
     }
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(n->threads)
     {
-        float *g = malloc(channels * sizeof(float));
+        float *g = rows + omp_get_thread_num() * channels;
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < blocks; b++)
-            lk_block_sums(n, b * ROWS, lk_min(ROWS, n->rows - b * ROWS), scale, shift, g,
-                          parts + 2 * b * channels, parts + (2 * b + 1) * channels);
+            lk_block_sums(n, b * ROWS, lk_min(ROWS, n->rows - b * ROWS), scale, g,
+                          parts + 2 * b * channels);
 #pragma omp single
-        for (int64_t c = 0; c < channels; c++) {
-            double sums[2] = {0, 0};
-            for (int64_t b = 0; b < 2 * blocks; b++) sums[b % 2] += parts[b * channels + c];
-            dbias[c] = (float)sums[0];
-            dweight[c] = (float)sums[1];
-            sum[c] = (float)(sums[0] / (double)n->rows);
-            product[c] = (float)(sums[1] / (double)n->rows);
-        }
+        merge_sums(n, parts, mean);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < blocks; b++)
-            lk_block_dx(n, b * ROWS, lk_min(ROWS, n->rows - b * ROWS), scale, shift, g, sum,
-                        product);
-        free(g);
+            lk_block_dx(n, b * ROWS, lk_min(ROWS, n->rows - b * ROWS), scale, g, mean);
     }
     free(work);
+    return LK_DONE;
 }

@@ -5,34 +5,19 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import nn, Tensor
 
 from lidar_kd.sparse.engines.contract import Engine
+from lidar_kd.sparse.engines.native.checks import check_same_shape
+from lidar_kd.sparse.engines.native.library import address, succeed
+from lidar_kd.sparse.engines.native.structs import NormJob
+from lidar_kd.sparse.engines.parts import TrainingNorms
 from lidar_kd.sparse.maps import KernelMap
 
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # weight, bias, mean, inverse deviation: (C,) each
-Pointer, Int64, Int32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [
-        ('x', Pointer),
-        ('residual', Pointer),
-        ('y', Pointer),
-        ('dy', Pointer),
-        ('weight', Pointer),
-        ('bias', Pointer),
-        ('mean', Pointer),
-        ('inverse', Pointer),
-        ('out', Pointer),
-        ('dx', Pointer),
-        ('dresidual', Pointer),
-        ('rows', Int64),
-        ('channels', Int64),
-        ('relu', Int32),
-    ]
 
 
 @dataclass(frozen=True)
@@ -43,42 +28,42 @@ class _Affine:
     relu: bool
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, channels = x.shape
-        mean, variance = torch.empty(2, channels)
-        results = Pointer(mean.data_ptr()), Pointer(variance.data_ptr())
-        size = Int64(rows), Int64(channels), torch.get_num_threads()
-        self.library.lk_norm_moments(Pointer(x.data_ptr()), *size, *results)
+        mean, variance = torch.empty(2, x.shape[1])
+        job = self._job(x, ())
+        succeed(self.library.lk_norm_moments(ctypes.byref(job), address(mean), address(variance)))
         return mean, variance
 
     def apply(self, x: Tensor, parts: Parts, residual: Tensor | None = None) -> Tensor:
         out = torch.empty_like(x)
         job = self._job(x, parts, residual=residual, out=out)
-        self.library.lk_norm_apply(ctypes.byref(job), torch.get_num_threads())
+        succeed(self.library.lk_norm_apply(ctypes.byref(job)))
         return out
 
     def backward(
         self, x: Tensor, parts: Parts, dy: Tensor, y: Tensor | None, *, residual: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """dx, dweight, dbias, dresidual; without y what the ReLU let through is worked out."""
+        check_same_shape('the gradient of a norm', dy, x.shape)
         dx = torch.empty_like(x)
-        dweight, dbias = torch.empty_like(parts[0]), torch.empty_like(parts[1])
         dresidual = torch.empty_like(x) if residual else None
-        job = self._job(x, parts, y=y, dy=dy, dx=dx, dresidual=dresidual)
-        sums = Pointer(dweight.data_ptr()), Pointer(dbias.data_ptr())
-        self.library.lk_norm_backward(ctypes.byref(job), torch.get_num_threads(), *sums)
-        return dx, dweight, dbias, dresidual
+        grads = {'dweight': torch.empty_like(parts[0]), 'dbias': torch.empty_like(parts[1])}
+        job = self._job(x, parts, y=y, dy=dy, dx=dx, dresidual=dresidual, **grads)
+        succeed(self.library.lk_norm_backward(ctypes.byref(job)))
+        return dx, grads['dweight'], grads['dbias'], dresidual
 
-    def _job(self, x: Tensor, parts: Parts, **tensors: Tensor | None) -> _Norm:
+    def _job(self, x: Tensor, parts: Parts | tuple[()], **tensors: Tensor | None) -> NormJob:
         named = {'x': x, **dict(zip(('weight', 'bias', 'mean', 'inverse'), parts)), **tensors}
         addresses = {name: t.data_ptr() for name, t in named.items() if t is not None}
-        return _Norm(rows=x.shape[0], channels=x.shape[1], relu=self.relu, **addresses)
+        size = {'rows': x.shape[0], 'channels': x.shape[1]}
+        return NormJob(**size, relu=self.relu, threads=torch.get_num_threads(), **addresses)
 
 
 def _parts(affine: _Affine, x: Tensor, norm: nn.BatchNorm1d) -> Parts:
     """Weight, bias, mean and inverse deviation of this batch; the running ones follow."""
     mean, variance = affine.moments(x)
     _follow(norm, mean, variance, len(x))
-    return norm.weight.detach(), norm.bias.detach(), mean, torch.rsqrt(variance + norm.eps)
+    weight, bias = norm.weight.detach().contiguous(), norm.bias.detach().contiguous()
+    return weight, bias, mean, torch.rsqrt(variance + norm.eps)
 
 
 def _follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> None:
@@ -158,37 +143,44 @@ class _NormReluConvolve(torch.autograd.Function):
         return dx, dweight, dbias, dkernel, None, None, None, None
 
 
-def normalise(
-    library: ctypes.CDLL, x: Tensor, norm: nn.BatchNorm1d, residual: Tensor | None, *, relu: bool
-) -> Tensor:
-    """For a norm in training mode with weights, and float32 rows."""
-    if residual is not None:
-        assert residual.shape == x.shape, (residual.shape, x.shape)
-        residual = residual.to(x.dtype).contiguous()  # autocast makes bfloat16 of a shortcut
-    affine = _Affine(library, relu)
-    y: Tensor = _NormRelu.apply(x.contiguous(), norm.weight, norm.bias, residual, norm, affine)  # type: ignore[no-untyped-call]
-    return y
+class NativeNorms(TrainingNorms):
+    """Of a norm in training mode with weights, over float32 rows; others are left to torch."""
+
+    def __init__(self, library: ctypes.CDLL, engine: Engine) -> None:
+        self._engine = engine
+        self._affine = {relu: _Affine(library, relu) for relu in (False, True)}
+
+    def normalise(
+        self, x: Tensor, norm: nn.Module, residual: Tensor | None, *, relu: bool
+    ) -> Tensor:
+        if not _takes(norm, x):
+            return super().normalise(x, norm, residual, relu=relu)
+        if residual is not None:
+            check_same_shape('the shortcut of a norm', residual, x.shape)
+            residual = residual.to(x.dtype).contiguous()  # autocast makes bfloat16 of a shortcut
+        y: Tensor = _NormRelu.apply(  # type: ignore[no-untyped-call]
+            x.contiguous(), norm.weight, norm.bias, residual, norm, self._affine[relu]
+        )
+        return y
+
+    def normalise_convolve(
+        self, x: Tensor, norm: nn.Module, kernel: Tensor, pairs: KernelMap, *, relu: bool
+    ) -> Tensor | None:
+        if not _takes(norm, x):
+            return None
+        more = kernel, norm, self._affine[relu], pairs, self._engine
+        y: Tensor = _NormReluConvolve.apply(x.contiguous(), norm.weight, norm.bias, *more)  # type: ignore[no-untyped-call]
+        return y
 
 
-def normalise_convolve(
-    library: ctypes.CDLL,
-    x: Tensor,
-    norm: nn.BatchNorm1d,
-    kernel: Tensor,
-    pairs: KernelMap,
-    engine: Engine,
-    *,
-    relu: bool,
-) -> Tensor:
-    """The convolution of normalise(x); kernel (C_out, K, C_in)."""
-    y: Tensor = _NormReluConvolve.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(),
-        norm.weight,
-        norm.bias,
-        kernel,
-        norm,
-        _Affine(library, relu),
-        pairs,
-        engine,
-    )
-    return y
+def _takes(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm1d]:
+    """By type: a norm that looks beyond this process does its own work."""
+    if type(norm) is not nn.BatchNorm1d or not (norm.affine and norm.training):
+        return False
+    if not (len(x) > 1 and x.is_cpu and x.ndim == 2):
+        return False
+    if not x.dtype == norm.weight.dtype == norm.bias.dtype == torch.float32:
+        return False
+    check_same_shape('the weight of a norm', norm.weight, x.shape[1:])
+    check_same_shape('the bias of a norm', norm.bias, x.shape[1:])
+    return True

@@ -23,7 +23,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void give_back(void *mine)
 {
     const block *b = mine;
-    munmap(b->at, b->size);
+    if (b->at) munmap(b->at, b->size);
 }
 
 static void begin(void)
@@ -34,10 +34,12 @@ static void begin(void)
 void *lk_scratch(size_t bytes)
 {
     if (held.size < bytes) {
+        const size_t size = (bytes + UNIT - 1) / UNIT * UNIT;
         if (held.at) munmap(held.at, held.size);
-        held.size = (bytes + UNIT - 1) / UNIT * UNIT;
-        held.at = mmap(NULL, held.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (held.at == MAP_FAILED) abort(); /* as the system does when memory runs out */
+        held = (block){NULL, 0};
+        void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) return NULL;
+        held = (block){at, size};
         pthread_once(&once, begin);
         pthread_setspecific(at_end, &held); /* given back when the thread ends */
     }

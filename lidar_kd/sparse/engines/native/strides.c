@@ -97,40 +97,56 @@ static void merge_all(walk *w, int64_t n)
 }
 
 /* The pairs of every slot, which is where in its coarse cell a fine one lies. */
-static void sort_by_slot(const walk *w, int64_t n, const int32_t *stride, int32_t *in, int32_t *out,
-                         int64_t *starts)
+static void sort_by_slot(const walk *w, const lk_striding *job, uint8_t *slot)
 {
+    const int32_t *stride = job->stride;
     const int slots = stride[0] * stride[1] * stride[2];
-    uint8_t *slot = malloc(n + 1);
     int64_t at[8] = {0};
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < job->rows; i++) {
         const int32_t *c = w->coords + 4 * i;
         const int x = c[1] & w->shift[1], y = c[2] & w->shift[2], z = c[3] & w->shift[3];
         slot[i] = (uint8_t)((x * stride[1] + y) * stride[2] + z);
         at[slot[i]]++;
     }
-    starts[0] = 0;
+    job->starts[0] = 0;
     for (int k = 0; k < slots; k++) {
-        starts[k + 1] = starts[k] + at[k];
-        at[k] = starts[k];
+        job->starts[k + 1] = job->starts[k] + at[k];
+        at[k] = job->starts[k];
     }
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < job->rows; i++) {
         const int64_t to = at[slot[i]]++;
-        in[to] = (int32_t)i;
-        out[to] = w->group[i];
+        job->in[to] = (int32_t)i;
+        job->out[to] = w->group[i];
     }
-    free(slot);
 }
 
-/* One coarse row per occupied cell of `stride` (each 1 or 2) cells. Writes the coarse coordinates,
- * the pairs of every slot (in: fine row, out: coarse row) and starts; returns the coarse rows. */
-LK_EXPORT int64_t lk_stride(const int32_t *coords, int64_t n, const int32_t *stride,
-                            int32_t *coarse, int32_t *in, int32_t *out, int64_t *starts)
+/* What the merges rely on: they have no room for more than two planes of two columns. */
+static int ascend(const int32_t *coords, int64_t n)
 {
-    int32_t *group = malloc((n + 1) * sizeof(int32_t));
-    walk w = {coords, {0, stride[0] - 1, stride[1] - 1, stride[2] - 1}, coarse, group, 0};
-    merge_all(&w, n);
-    sort_by_slot(&w, n, stride, in, out, starts);
+    for (int64_t i = 1; i < n; i++) {
+        const int32_t *a = coords + 4 * (i - 1), *b = coords + 4 * i;
+        int f = 0;
+        while (f < 3 && a[f] == b[f]) f++;
+        if (a[f] >= b[f]) return 0;
+    }
+    return 1;
+}
+
+/* One coarse row per occupied cell of `stride` (each 1 or 2) cells; in: fine row, out: coarse row.
+ * Returns how many there are, or what went wrong. */
+LK_EXPORT int64_t lk_stride(const lk_striding *job)
+{
+    const int32_t *s = job->stride;
+    if (!ascend(job->coords, job->rows)) return LK_NOT_SORTED;
+    int32_t *group = malloc((job->rows + 1) * sizeof(int32_t));
+    uint8_t *slot = malloc(job->rows + 1);
+    walk w = {job->coords, {0, s[0] - 1, s[1] - 1, s[2] - 1}, job->coarse, group, 0};
+    const int room = group && slot;
+    if (room) {
+        merge_all(&w, job->rows);
+        sort_by_slot(&w, job, slot);
+    }
     free(group);
-    return w.groups;
+    free(slot);
+    return room ? w.groups : LK_NO_MEMORY;
 }

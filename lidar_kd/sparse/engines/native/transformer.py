@@ -8,22 +8,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from lidar_kd.sparse.engines.native.library import address, Int32, Int64, Pointer
-
-
-class _Attention(ctypes.Structure):
-    _fields_ = [
-        ('qkv', Pointer),
-        ('dy', Pointer),
-        ('y', Pointer),
-        ('dqkv', Pointer),
-        ('patches', Int64),
-        ('size', Int64),
-        ('heads', Int64),
-        ('width', Int64),
-        ('scale', ctypes.c_float),
-        ('threads', Int32),
-    ]
+from lidar_kd.sparse.engines.native.checks import check_tensor
+from lidar_kd.sparse.engines.native.library import address, succeed
+from lidar_kd.sparse.engines.native.structs import AttentionJob, Int64, Pointer
+from lidar_kd.sparse.engines.parts import PatchAttention
 
 
 class _Attend(torch.autograd.Function):
@@ -49,23 +37,18 @@ class _Attend(torch.autograd.Function):
 
 def _run(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor, **tensors: Tensor) -> None:
     patches, size, _, heads, width = qkv.shape
-    job = _Attention(
+    job = AttentionJob(
         qkv=address(qkv),
         patches=patches,
         size=size,
         heads=heads,
         width=width,
-        scale=width**-0.5,
+        scale=max(1, width) ** -0.5,
         threads=torch.get_num_threads(),
         **{name: address(tensor) for name, tensor in tensors.items()},
     )
-    library.lk_attend(kernels, ctypes.byref(job))
-
-
-def attend(library: ctypes.CDLL, kernels: Pointer, qkv: Tensor) -> Tensor:
-    """For float32 on the CPU; kernels: the float32 ones."""
-    y: Tensor = _Attend.apply(qkv.contiguous(), library, kernels)  # type: ignore[no-untyped-call]
-    return y
+    if qkv.numel():  # C divides by the number of heads
+        succeed(library.lk_attend(kernels, ctypes.byref(job)))
 
 
 class _Gelu(torch.autograd.Function):
@@ -89,7 +72,22 @@ def _run_gelu(library: ctypes.CDLL, kernels: Pointer, x: Tensor, dy: Tensor | No
     return to
 
 
-def gelu(library: ctypes.CDLL, kernels: Pointer, x: Tensor) -> Tensor:
-    """As `attend`."""
-    y: Tensor = _Gelu.apply(x.contiguous(), library, kernels)  # type: ignore[no-untyped-call]
-    return y
+class NativeAttention(PatchAttention):
+    """kernels: the float32 ones; other number types take the way of torch."""
+
+    def __init__(self, library: ctypes.CDLL, kernels: Pointer) -> None:
+        self._c, self._kernels = library, kernels
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        if qkv.dtype != torch.float32:
+            return super().attend(qkv)
+        check_tensor('qkv', qkv, torch.float32, None, None, 3, None, None)
+        y: Tensor = _Attend.apply(qkv.contiguous(), self._c, self._kernels)  # type: ignore[no-untyped-call]
+        return y
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return super().gelu(x)
+        check_tensor('x', x, torch.float32, *x.shape)
+        y: Tensor = _Gelu.apply(x.contiguous(), self._c, self._kernels)  # type: ignore[no-untyped-call]
+        return y

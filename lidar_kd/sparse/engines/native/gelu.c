@@ -1,31 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Powers of two for vectors, and GELU with its gradient, a part of conv.c.
+ * GELU and its gradient in float32, compiled once per instruction set.
  */
-#define LOG2_E 1.44269504088896341f
+#include "float32.h"
+#include "powers.h"
+
+#include <string.h>
+
 #define AT_A_TIME 4096 /* numbers a thread takes */
-
-typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4)));
-
-INLINE vec chosen(ivec first, vec a, vec b) { return (vec)((first & (ivec)a) | (~first & (ivec)b)); }
-INLINE vec larger(vec a, vec b) { return chosen(a > b, a, b); }
-INLINE vec all(float a) { return a - (vec){0}; }
-
-/* 2^x for x <= 0 to 1e-7 of it; below -126 it stays 2^-126, and NaN stays NaN. */
-INLINE vec power_of_two(vec x)
-{
-    const vec round = all(12582912.0f); /* 1.5 * 2^23: what is added to it becomes whole */
-    x = chosen(x < -126.0f, all(-126.0f), x);
-    const vec shifted = x + round, rest = x - (shifted - round);
-    /* the series of e^(rest ln 2), |rest| <= 1/2 */
-    vec sum = rest * 1.5403530e-4f + 1.3333558e-3f;
-    sum = sum * rest + 9.6181291e-3f;
-    sum = sum * rest + 5.5504109e-2f;
-    sum = sum * rest + 2.4022651e-1f;
-    sum = sum * rest + 6.9314718e-1f;
-    sum = sum * rest + 1.0f;
-    return sum * (vec)(((ivec)shifted - (ivec)round + 127) << 23);
-}
 
 /* x Phi(x), or with dy its gradient dy (Phi(x) + x phi(x)); Phi, the normal distribution, to 1e-7
  * (Abramowitz and Stegun 7.1.26). */
@@ -56,7 +38,7 @@ static void gelu_few(const float *x, const float *dy, int64_t count, float *to)
     memcpy(to + i, last, (count - i) * sizeof(float));
 }
 
-static void gelu(const float *x, const float *dy, int64_t count, int threads, float *to)
+void FOR_ISA(gelu)(const float *x, const float *dy, int64_t count, int threads, float *to)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < count; i += AT_A_TIME)

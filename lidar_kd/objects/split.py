@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clusters that are too large for one object of their class are taken apart."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lidar_kd.objects.boxes import fit_rectangles
+from lidar_kd.objects.cells import Cells, connect
+
+TIGHTER = (0.75, 0.55, 0.4)  # shares of the gap that are tried, one after the other
+_PIECE = 0.12  # share of a cluster's points that makes a piece an object of its own
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Pairs = tuple[Ids, Ids, Floats]  # of cells, and how far apart
+
+
+def split_large(
+    cells: Cells, clusters: Ids, pairs: Pairs, reach_m: Floats, largest_m: Floats
+) -> Ids:
+    """(c,) new numbers; largest_m: (c, 2) length and width that an object of the class has."""
+    for share in TIGHTER:
+        large = find_large(cells, clusters, largest_m)
+        if not large.any():
+            return clusters
+        first, second, distance = pairs
+        limit = np.where(large, share, 1.0) * reach_m
+        kept = distance <= np.minimum(limit[first], limit[second])
+        kept &= clusters[first] == clusters[second]
+        pieces = connect(len(cells), first[kept], second[kept])
+        clusters = _give_back(cells, clusters, pieces)
+    return _cut(cells, clusters, largest_m)
+
+
+def find_large(cells: Cells, clusters: Ids, largest_m: Floats) -> NDArray[np.bool_]:
+    """(c,) whether the cell's cluster is longer or wider than its class allows."""
+    order, starts = sort_by(clusters)
+    extents = np.sort(fit_rectangles(cells.middles[order], starts).extents, axis=1)[:, ::-1]
+    large = np.asarray((extents > largest_m[order[starts]]).any(1))
+    return large[clusters]
+
+
+def sort_by(clusters: Ids) -> tuple[Ids, Ids]:
+    """Rows in order of their clusters 0, 1, ..., and where each begins."""
+    order = np.argsort(clusters, kind='stable')
+    return order, np.flatnonzero(np.diff(clusters[order], prepend=-1))
+
+
+def _give_back(cells: Cells, clusters: Ids, pieces: Ids) -> Ids:
+    """Crumbs of a cluster join the nearest of its larger pieces."""
+    points = np.bincount(pieces, cells.counts)
+    whole = np.bincount(clusters, cells.counts)
+    crumb = points[pieces] < _PIECE * whole[clusters]
+    joined = pieces.copy()
+    for cluster in np.unique(clusters[crumb]):
+        members = np.flatnonzero(clusters == cluster)
+        lost, kept = members[crumb[members]], members[~crumb[members]]
+        if len(kept):
+            gaps = np.linalg.norm(cells.middles[lost, None] - cells.middles[None, kept], axis=2)
+            joined[lost] = pieces[kept[gaps.argmin(1)]]
+        else:
+            joined[members] = pieces[members[0]]
+    return np.unique(joined, return_inverse=True)[1].reshape(-1)
+
+
+def _cut(cells: Cells, clusters: Ids, largest_m: Floats) -> Ids:
+    """Where no gap is left, at the emptiest place along the cluster."""
+    cut = clusters.copy()
+    for cluster in np.unique(clusters[find_large(cells, clusters, largest_m)]):
+        members = np.flatnonzero(clusters == cluster)
+        axis = _long_axis(cells.middles[members])
+        place = cells.middles[members] @ axis
+        span, typical = np.ptp(place), 0.8 * largest_m[members[0], 0]
+        parts = max(2, round(span / typical))
+        for border in _find_valleys(place, cells.counts[members], parts):
+            cut[members[place > border]] += len(clusters) + 1
+    return np.unique(cut, return_inverse=True)[1].reshape(-1)
+
+
+def _long_axis(middles: Floats) -> Floats:
+    centred = middles - middles.mean(0)
+    axis: Floats = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    return axis
+
+
+def _find_valleys(place: Floats, counts: Ids, parts: int) -> list[float]:
+    """Borders of equal parts, each moved a little to where few points are."""
+    bins = np.floor((place - place.min()) / 0.2).astype(np.int64)
+    filled = np.bincount(bins, counts)
+    step = len(filled) / parts
+    typical = filled.mean()
+    borders = []
+    for part in range(1, parts):
+        bins_near = np.arange(int((part - 0.3) * step), int((part + 0.3) * step) + 1)
+        apart = np.abs(bins_near + 0.5 - part * step) / step
+        valley = int(bins_near[(filled[bins_near] / typical + 4 * apart).argmin()])
+        borders.append(float(place.min() + 0.2 * (valley + 0.5)))
+    return borders

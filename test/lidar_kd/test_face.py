@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `import lidar_kd` brings, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+import lidar_kd
+from lidar_kd.cli.lacking import end_in_one_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def answer(code: str, **changes: str) -> str:
+    """What a fresh Python in the checkout prints."""
+    environment = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'} | changes
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_labels_alone_load_no_torch() -> None:
+    assert answer("import lidar_kd.labels, sys; print('torch' in sys.modules)") == 'False'
+
+
+def test_the_face_offers_what_it_names() -> None:
+    from lidar_kd.bundle import load_bundle
+    from lidar_kd.segmenter import Segmenter
+
+    assert lidar_kd.load_bundle is load_bundle
+    assert lidar_kd.Segmenter is Segmenter
+    with pytest.raises(AttributeError, match="'segmentor'"):
+        lidar_kd.__getattr__('segmentor')
+
+
+def test_openmp_waits_passively_unless_the_user_says_otherwise() -> None:
+    code = "import lidar_kd, os; print(os.environ['OMP_WAIT_POLICY'])"
+    assert answer(code) == 'passive'
+    assert answer(code, OMP_WAIT_POLICY='active') == 'active'
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'said'),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name='torch'), 2, 'has no torch; run in'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
+def test_a_command_that_cannot_start_says_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        end_in_one_line(type(error), error, None)
+    shown = capsys.readouterr().err
+    assert exited.value.code == code
+    assert said in shown
+    assert shown.count('\n') == 1
+
+
+def test_every_command_has_a_python_without_the_packages_in_mind() -> None:
+    # -S: without site-packages; nothing but the standard library is found
+    for path in sorted((ROOT / 'training').glob('*.py')):
+        done = subprocess.run(
+            [sys.executable, '-S', str(path), '--help'],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, path
+        assert done.stderr.startswith('error: ')
+        assert done.stderr.count('\n') == 1

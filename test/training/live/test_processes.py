@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo starts: in a domain of its own, tied to its parent, never waited for for ever."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
+
+from ros_partner import leave_domain, wait_for
+
+from lidar_kd.errors import ConfigError
+from lidar_kd.ros.log_folder import check_log_folder
+from training.live.listener import listening
+from training.live.processes import choose_domain, prepare_environment, ROOT, wait_until
+
+PARENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from training.live.processes import running
+with running('replay_node', {'path': sys.argv[2], 'listeners': 1}, {}, Path(sys.argv[3])) as child:
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is set is put back."""
+    for name in ('ROS_DOMAIN_ID', 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOG_DIR', 'ROS_HOME'):
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', '')
+    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', os.environ['AMENT_PREFIX_PATH'])
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / 'scan.bin').write_bytes(bytes(16))
+    words = [sys.executable, '-c', PARENT, str(ROOT), str(tmp_path), str(tmp_path / 'log')]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = Path('/proc', parent.stdout.readline().strip())
+    wait_for(lambda: 'waiting for 1' in (tmp_path / 'log').read_text(), 'the replay', 60)
+    parent.kill()
+    parent.communicate()
+    wait_for(lambda: is_gone(child), 'the end of the child', 60)
+
+
+def is_gone(process: Path) -> bool:
+    """Ended, perhaps not yet asked for its exit code by whoever inherited it."""
+    try:
+        return (process / 'stat').read_text().rpartition(')')[2].split()[0] == 'Z'
+    except OSError:
+        return True
+
+
+@pytest.mark.usefixtures('environment')
+def test_the_domain_is_never_that_of_the_environment_unless_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', '42')
+    assert 42 not in {choose_domain() for _ in range(2000)}
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'OFF')
+    prepare_environment(42)
+    assert os.environ['ROS_DOMAIN_ID'] == '42'
+    assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+
+
+def test_what_does_not_happen_ends_with_the_sentence() -> None:
+    heard: list[float] = []
+    with pytest.raises(ConfigError, match='the node was not heard of'):
+        wait_until(lambda: False, heard.append, 0.0, 'the node was not heard of')
+
+
+@pytest.mark.usefixtures('environment')
+def test_a_home_that_cannot_be_written_leaves_the_log_to_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'home').touch()  # no folder, so nothing can be made in it, not even by root
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    check_log_folder()
+    assert os.environ['ROS_LOG_DIR'] == str(tmp_path / f'ros-log-{os.getuid()}')
+    assert Path(os.environ['ROS_LOG_DIR']).is_dir()
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'home' / 'log'))
+    with pytest.raises(ConfigError, match=r'home/log, which cannot be written; set it'):
+        check_log_folder()
+
+
+def test_a_home_that_can_be_written_stays_the_place(
+    environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    check_log_folder()
+    assert 'ROS_LOG_DIR' not in os.environ
+
+
+def test_strangers_are_all_nodes_outside_the_namespace() -> None:
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.node import Node
+
+    leave_domain()
+    context = Context()
+    rclpy.init(context=context, args=[])
+    nodes = [
+        Node('lidar_kd', context=context),
+        Node('lidar_kd', namespace='/drive', context=context),
+    ]
+    try:
+        with listening('/drive', 'labeled', lambda one: one) as (listener, listen):
+            wait_until(listener.strangers, listen, 30.0, 'no stranger')
+            assert listener.strangers() == ['/lidar_kd']
+    finally:
+        for node in nodes:
+            node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's state on disk: written complete or not at all, read only where nothing is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import pickle
+from typing import Any
+import zipfile
+
+import torch
+
+from lidar_kd.cli.console import Console
+from lidar_kd.errors import DataError
+from lidar_kd.files import write_atomically
+from lidar_kd.sparse import select_engine
+from training.run.folder import RunFolder
+from training.run.old_names import rename_state
+
+State = dict[str, Any]
+
+
+def load_newest(folder: RunFolder, console: Console) -> State | None:
+    """The last checkpoint, the best one where that is damaged; None in a new run."""
+    if not folder.last.is_file():
+        return None
+    try:
+        return load_checkpoint(folder.last)
+    except DataError as damaged:
+        if not folder.best.is_file():
+            raise
+        state = load_checkpoint(folder.best)
+        console.warn(f'{damaged} {folder.best} is taken instead, of step {state["step"]}.')
+        return state
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """What the last bits of a result depend on beside configuration and seed."""
+    return {'threads': str(torch.get_num_threads()), 'engine': select_engine(device).name}
+
+
+def warn_of_another_machine(state: State, device: torch.device, console: Console) -> None:
+    """Nothing is known of a checkpoint from before this was written."""
+    now, then = describe_machine(device), state.get('machine', {})
+    changes = [
+        f'{key} {then[key]} -> {now[key]}' for key in now if then.get(key, now[key]) != now[key]
+    ]
+    if changes:
+        console.warn(f'going on with {", ".join(changes)}: the last bits will differ')
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    try:
+        with write_atomically(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer does not say why it stopped
+        reason = error.strerror if isinstance(error, OSError) else 'is the disk full?'
+        raise DataError(
+            f'{path}: cannot be written ({reason}); free some space, then run the same command '
+            'again: it goes on from the last one that was written.'
+        ) from None
+
+
+def load_checkpoint(path: Path) -> State:
+    """Tensors and plain values only: a checkpoint never runs code."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        state: State = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise DataError(
+            f'{path}: cannot be read ({error.strerror or error}); check the path.'
+        ) from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile):
+        raise DataError(
+            f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
+        ) from None
+    return rename_state(state)
