@@ -16,7 +16,7 @@ Cloud = NDArray[np.float32]
 
 
 def make_shape(points: int = 60) -> Cloud:
-    """An L of 1 m and 0.4 m, 1.5 m high, about 10 m away: no turn_about_z but the whole one keeps it."""
+    """An L of 1 m and 0.4 m, 1.5 m high, about 10 m away: no turn but the whole one keeps it."""
     rng = np.random.default_rng(0)
     along, z = rng.random(points), 1.5 * rng.random(points)
     first = np.arange(points) < points * 2 // 3
@@ -33,7 +33,7 @@ def move(shape: Cloud, dx: float, dy: float = 0.0, yaw_deg: float = 0.0) -> Clou
 
 def test_the_best_motion_of_three_pairs_is_the_one_that_made_them() -> None:
     source = np.array([[0, 0, 0], [2, 0, 0], [0, 1, 0]], np.float32)
-    # a quarter turn_about_z: (x, y) -> (-y, x), then 5 along x and 1 up
+    # a quarter turn: (x, y) -> (-y, x), then 5 along x and 1 up
     target = np.array([[5, 0, 1], [5, 2, 1], [4, 0, 1]], np.float32)
     expected = [[0, -1, 0, 5], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]
     assert np.allclose(fit_motion(source, target), expected, atol=1e-6)
