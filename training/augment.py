@@ -31,7 +31,7 @@ from lidar_kd.errors import ConfigError, LidarKdError
 from training.data.augment import Augmentation
 from training.data.augmented import AugmentedSettings, link_sequences, write_augmented
 from training.data.kinds import open_dataset
-from training.run.yaml_file import check, parse_yaml
+from training.run.yaml_file import check_settings, parse_yaml
 
 KIND = 'semantickitti'
 DEFAULT = '{jitter_m: 0.01, polarmix: 0.5, lasermix: 0.3, paste: 4, drop: 0.1}'
@@ -104,7 +104,7 @@ def read_augmentation(text: str) -> Augmentation:
     given = parse_yaml(text, '--augment')
     if not isinstance(given, dict):
         raise ConfigError("--augment: write a mapping, '{polarmix: 0.5, paste: 4}'.")
-    return check(given, Augmentation, '--augment')
+    return check_settings(given, Augmentation, '--augment')
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ Cloud = NDArray[np.float32]
 
 
 def make_shape(points: int = 60) -> Cloud:
-    """An L of 1 m and 0.4 m, 1.5 m high, about 10 m away: no turn_about_z but the whole one keeps it."""
+    """An L of 1 m and 0.4 m, 1.5 m high, about 10 m away: no turn but the whole one keeps it."""
     rng = np.random.default_rng(0)
     along, z = rng.random(points), 1.5 * rng.random(points)
     first = np.arange(points) < points * 2 // 3
