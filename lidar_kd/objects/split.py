@@ -37,7 +37,7 @@ def find_large(cells: Cells, clusters: Ids, largest_m: Floats) -> NDArray[np.boo
     """(c,) whether the cell's cluster is longer or wider than its class allows."""
     order, starts = sort_by(clusters)
     extents = np.sort(fit_rectangles(cells.middles[order], starts).extents, axis=1)[:, ::-1]
-    large = (extents > largest_m[order[starts]]).any(1)
+    large = np.asarray((extents > largest_m[order[starts]]).any(1))
     of_cell: NDArray[np.bool_] = large[clusters]
     return of_cell
 
