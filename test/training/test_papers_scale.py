@@ -85,7 +85,7 @@ def start(job: Job, path: Path, out: Path, changes: list[str]) -> int:
     """The command with these words."""
     words = ['x.py', '--cfg', str(path), '--out', str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(perform, 'finish', lambda parts, console: None)  # pictures take a second
+        patch.setattr(perform, 'report_run', lambda parts, console: None)  # pictures take a second
         patch.setattr(sys, 'argv', [*words, *(word for c in changes for word in ('--set', c))])
         return main('', job, path)
 
