@@ -25,6 +25,7 @@ from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
+from training.benchmarks.objects import run_objects
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
 
@@ -35,6 +36,7 @@ BENCHMARKS = {
     'gpu': (run_gpu, 'engines and number types on a CUDA device, forward and training step'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
+    'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),

@@ -106,7 +106,7 @@ def complete(rectangles: Rectangles, length_m: Floats, width_m: Floats) -> tuple
     A face seen head-on hides how far the object reaches behind it: what is much shorter than
     typical for the class is made that long, away from the sensor.
     """
-    along_first = _is_length(rectangles.extents, length_m, width_m)
+    along_first = _is_length(rectangles, length_m, width_m)
     typical = np.where(
         along_first[:, None],
         np.stack([length_m, width_m], 1),
@@ -120,14 +120,13 @@ def complete(rectangles: Rectangles, length_m: Floats, width_m: Floats) -> tuple
     return centre, size, np.where(yaw > math.pi / 2, yaw - math.pi, yaw)
 
 
-def _is_length(extents: Floats, length_m: Floats, width_m: Floats) -> NDArray[np.bool_]:
+def _is_length(rectangles: Rectangles, length_m: Floats, width_m: Floats) -> NDArray[np.bool_]:
     """(k,) whether the first axis is the long one."""
-    first, second = extents.T
-    longer = first >= second
-    # the longer of both may be a front or back: as wide as the class is, and less than half long
+    first, second = rectangles.extents.T
+    # Both short: a front or back is seen, and the length lies behind it, along the line of sight.
     face = np.maximum(first, second) < np.minimum(1.25 * width_m, 0.6 * length_m)
-    narrow = np.minimum(first, second) < 0.6 * width_m
-    first_is_length: NDArray[np.bool_] = longer ^ (face & narrow)
+    ahead, aside = np.abs(rectangles.low + rectangles.high).T
+    first_is_length: NDArray[np.bool_] = np.where(face, ahead >= aside, first >= second)
     return first_is_length
 
 
