@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def _look(
             errors.numbers[drive, owner].append((scan, int(tracks.numbers[row])))
 
 
-def _owners(objects: Objects, numbers: NDArray[np.uint32]) -> list[int]:
+def _owners(objects: Objects, numbers: NDArray[Any]) -> list[int]:
     """The true object that most points of each object belong to, once each; 0 for none."""
     owners, largest = [0] * len(objects), Counter[int]()
     for row in np.argsort(-objects.points, kind='stable'):
