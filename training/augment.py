@@ -5,7 +5,7 @@
   python training/augment.py IN OUT --versions 4 --augment '{polarmix: 0.5, paste: 4, drop: 0.1}' \
       --plain 08
   python training/distill.py --cfg config/srkd.yaml --set data.kind=semantickitti \
-      --set data.root=OUT --set 'data.augment={rotation_deg: 180, flip: true}' ...
+      --set data.root=OUT --set 'data.augment={rotation_deg: 180, flip: true}'
 
 Mixes, pasting and drops are done here, once, so that teacher.cache may be true: its answers are
 kept for exactly the points that the student sees, and a student alone learns from the same folder.

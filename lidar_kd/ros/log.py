@@ -41,8 +41,11 @@ class ToRos(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        say = self._logger.warning if record.levelno >= logging.WARNING else self._logger.info
-        say(record.getMessage())
+        # on lines of their own: rclpy holds a line to the severity that it began with
+        if record.levelno >= logging.WARNING:
+            self._logger.warning(record.getMessage())
+        else:
+            self._logger.info(record.getMessage())
 
 
 def explain(error: Exception) -> str:
