@@ -81,7 +81,7 @@ def test_half_halves_the_file_and_its_labels_are_compared(run: Path) -> None:
 def test_a_bundle_that_labels_otherwise_is_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export, 'compare', lambda *arguments: 0.9)
+    monkeypatch.setattr(export, 'compare_labels', lambda *arguments: 0.9)
     assert main([str(run), '--scan', str(run / 'scan.bin')]) == 2
     assert 'labels 90.00% of the points as' in capsys.readouterr().err
 
