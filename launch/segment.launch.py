@@ -51,7 +51,6 @@ PROFILE = str(CONFIG / 'fastdds_large_clouds.xml')
 ENVIRONMENT = {
     # Fast DDS 3, of Kilted and newer, renamed it and warns of the old name
     f'FAST{"RTPS" if IS_OLD else "DDS"}_DEFAULT_PROFILES_FILE': PROFILE,
-    'OMP_WAIT_POLICY': 'passive',  # threads that wait must not spin
 }
 
 

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def answer(code: str, **changes: str) -> str:
     """What a fresh Python in the checkout prints."""
-    environment = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'} | changes
+    ours = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')
+    environment = {k: v for k, v in os.environ.items() if k not in ours} | changes
     command = [sys.executable, '-c', code]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -40,10 +41,12 @@ def test_the_face_offers_what_it_names() -> None:
         lidar_kd.__getattr__('segmentor')
 
 
-def test_openmp_waits_passively_unless_the_user_says_otherwise() -> None:
-    code = "import lidar_kd, os; print(os.environ['OMP_WAIT_POLICY'])"
-    assert answer(code) == 'passive'
-    assert answer(code, OMP_WAIT_POLICY='active') == 'active'
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise() -> None:
+    names = "['OMP_WAIT_POLICY', 'GOMP_SPINCOUNT']"
+    code = f'import lidar_kd, os; print(*map(os.environ.get, {names}))'
+    assert answer(code) == 'passive 1000'
+    assert answer(code, OMP_WAIT_POLICY='active') == 'active None'
+    assert answer(code, GOMP_SPINCOUNT='7') == 'passive 7'
 
 
 @pytest.mark.parametrize(

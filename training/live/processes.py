@@ -40,14 +40,12 @@ def require_ros() -> None:
 
 
 def prepare_environment(domain: int | None = None) -> None:
-    """For this process and those it starts; before rclpy and torch are loaded.
+    """For this process and those it starts; before rclpy is loaded.
 
     `domain`: ROS_DOMAIN_ID; None: any but the one that a robot on this network may have.
     """
     check_log_folder()
     os.environ.setdefault(find_profile_variable(), str(PROFILE))
-    # threads that wait must not take the cores of the others
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     os.environ['ROS_DOMAIN_ID'] = str(choose_domain() if domain is None else domain)
     # From Iron on: all that takes part is on this machine, and OFF would keep them apart.
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
