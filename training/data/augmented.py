@@ -12,6 +12,7 @@ from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from lidar_kd.labels import SEMANTICKITTI
 from training.data.augment import augment, Augmentation
 from training.data.instances import build_paste_bank, digest_files
 from training.data.scan import Scan, ScanSet
+from training.live.tie import tie_worker
 
 STAMP = 'augmented.json'  # what a folder was made from, and how
 FIRST = 10**6  # a version's files count from this times its number: no scan has the same
@@ -198,7 +200,10 @@ def _write_all(
     # fork: the bank is not sent; nothing here has threads yet
     context = multiprocessing.get_context('fork')
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(scans, settings, bank)
+        workers,
+        mp_context=context,
+        initializer=_begin,
+        initargs=(os.getpid(), scans, settings, bank),
     ) as pool:
         for done in as_completed([pool.submit(_write_here, place) for place in places]):
             done.result()
@@ -208,7 +213,8 @@ def _write_all(
 _here: list[tuple[ScanSet, AugmentedSettings, Sequence[Scan]]] = []  # of a worker
 
 
-def _begin(scans: ScanSet, settings: AugmentedSettings, bank: Sequence[Scan]) -> None:
+def _begin(parent: int, scans: ScanSet, settings: AugmentedSettings, bank: Sequence[Scan]) -> None:
+    tie_worker(parent)
     _here[:] = [(scans, settings, bank)]
 
 

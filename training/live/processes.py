@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-import ctypes
 from importlib import metadata
 import os
 from pathlib import Path
@@ -20,12 +19,12 @@ import time
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.ros.log_folder import check_log_folder
+from training.live.tie import make_tie
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / 'config' / 'node' / 'fastdds_large_clouds.xml'
 PATIENCE_S = 10.0
 _DOMAINS = range(1, 101)  # above, ports meet those of outgoing connections
-_PR_SET_PDEATHSIG = 1
 
 
 def require_ros() -> None:
@@ -93,7 +92,7 @@ def running(
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches it through us, once
-            preexec_fn=_make_tie(),
+            preexec_fn=make_tie(),
         )
         try:
             yield process
@@ -128,23 +127,6 @@ def resident_mb(process: subprocess.Popen[bytes]) -> float:
 
 def _python_path() -> list[str]:
     return [path for path in os.environ.get('PYTHONPATH', '').split(os.pathsep) if path]
-
-
-def _make_tie() -> Callable[[], None]:
-    """For the child, before it becomes the node: SIGTERM when this process is gone, even killed.
-
-    The library is looked up here: between fork and exec as little as possible should happen.
-    """
-    prctl = getattr(ctypes.CDLL(None), 'prctl', None)  # Linux only
-    parent = os.getpid()
-
-    def tie() -> None:
-        if prctl:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # gone meanwhile
-                os._exit(1)
-
-    return tie
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,9 +8,11 @@ from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 import multiprocessing
+import os
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
+from training.live.tie import tie_worker
 from training.streets.quarters import quarter
 from training.streets.sensors import sensor
 from training.streets.sequence import Sequence, Settings
@@ -84,7 +86,9 @@ def _check(settings: Settings, sequences: int, workers: int) -> None:
 
 def _run_in_processes(tasks: list[Task], workers: int, progress: Callable[[], None]) -> None:
     context = multiprocessing.get_context('spawn')  # Embree's threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=tie_worker, initargs=(os.getpid(),)
+    ) as pool:
         try:
             for future in as_completed([pool.submit(_run_all, task) for task in tasks]):
                 for _ in range(future.result()):

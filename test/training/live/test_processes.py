@@ -29,6 +29,16 @@ with running('replay_node', {'path': sys.argv[2], 'listeners': 1}, {}, Path(sys.
     time.sleep(600)
 """
 
+SIMULATING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from training.streets.make import make_streets
+from training.streets.sequence import Settings
+if __name__ == '__main__':
+    make_streets(Path(sys.argv[2]), Settings(seed=1, index=0, scans=500), sequences=1, workers=2)
+"""
+
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +61,25 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.communicate()
     wait_for(lambda: is_gone(child), 'the end of the child', 60)
+
+
+def test_the_simulator_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
+    pytest.importorskip('open3d', reason='the simulator needs open3d')
+    script = tmp_path / 'simulate.py'  # a file: the workers import what their parent runs
+    script.write_text(SIMULATING)
+    parent = subprocess.Popen([sys.executable, str(script), str(ROOT), str(tmp_path / 'town')])
+    made = tmp_path / 'town' / 'sequences' / '00' / 'labels'
+    wait_for(lambda: list(made.glob('*.label')), 'the first scan')
+    workers = children_of(parent.pid)
+    parent.kill()
+    parent.wait()
+    assert len(workers) >= 2
+    wait_for(lambda: all(map(is_gone, workers)), 'the end of the workers')
+
+
+def children_of(number: int) -> list[Path]:
+    tasks = Path('/proc', str(number), 'task').glob('*/children')
+    return [Path('/proc', word) for each in tasks for word in each.read_text().split()]
 
 
 def is_gone(process: Path) -> bool:
