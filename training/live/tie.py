@@ -22,7 +22,7 @@ def make_tie() -> Callable[[], None]:
 
 
 def tie_worker(parent: int) -> None:
-    """For a pool's initializer: its processes wait for tasks for ever, and no signal but this ends them."""
+    """For a pool's initializer; SIGKILL, since a worker takes any other for a failed task."""
     _tie(_find_prctl(), parent, signal.SIGKILL)
 
 
