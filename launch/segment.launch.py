@@ -8,6 +8,7 @@
 from collections.abc import Mapping
 import os
 from pathlib import Path
+import re
 
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -84,6 +85,25 @@ def set_unless_set(name: str, value: str) -> SetEnvironmentVariable:
     return SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
 
 
+def check_arguments(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """All of them before anything starts: what fails later leaves the rest running."""
+    values = read_arguments(context)
+    choose_parameters(values)
+    if read_flag('rviz', values['rviz']):
+        check_rviz()
+    check_namespace(values['namespace'])
+    if not Path(values['params_file']).is_file():
+        raise RuntimeError(f'params_file:={values["params_file"]} is no file; check the path.')
+    return []
+
+
+def check_namespace(name: str) -> None:
+    if not re.fullmatch(r'/?([A-Za-z_]\w*(/[A-Za-z_]\w*)*)?', name, re.ASCII):
+        raise RuntimeError(
+            f"namespace:='{name}' is no name of ROS: words of letters, digits, _ and / between."
+        )
+
+
 def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
     return [
@@ -111,7 +131,6 @@ def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
     if not read_flag('rviz', values['rviz']):
         return []
-    check_rviz()
     namespace = values['namespace'].strip('/')
     prefix = f'/{namespace}/{NAME}' if namespace else f'/{NAME}'
     return [
@@ -142,7 +161,8 @@ def generate_launch_description() -> LaunchDescription:
                 for name, (default, text) in ARGUMENTS.items()
             ),
             *(set_unless_set(name, value) for name, value in ENVIRONMENT.items()),
-            # The node last: an action that fails before it leaves nothing running.
+            # The node last: what fails before it leaves no node behind.
+            OpaqueFunction(function=check_arguments),
             OpaqueFunction(function=start_rviz),
             OpaqueFunction(function=start_bag),
             OpaqueFunction(function=start_node),

@@ -123,13 +123,66 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(segment: ModuleType, n
         segment.choose_parameters({**defaults, name: 'yes'})
 
 
+@pytest.mark.parametrize('name', ['', '/', 'front', '/front', 'robot1/front_left'])
+def test_a_namespace_of_ros_is_taken(segment: ModuleType, name: str) -> None:
+    segment.check_namespace(name)
+
+
+@pytest.mark.parametrize('name', ['a b', 'front/', '//front', '1st', 'a//b', 'f-r'])
+def test_any_other_namespace_is_refused(segment: ModuleType, name: str) -> None:
+    with pytest.raises(RuntimeError, match=f"namespace:='{name}' is no name of ROS"):
+        segment.check_namespace(name)
+
+
 def test_the_node_starts_last_so_that_what_fails_leaves_none_behind() -> None:
     calls = [
         ast.unparse(node.keywords[0].value)
         for node in ast.walk(ast.parse(SEGMENT.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'OpaqueFunction'
     ]
-    assert calls == ['start_rviz', 'start_bag', 'start_node']
+    assert calls == ['check_arguments', 'start_rviz', 'start_bag', 'start_node']
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ('given', 'says'),
+    [
+        ('autostart:=yes', 'autostart:=yes is neither true nor false'),
+        ('rviz:=yes', 'rviz:=yes is neither true nor false'),
+        ('rviz:=true', 'rviz:=true needs rviz2'),
+        ('params_file:=missing.yaml', 'params_file:=missing.yaml is no file; check the path'),
+        ('namespace:=a b', "namespace:='a b' is no name of ROS"),
+    ],
+)
+def test_arguments_are_checked_before_anything_starts(
+    segment: ModuleType, given: str, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if given == 'rviz:=true' and has_package('rviz2'):
+        pytest.skip('rviz2 is here')
+    name, _, value = given.partition(':=')
+    assert run_launch(segment, {'bag': 'drive', name: value}) == 1
+    said = ''.join(capfd.readouterr())
+    assert says in said
+    assert 'process started' not in said
+
+
+def has_package(name: str) -> bool:
+    from ament_index_python.packages import get_package_prefix, PackageNotFoundError
+
+    try:
+        return bool(get_package_prefix(name))
+    except PackageNotFoundError:
+        return False
+
+
+def run_launch(segment: ModuleType, arguments: dict[str, str]) -> int:
+    """The exit code of ros2 launch."""
+    from launch import LaunchService
+
+    service = LaunchService(argv=[f'{name}:={value}' for name, value in arguments.items()])
+    service.context.launch_configurations.update(arguments)
+    service.include_launch_description(segment.generate_launch_description())
+    return int(service.run())
 
 
 @needs_launch
