@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 import os
 from pathlib import Path
 import secrets
 import shlex
+from subprocess import Popen
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -34,6 +36,7 @@ from lidar_kd.cli.picture import draw_comparison, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.labels import ClassTable, IGNORE
+from training.live.leftovers import sweeping
 from training.live.processes import (
     check_alive,
     end_on_sigterm,
@@ -98,6 +101,7 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
 
     namespace = f'/demo_{secrets.token_hex(4)}'  # nobody else's: what is counted is this drive
     with ExitStack() as stack:
+        held = [stack.enter_context(sweeping())]
         listener, listen = stack.enter_context(
             listening(namespace, 'labeled', lambda received: received)
         )
@@ -108,7 +112,7 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
             'reliability': 'reliable',  # auto would take a moment to find it out
         }
         log = arguments.out / 'node.log'
-        node = stack.enter_context(running('segment_node', parameters, names, log))
+        node = stack.enter_context(running('segment_node', parameters, names, log, held=held))
 
         def is_ready() -> bool:
             check_alive(node, log)
@@ -119,7 +123,8 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
         hint = f'the node was not heard of within {START_LIMIT_S:.0f} s; see {log}.'
         wait_until(is_ready, listen, START_LIMIT_S, hint)
         warn_of_strangers(listener.strangers(), namespace, console)
-        _replay(stack, folder, namespace, arguments, (listener, listen), console)
+        start = partial(running, 'replay_node', remaps={'__ns': namespace}, held=held)
+        _replay(stack, start, folder, arguments, (listener, listen), console)
         return listener
 
 
@@ -133,8 +138,8 @@ def warn_of_strangers(others: list[str], namespace: str, console: Console) -> No
 
 def _replay(
     stack: ExitStack,
+    start: Callable[..., AbstractContextManager[Popen[bytes]]],
     folder: Path,
-    namespace: str,
     arguments: argparse.Namespace,
     heard: tuple[Listener, Callable[[float], None]],
     console: Console,
@@ -142,7 +147,7 @@ def _replay(
     """The drive, from the first scan to the last answer."""
     log, scans = arguments.out / 'replay.log', arguments.scans
     replayed = {'path': folder.resolve(), 'truth': True, 'loop': False, 'listeners': 1}
-    replay = stack.enter_context(running('replay_node', replayed, {'__ns': namespace}, log))
+    replay = stack.enter_context(start(parameters=replayed, log=log))
     limit_s = SCAN_S * scans + SLACK_S
     with console.progress(scans, 'driving') as step:
         for _ in follow(*heard, replay.poll, limit_s):

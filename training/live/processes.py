@@ -6,7 +6,7 @@ They end with the block that started them, and with this process however that en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 import os
@@ -73,11 +73,16 @@ def end_on_sigterm() -> None:
 
 @contextmanager
 def running(
-    executable: str, parameters: Mapping[str, object], remaps: Mapping[str, str], log: Path
+    executable: str,
+    parameters: Mapping[str, object],
+    remaps: Mapping[str, str],
+    log: Path,
+    *,
+    held: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """scripts/`executable` with parameters; what it says goes to `log`.
 
-    A remap named __ns gives it a namespace.
+    A remap named __ns gives it a namespace. `held`: descriptors that stay open while it lives.
     """
     words = [sys.executable, str(ROOT / 'scripts' / executable), '--ros-args']
     for name, value in parameters.items():
@@ -93,6 +98,7 @@ def running(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches it through us, once
             preexec_fn=make_tie(),
+            pass_fds=held,
         )
         try:
             yield process

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 import subprocess
@@ -16,17 +17,26 @@ from ros_partner import leave_domain, wait_for
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.ros.log_folder import check_log_folder
+from training.live.leftovers import sweep
 from training.live.listener import listening
 from training.live.processes import choose_domain, prepare_environment, ROOT, wait_until
 
 PARENT = """
-import sys, time
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from training.live.processes import running
-with running('replay_node', {'path': sys.argv[2], 'listeners': 1}, {}, Path(sys.argv[3])) as child:
+from training.live.leftovers import sweeping
+from training.live.listener import listening
+from training.live.processes import prepare_environment, running
+prepare_environment()
+parameters, log = {'path': sys.argv[2], 'listeners': 2}, Path(sys.argv[3])
+with (
+    sweeping() as pipe,
+    listening('/drive', 'labeled', lambda one: one) as (_, listen),
+    running('replay_node', parameters, {}, log, held=[pipe]) as child,
+):
     print(child.pid, flush=True)
-    time.sleep(600)
+    listen(600)
 """
 
 SIMULATING = """
@@ -36,7 +46,7 @@ sys.path.insert(0, sys.argv[1])
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
 if __name__ == '__main__':
-    make_streets(Path(sys.argv[2]), Settings(seed=1, index=0, scans=500), sequences=1, workers=2)
+    make_streets(Path(sys.argv[2]), Settings(seed=1, index=0, scans=80), sequences=1, workers=2)
 """
 
 
@@ -51,16 +61,44 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('AMENT_PREFIX_PATH', os.environ['AMENT_PREFIX_PATH'])
 
 
-def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_a_parent_that_is_killed_leaves_no_child_and_no_shared_memory(tmp_path: Path) -> None:
     (tmp_path / 'scan.bin').write_bytes(bytes(16))
     words = [sys.executable, '-c', PARENT, str(ROOT), str(tmp_path), str(tmp_path / 'log')]
     parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = Path('/proc', parent.stdout.readline().strip())
-    wait_for(lambda: 'waiting for 1' in (tmp_path / 'log').read_text(), 'the replay', 60)
+    wait_for(lambda: 'waiting for 2' in (tmp_path / 'log').read_text(), 'the replay')
+    children, mapped = children_of(parent.pid), shared_by(parent.pid)
+    assert child in children
+    assert len(children) == 2  # the replay, and who sweeps
     parent.kill()
     parent.communicate()
-    wait_for(lambda: is_gone(child), 'the end of the child', 60)
+    wait_for(lambda: all(map(is_gone, children)), 'the end of the children')
+    assert [path for path in mapped if path.exists()] == []
+
+
+def shared_by(number: int) -> list[Path]:
+    """Files of Fast DDS that a process has mapped: its segments, and the ports it knows."""
+    lines = Path('/proc', str(number), 'maps').read_text().splitlines()
+    found = {line.split()[-1] for line in lines if '/dev/shm/fast' in line}
+    assert found
+    return [Path(name) for name in found]
+
+
+def test_shared_memory_that_nobody_has_locked_is_swept(tmp_path: Path) -> None:
+    alive, dead = 'fastdds_0123456789abcdef', 'fastdds_00000000000000ff'
+    port, others = 'fastrtps_port7400', ['lttng-ust-wait-6', 'fastdds_mine', 'sem.other_mutex']
+    left = [alive, f'{alive}_el', *others]
+    swept = [dead, f'{dead}_el', port, f'{port}_sl', f'sem.{port}_mutex']
+    for name in left + swept:
+        (tmp_path / name).touch()
+    now_s = (tmp_path / dead).stat().st_ctime
+    with (tmp_path / f'{alive}_el').open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sweep(tmp_path, now_s)
+        assert {path.name for path in tmp_path.iterdir()} == {*left, *swept}  # too young
+        assert not sweep(tmp_path, now_s + 60)
+        assert {path.name for path in tmp_path.iterdir()} == set(left)
 
 
 def test_the_simulator_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
