@@ -5,13 +5,17 @@
 PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
-INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setup.py \
+INPUTS := .ci/setup.sh $(wildcard .ci/*.txt) constraints.txt package.xml pyproject.toml setup.cfg setup.py \
 	$(wildcard lidar_kd/sparse/engines/native/*.[ch] lidar_kd/sparse/engines/native/*.py)
 
 # ROS finds what pip installed only here.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 
-.PHONY: test demo docs lint format bench clean
+# What everything in .venv must hash to, for every Python and machine; torch.txt is kept by hand.
+LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' -c constraints.txt --no-emit-package torch
+
+.PHONY: test demo docs lint format bench lock clean
 
 test: lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
@@ -35,6 +39,11 @@ docs: .venv/.docs
 # The peer is measured beside our engines where it has wheels.
 bench: .venv/.bench
 	$(BIN)/python training/bench.py engine
+
+# After a change of constraints.txt or setup.py; needs uv.
+lock:
+	$(LOCK) --extra train --extra test setup.py .ci/tools.in -o .ci/lock.txt
+	$(LOCK) --extra ros setup.py -o .ci/lock-ros.txt
 
 # The set-up runs again when what it installs from has changed.
 $(READY): $(INPUTS)

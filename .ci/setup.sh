@@ -46,15 +46,20 @@ create_venv() {
 }
 
 "$VENV/bin/python" -m pip --version > /dev/null 2>&1 || create_venv
-pip_install=("$VENV/bin/python" -m pip install --disable-pip-version-check -c constraints.txt)
-"${pip_install[@]}" setuptools wheel
+pip_install=("$VENV/bin/python" -m pip install --disable-pip-version-check)
+hashed=("${pip_install[@]}" --require-hashes --no-deps)
+# Every file is what it was when it was locked, pip itself included. What the locks do not have,
+# as on Python 3.14 or for a CUDA build of torch, comes by its version below.
+"${hashed[@]}" -r .ci/lock.txt -r .ci/torch.txt
+pip_install+=(-c constraints.txt)
 "${pip_install[@]}" --no-build-isolation -e ".[train,test${EXTRA:+,$EXTRA}]"
 
 # A sourced ROS distribution stays what it is. Where PyPI has no ROS for this machine the tests of
 # the node skip, and `make demo` says what to do.
 has_ros() { "$VENV/bin/python" -c 'import rclpy, sensor_msgs, diagnostic_msgs' > /dev/null 2>&1; }
 if ! has_ros; then
-    "${pip_install[@]}" --no-build-isolation -e '.[ros]' || true
+    { "${hashed[@]}" -r .ci/lock-ros.txt &&
+        "${pip_install[@]}" --no-build-isolation -e '.[ros]'; } || true
     has_ros || echo 'lidar_kd: PyPI has no ROS 2 for this machine; source a distribution' >&2
 fi
 
