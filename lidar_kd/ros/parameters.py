@@ -10,7 +10,8 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from lidar_kd.ros.settings import filter_parameters, NodeSettings, Parameter, parameters, Value
+from lidar_kd.ros.one_parameter import Parameter, Value
+from lidar_kd.ros.settings import filter_parameters, NodeSettings, parameters
 
 
 def declare_parameters(node: Node) -> NodeSettings:
@@ -43,7 +44,8 @@ def check_changes(node: Node, changes: Iterable[Any], state: str) -> NodeSetting
     values = _read(node)
     known = {parameter.name: parameter for parameter in parameters()}
     for change in changes:
-        if change.name in known:
+        is_new = change.name in values and change.value != values[change.name]
+        if change.name in known and is_new:
             known[change.name].check_change(state)
         if change.name in values:
             values[change.name] = change.value
