@@ -34,7 +34,7 @@ def find_offers() -> Offers:
     try:
         from visualization_msgs.msg import MarkerArray
 
-        from lidar_kd.ros.messages.markers import make_markers
+        from lidar_kd.ros.markers import make_markers
 
         offers.scenes['markers'] = MarkerArray, make_markers
     except ImportError:
@@ -42,7 +42,7 @@ def find_offers() -> Offers:
     try:
         from vision_msgs.msg import Detection3DArray
 
-        from lidar_kd.ros.messages.detections import make_detections
+        from lidar_kd.ros.detections import make_detections
 
         offers.scenes['objects'] = Detection3DArray, make_detections
     except ImportError:
@@ -51,7 +51,7 @@ def find_offers() -> Offers:
     try:
         from nav_msgs.msg import OccupancyGrid
 
-        from lidar_kd.ros.messages.grid import make_grid
+        from lidar_kd.ros.grid import make_grid
 
         offers.grid = OccupancyGrid, make_grid
     except ImportError:
@@ -63,7 +63,7 @@ def _offer_autoware(offers: Offers) -> None:
     try:
         from autoware_perception_msgs.msg import DetectedObjects, TrackedObjects
 
-        from lidar_kd.ros.messages.autoware import make_detected_objects, make_tracked_objects
+        from lidar_kd.ros.autoware import make_detected_objects, make_tracked_objects
 
         offers.scenes['detected_objects'] = DetectedObjects, make_detected_objects
         offers.scenes['tracked_objects'] = TrackedObjects, make_tracked_objects

@@ -38,6 +38,11 @@ class Parameter:
 
     def check_change(self, state: str) -> None:
         """`state` is the lifecycle's word for where the node is."""
+        if self.changes == 'start':  # not read-only for ROS, which refuses also the same value
+            raise ConfigError(
+                f'parameter {self.name} is read once, with the node: give it in the parameter '
+                'file, or as -p NAME:=VALUE, and start the node anew.'
+            )
         if self.changes == 'unconfigured' and state not in ('unconfigured', 'finalized'):
             raise ConfigError(
                 f'parameter {self.name} needs the bundle loaded anew: deactivate and clean up the '

@@ -57,7 +57,6 @@ def make_descriptor(parameter: Parameter) -> ParameterDescriptor:
         name=parameter.name,
         description=parameter.description,
         additional_constraints=_constraints(parameter),
-        read_only=parameter.changes == 'start',
     )
     lower, upper = parameter.lower, parameter.upper
     if upper and isinstance(parameter.default, float):
@@ -74,6 +73,8 @@ def _constraints(parameter: Parameter) -> str:
     told = []
     if parameter.choices:
         told.append(f'one of {", ".join(parameter.choices)}')
+    if parameter.changes == 'start':
+        told.append('read once, at the start')
     if parameter.changes in ('unconfigured', 'inactive'):
         told.append(f'changes only while the node is {parameter.changes}')
     return '; '.join(told)

@@ -36,7 +36,7 @@ from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
 from lidar_kd.ros.output_settings import COSTMAP
-from lidar_kd.ros.scene import keep_points, needs_scene, Scene, SceneFinder
+from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
@@ -51,7 +51,7 @@ class Labelled:
     """A scan's outputs by topic, and what diagnostics want to know about it."""
 
     payloads: dict[str, Payload]
-    scene: Scene | None  # where a wanted topic shows objects
+    scene: SeenObjects | None  # where a wanted topic shows objects
     costmap: Costmap | None
     table: ClassTable
     stages_ms: dict[str, float]  # preprocess, inference; objects with a scene
@@ -261,7 +261,7 @@ def build_outputs(
     wanted: Collection[str],
     settings: NodeSettings,
     table: ClassTable,
-    scene: Scene | None,
+    scene: SeenObjects | None,
 ) -> dict[str, Payload]:
     payloads = {}
     if SEGMENTED in wanted:

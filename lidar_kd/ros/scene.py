@@ -20,7 +20,7 @@ _SETTLED = 3  # scans after which a track knows whether its object moves
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class SeenObjects:
     """K objects of a scan."""
 
     objects: Objects
@@ -83,7 +83,7 @@ class SceneFinder:
     def find(
         self, cloud: Cloud, result: Segmentation, table: ClassTable, settings: NodeSettings,
         moment: tuple[float, NDArray[np.float64] | None],
-    ) -> Scene:  # fmt: skip
+    ) -> SeenObjects:  # fmt: skip
         """`moment`: the scan's stamp in seconds, and (4, 4) where it was taken, if known."""
         limits = ObjectSettings(
             range_m=settings.objects_range_m,
@@ -94,11 +94,11 @@ class SceneFinder:
         objects = find_objects(cloud.points, result.labels, result.probability, table, limits)
         time_s, pose = moment
         tracks = None if pose is None else self._tracker.update(objects, time_s, pose)
-        return Scene(objects=objects, tracks=tracks, moving_mps=settings.objects_moving_mps)
+        return SeenObjects(objects=objects, tracks=tracks, moving_mps=settings.objects_moving_mps)
 
 
 def keep_points(
-    each: Filter, result: Segmentation, table: ClassTable, scene: Scene | None
+    each: Filter, result: Segmentation, table: ClassTable, scene: SeenObjects | None
 ) -> NDArray[np.bool_]:
     """(N,) what belongs to the filter's topic."""
     keep = each.keeps(table)[result.labels]

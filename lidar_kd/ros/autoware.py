@@ -20,8 +20,8 @@ from unique_identifier_msgs.msg import UUID
 
 from lidar_kd import labels
 from lidar_kd.labels import ClassTable
-from lidar_kd.ros.messages.poses import BoxRecord, list_boxes
-from lidar_kd.ros.scene import Scene
+from lidar_kd.ros.poses import BoxRecord, list_boxes
+from lidar_kd.ros.scene import SeenObjects
 
 # by Autoware's ids of segmented points; objects have others
 _KINDS = {
@@ -36,7 +36,9 @@ _KINDS = {
 }
 
 
-def make_detected_objects(header: Header, scene: Scene, table: ClassTable) -> DetectedObjects:
+def make_detected_objects(
+    header: Header, scene: SeenObjects, table: ClassTable
+) -> DetectedObjects:
     found = [
         DetectedObject(
             existence_probability=box.confidence,
@@ -49,7 +51,7 @@ def make_detected_objects(header: Header, scene: Scene, table: ClassTable) -> De
     return DetectedObjects(header=header, objects=found)
 
 
-def make_tracked_objects(header: Header, scene: Scene, table: ClassTable) -> TrackedObjects:
+def make_tracked_objects(header: Header, scene: SeenObjects, table: ClassTable) -> TrackedObjects:
     """Empty where TF could not say where the scan was taken: nothing was tracked."""
     tracked = [
         TrackedObject(

@@ -13,15 +13,15 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from lidar_kd.labels import ClassTable
-from lidar_kd.ros.messages.poses import BoxRecord, list_boxes
-from lidar_kd.ros.scene import Scene
+from lidar_kd.ros.poses import BoxRecord, list_boxes
+from lidar_kd.ros.scene import SeenObjects
 
 _LIFETIME = Duration(nanosec=500_000_000)  # boxes do not outlive the node
 _WORDS_M = 0.6  # height of a letter
 _MOST_NUMBER = 0x7FFFFFFF  # a marker's id has 32 bits and a sign
 
 
-def make_markers(header: Header, scene: Scene, table: ClassTable) -> MarkerArray:
+def make_markers(header: Header, scene: SeenObjects, table: ClassTable) -> MarkerArray:
     """What was shown before is taken away first."""
     # Making a marker takes 20 times as long as copying one.
     blank = Marker(header=header, lifetime=_LIFETIME)

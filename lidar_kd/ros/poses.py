@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.labels import ClassTable
-from lidar_kd.ros.scene import Scene
+from lidar_kd.ros.scene import SeenObjects
 
 
 class BoxRecord(NamedTuple):
@@ -29,7 +29,7 @@ class BoxRecord(NamedTuple):
     is_resting: bool  # likewise
 
 
-def list_boxes(scene: Scene, table: ClassTable) -> Iterator[BoxRecord]:
+def list_boxes(scene: SeenObjects, table: ClassTable) -> Iterator[BoxRecord]:
     objects, tracks = scene.objects, scene.tracks
     yaws = objects.yaw if tracks is None else tracks.yaw
     rows = zip(

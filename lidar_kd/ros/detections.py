@@ -15,11 +15,11 @@ from vision_msgs.msg import (
 )
 
 from lidar_kd.labels import ClassTable
-from lidar_kd.ros.messages.poses import BoxRecord, list_boxes
-from lidar_kd.ros.scene import Scene
+from lidar_kd.ros.poses import BoxRecord, list_boxes
+from lidar_kd.ros.scene import SeenObjects
 
 
-def make_detections(header: Header, scene: Scene, table: ClassTable) -> Detection3DArray:
+def make_detections(header: Header, scene: SeenObjects, table: ClassTable) -> Detection3DArray:
     """`id` is the track's number, `class_id` the class's name."""
     detections = [_detect(header, box) for box in list_boxes(scene, table)]
     return Detection3DArray(header=header, detections=detections)
