@@ -49,8 +49,9 @@ create_venv() {
 pip_install=("$VENV/bin/python" -m pip install --disable-pip-version-check)
 hashed=("${pip_install[@]}" --require-hashes --no-deps)
 # Every file is what it was when it was locked, pip itself included. What the locks do not have,
-# as on Python 3.14 or for a CUDA build of torch, comes by its version below.
-"${hashed[@]}" -r .ci/lock.txt -r .ci/torch.txt
+# as on Python 3.14 or beside a CUDA build of torch, comes by its version below.
+"${hashed[@]}" -r .ci/lock.txt
+"${hashed[@]}" -q -r .ci/torch-cpu.txt 2> /dev/null || "${hashed[@]}" -r .ci/torch.txt
 pip_install+=(-c constraints.txt)
 "${pip_install[@]}" --no-build-isolation -e ".[train,test${EXTRA:+,$EXTRA}]"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sets .venv up is hashed, has the versions of constraints.txt and all that setup.py wants."""
+"""What sets .venv up is hashed, in the versions of constraints.txt and with all of setup.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ('lock.txt', 'lock-ros.txt', 'torch.txt')
+LOCKS = ('lock.txt', 'lock-ros.txt', 'torch.txt', 'torch-cpu.txt')
 ENTRY = re.compile(r'^(?=[\w.-]+==)', re.MULTILINE)
 
 
@@ -20,6 +20,7 @@ def read_pins(name: str) -> dict[str, set[str]]:
     pins: dict[str, set[str]] = {}
     for entry in ENTRY.split((ROOT / name).read_text(encoding='utf-8'))[1:]:
         package, version = re.split(r'[\s;]', entry, maxsplit=1)[0].split('==')
+        version = version.removesuffix('+cpu')  # a build of the same version
         pins.setdefault(normalise(package), set()).add(version)
     return pins
 
