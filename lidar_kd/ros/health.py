@@ -33,6 +33,14 @@ class Health:
     def begin(self) -> None:
         """Counts anew: from an activation on."""
         self.statistics = NodeStatistics(time.monotonic())
+        self._is_rate_told = False
+
+    def _tell_rate(self) -> None:
+        """Once, as soon as it means something."""
+        rate_hz = self.statistics.find_rate_hz()
+        if rate_hz and not self._is_rate_told:
+            self._is_rate_told = True
+            self._node.get_logger().info(f'scans come at {rate_hz:.1f} Hz')
 
     def drop(self, reason: str, why: str) -> None:
         self.statistics.drop(reason, time.monotonic())
@@ -81,6 +89,7 @@ class Health:
         self, values: dict[str, str], source: Input, limits: NodeSettings
     ) -> tuple[int, str]:
         summary = self.statistics.summarise(time.monotonic())
+        self._tell_rate()
         values.update(list_values(summary))
         if 1e3 * summary.unheard_s > limits.max_silence_ms:
             cause = source.explain_silence()

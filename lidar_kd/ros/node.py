@@ -128,7 +128,10 @@ class SegmentNode(LifecycleNode):
         self._worker = Worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
         facts = ', '.join(self._pipeline.facts().values())
-        self.get_logger().info(f'activated: listens to {self._input.topic}; {facts}')
+        self.get_logger().info(
+            f'activated: listens to {self._input.topic}, answers on '
+            f'{self.get_fully_qualified_name()}/{{{",".join(self._pipeline.clouds)}}}; {facts}'
+        )
 
     def _fail(self, what: str, error: Exception) -> TransitionCallbackReturn:
         self._health.failure = f'{what}: {explain(error)}'

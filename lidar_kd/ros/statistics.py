@@ -13,6 +13,7 @@ import numpy as np
 
 WINDOW_S = 10.0
 OK, WARN, ERROR = range(3)  # DiagnosticStatus's levels
+_FEWEST_FOR_A_RATE = 5  # scans
 _ODD_AGE_MS = 10_000.0  # no pipeline takes that long: the clocks differ
 
 
@@ -101,6 +102,14 @@ class NodeStatistics:
                 silent_s=now_s - self._on_time_s,
                 unheard_s=now_s - self._heard_s,
             )
+
+    def find_rate_hz(self) -> float:
+        """Of the scans that came lately; 0 where they are too few to tell."""
+        with self._lock:
+            times = self._received
+            if len(times) < _FEWEST_FOR_A_RATE:
+                return 0.0
+            return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
 
     def _forget(self, before_s: float) -> None:
         for times in (self._received, self._drops):

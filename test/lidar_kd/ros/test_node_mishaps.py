@@ -185,6 +185,11 @@ def test_a_second_node_of_the_name_is_told_and_so_are_the_transitions(
     with running_node(model=small_bundle):
         wait_for(lambda: is_told('another node is called /lidar_kd'), 'the warning')
     partner.activate()
+    for _ in range(5):
+        partner.ask(make_scan(scatter(500)))
+    wait_for(lambda: is_told('scans come at '), 'their rate')
     assert partner.change('deactivate')
-    wait_for(lambda: is_told('activated: listens to /lidar_kd/points; '), 'what it does')
+    told = 'activated: listens to /lidar_kd/points, answers on /lidar_kd/{segmented,labeled,'
+    wait_for(lambda: is_told(told), 'what it does')
+    wait_for(lambda: is_told('first scan labelled: 1 x 500 points of 16 bytes (x y z in'), 'it')
     wait_for(lambda: is_told('deactivated'), 'the end')

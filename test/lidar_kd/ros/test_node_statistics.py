@@ -41,6 +41,15 @@ def test_rates_of_a_young_node_are_not_thinned_by_the_window() -> None:
     assert statistics.summarise(2.0).input_hz == pytest.approx(10.0)
 
 
+def test_the_rate_of_scans_is_told_by_the_gaps_between_them_once_there_are_some() -> None:
+    statistics = NodeStatistics(0.0)
+    for number in range(4):  # the driver begins long after the node
+        statistics.receive(7.0 + number / 20)
+    assert statistics.find_rate_hz() == 0
+    statistics.receive(7.2)
+    assert statistics.find_rate_hz() == pytest.approx(20.0)
+
+
 def test_latencies_are_percentiles_and_uncertainty_is_per_point() -> None:
     statistics = NodeStatistics(0.0)
     for ms in range(101):
