@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 import sys
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -97,7 +98,7 @@ def export(options: argparse.Namespace, console: Console) -> Path:
         'size': f'{out.stat().st_size / 1e6:.1f} MB',
     }
     console.banner(f'bundle {out}', facts)
-    console.line(f'ros2 launch lidar_kd segment.launch.py model:={out.resolve()}')
+    console.line(f'ros2 launch lidar_kd segment.launch.py model:={quote(str(out.resolve()))}')
     return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 import sys
 from types import TracebackType
 
@@ -52,16 +53,17 @@ def explain_missing(error: ImportError) -> str:
     activate = '. .venv/bin/activate'
     if not (CHECKOUT / '.venv' / '.ready').exists():
         activate = f'make .venv/.ready && {activate}'
-    remedy = f'run in {CHECKOUT}: {activate}'
+    place = quote(str(CHECKOUT))
+    remedy = f'run in {place}: {activate}'
     if Path(sys.prefix).resolve() == (CHECKOUT / '.venv').resolve():
-        remedy = f'run in {CHECKOUT}: {pip_line(error, WHEELS | TRAINING_WHEELS)}'
+        remedy = f'run in {place}: {pip_line(error, WHEELS | TRAINING_WHEELS)}'
     return f'{sys.executable} has no {package_of(error)}; {remedy}'
 
 
 def pip_line(error: ImportError, wheels: dict[str, str]) -> str:
     """Installs all of `wheels` that this Python lacks."""
     lacking = [pip for name, pip in wheels.items() if _is_missing(name, error)]
-    return f'{sys.executable} -m pip install -c constraints.txt {" ".join(lacking)}'
+    return f'{quote(sys.executable)} -m pip install -c constraints.txt {" ".join(lacking)}'
 
 
 def package_of(error: ImportError) -> str:

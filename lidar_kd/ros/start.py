@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from shlex import quote
 import sys
 
 from lidar_kd.cli.lacking import EXIT_BAD_INPUT, package_of, pip_line, WHEELS
@@ -29,6 +30,6 @@ def explain_import(error: ImportError) -> str:
     else:
         remedy = (
             'source your distribution (. /opt/ros/jazzy/setup.bash) or, without one, run in the '
-            f"checkout: {sys.executable} -m pip install -c constraints.txt '.[ros]'"
+            f"checkout: {quote(sys.executable)} -m pip install -c constraints.txt '.[ros]'"
         )
     return f'{sys.executable} cannot import {name or "a module"} ({error}); {remedy}.'

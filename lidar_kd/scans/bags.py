@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
+from shlex import quote
 import struct
 from typing import Any
 
@@ -85,7 +86,9 @@ def _open_reader(path: Path) -> Iterator[Any]:
         raise DataError(f'{path}: no such bag; check the path.')
     place = path if path.suffix == '.bag' or path.is_dir() else path.parent
     if place.is_dir() and not (place / 'metadata.yaml').is_file():
-        raise DataError(f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {place}.')
+        raise DataError(
+            f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {quote(str(place))}.'
+        )
     with ExitStack() as stack:
         with _told_as_data_error(path):
             reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))

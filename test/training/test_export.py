@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import shlex
 
 import numpy as np
 import pytest
@@ -58,11 +59,14 @@ def test_the_chosen_weights_are_written(run: Path, words: list[str], file: str, 
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_the_last_line_runs_the_bundle(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written(run)
+def test_the_last_line_runs_the_bundle_as_a_shell_reads_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / 'my new one' / 'student.safetensors'
+    assert main([str(run), '--scan', str(run / 'scan.bin'), '--out', str(path)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    path = (run / 'new' / 'student.safetensors').resolve()
-    assert last == f'ros2 launch lidar_kd segment.launch.py model:={path}'
+    words = ['ros2', 'launch', 'lidar_kd', 'segment.launch.py', f'model:={path.resolve()}']
+    assert shlex.split(last) == words
 
 
 def test_half_halves_the_file_and_its_labels_are_compared(run: Path) -> None:

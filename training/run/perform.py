@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 
 from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.cli.console import Console
@@ -219,7 +220,7 @@ def report_run(parts: Parts, console: Console) -> None:
     if not folder.bundle.is_file():
         raise DataError(
             f'{folder.bundle}: it was there and is gone; make it of the checkpoint again: '
-            f'training/export.py {folder.path} --out {folder.bundle}'
+            f'training/export.py {quote(str(folder.path))} --out {quote(str(folder.bundle))}'
         )
     segmenter = Segmenter(folder.bundle, device=str(parts.device))
     segmenter.warm_up()
@@ -236,16 +237,15 @@ def report_run(parts: Parts, console: Console) -> None:
     show(console, result)
     write_pictures(folder.path, watch, scans, most=parts.config.validate_.pictures)
     write_report(folder.path, result, folder.history())  # last: its report.json says finished
-    _say_goodbye(folder, confusion.occurring().value, console)
+    say_goodbye(folder, confusion.occurring().value, console)
 
 
-def _say_goodbye(folder: RunFolder, miou: float, console: Console) -> None:
+def say_goodbye(folder: RunFolder, miou: float, console: Console) -> None:
     console.line(f'report and pictures in {folder.path}: report.txt, curves.png, ...')
     console.line(f'best mIoU {miou:.1%} (classes that occur): {folder.bundle}')
     console.line('run it on a robot:')
-    console.line(
-        f'  ros2 launch lidar_kd segment.launch.py model:={folder.bundle.resolve()} '
-        'points:=/YOUR/TOPIC'
-    )
+    model = quote(str(folder.bundle.resolve()))
+    console.line(f'  ros2 launch lidar_kd segment.launch.py model:={model} points:=/YOUR/TOPIC')
     console.line('or on files:')
-    console.line(f'  lidar-kd-segment SCAN_OR_FOLDER --bundle {folder.bundle} --picture')
+    bundle = quote(str(folder.bundle))
+    console.line(f'  lidar-kd-segment SCAN_OR_FOLDER --bundle {bundle} --picture')

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+import shlex
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from training.data.scan import Scan
 from training.run.checkpoint import load_checkpoint
 from training.run.folder import RunFolder
 from training.run.loop import Run
-from training.run.perform import distill, main, train
+from training.run.perform import distill, main, say_goodbye, train
 
 Capture = pytest.CaptureFixture[str]
 
@@ -191,3 +192,12 @@ def test_a_damaged_checkpoint_is_replaced_by_the_best_one(
     again = fit(config, tmp_path / 'run')
     assert again.step == 7
     assert 'best.pt is taken instead, of step 7' in capsys.readouterr().err
+
+
+def test_the_next_steps_hold_where_the_path_has_spaces(tmp_path: Path, capsys: Capture) -> None:
+    folder = RunFolder(tmp_path / 'my run')
+    say_goodbye(folder, 0.5, Console())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+    launch, segment = map(shlex.split, lines)
+    assert launch[4] == f'model:={folder.bundle}'
+    assert segment[3] == str(folder.bundle)
