@@ -4,7 +4,9 @@
 #   docker run --rm --network host --ipc host lidar_kd points:=/velodyne_points
 # For CUDA: docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 ...,
 # then docker run --gpus all ...; --ipc host shares memory with the driver's process.
-FROM ros:jazzy-ros-base
+# The image of 2026-09-25, as others name it; not built here yet. A newer one's digest is told by
+#   docker buildx imagetools inspect ros:jazzy-ros-base
+FROM ros:jazzy-ros-base@sha256:c3706ef0a0aa45413c07803cf433602f543b22e45b4855f6fca955c2d8ecc4e8
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update && apt-get install -y --no-install-recommends \

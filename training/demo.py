@@ -34,7 +34,7 @@ from lidar_kd.cli.birdview import draw_panel, Panel
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
-from lidar_kd.errors import ConfigError, LidarKdError
+from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder
 from lidar_kd.labels import ClassTable, IGNORE
 from training.live.leftovers import sweeping
 from training.live.processes import (
@@ -254,7 +254,7 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     prepare_environment(arguments.domain)
     bundle = arguments.bundle or find_shipped_bundle()
     table = read_spec(bundle).labels
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(arguments.out)
     folder = simulate_drive(arguments.out, arguments.scans, console)
     listener = drive(folder, bundle, arguments, console)
     if not listener.kept:

@@ -272,7 +272,7 @@ def _write(
                 job.picture, draw_scan(points, labels, table, title='/'.join(job.scan.parts[-3:]))
             )
         with write_atomically(job.label) as temporary:
-            stored.tofile(temporary)
+            temporary.write_bytes(stored.tobytes())  # numpy's tofile hides why it failed
     except OSError as error:
         raise DataError(
             f'{job.label}: cannot be written ({error.strerror or error}); '

@@ -135,7 +135,7 @@ def write_scan_files(scan: Scan, points: Path, labels: Path) -> None:
         raw = raw | _fit_numbers(scan) << np.uint32(16)
     for path, values in ((points, scan.points.astype('<f4')), (labels, raw.astype('<u4'))):
         with writing(path), write_atomically(path) as temporary:
-            values.tofile(temporary)
+            temporary.write_bytes(values.tobytes())
 
 
 def _fit_numbers(scan: Scan) -> NDArray[np.uint32]:

@@ -46,7 +46,7 @@ class PredictionLayout:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path) as temporary:
-                self.encode(labels, table).astype(self.stored).tofile(temporary)
+                temporary.write_bytes(self.encode(labels, table).astype(self.stored).tobytes())
 
 
 def _encode_raw(labels: Labels, table: ClassTable) -> Bytes:

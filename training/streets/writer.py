@@ -60,9 +60,9 @@ def write_scan(folder: Path, index: int, scan: SimulatedScan) -> None:
     points, labels = paths_of(folder, index)
     try:
         with write_atomically(labels) as temporary:
-            scan.labels.astype('<u4').tofile(temporary)
+            temporary.write_bytes(scan.labels.astype('<u4').tobytes())
         with write_atomically(points) as temporary:
-            scan.points.astype('<f4').tofile(temporary)
+            temporary.write_bytes(scan.points.astype('<f4').tobytes())
     except OSError as error:
         raise _unwritable(folder, error) from None
 
