@@ -8,12 +8,14 @@ from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
 import struct
+from textwrap import shorten
 from typing import Any
 
 from lidar_kd.errors import DataError
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 FILES = ('.mcap', '.db3', '.bag')
+_REASON = 200  # letters of what a library says about damage
 
 
 def is_bag(path: Path) -> bool:
@@ -107,7 +109,7 @@ def reading_bag(path: Path) -> Iterator[None]:
     try:
         yield
     except (*damaged, *python, RuntimeError, MemoryError, OverflowError, EOFError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = shorten(str(error), _REASON, placeholder=' ...') or type(error).__name__
         raise DataError(f'{path}: the bag is damaged ({reason}); copy it again.') from None
 
 
