@@ -90,7 +90,7 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     save_bundle(options.output, model, spec)
     show_import(options.output, model, spec, family, console)
     if options.check is not None:
-        check(options, console)
+        check_import(options, console)
 
 
 def find_guesses(state: Checkpoint, family: Family, options: argparse.Namespace) -> list[str]:
@@ -146,7 +146,7 @@ def _place(name: str, names: Mapping[str, str], family: Family) -> str:
     return names.get(name, 'not used' if name.startswith(family.unused) else 'not known')
 
 
-def check(options: argparse.Namespace, console: Console) -> None:
+def check_import(options: argparse.Namespace, console: Console) -> None:
     """A wrong import shows at once as a poor mean IoU."""
     scoring = ScoringOptions(
         data=options.check,

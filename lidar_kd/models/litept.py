@@ -20,7 +20,7 @@ from lidar_kd.models.transformer import (
     Attention,
     DropPath,
     in_parts,
-    joined,
+    join_parts,
     LayerNorm,
     Linear,
 )
@@ -60,7 +60,7 @@ class RotaryBlock(nn.Module):
         x = self.norm(x)
         y = self.attention(self.attention_norm(x), patches, engine, turns)
         x = x + self.drop_path(y)
-        return joined([part + self.drop_path(self._mix(part, engine)) for part in in_parts(x)])
+        return join_parts([part + self.drop_path(self._mix(part, engine)) for part in in_parts(x)])
 
     def _mix(self, x: Tensor, engine: Engine) -> Tensor:
         wide, _, narrow = self.mlp  # published checkpoints count the GELU between them
