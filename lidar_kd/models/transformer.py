@@ -60,17 +60,33 @@ class Attention(nn.Module):
         self.qkv = Linear(channels, 3 * channels)
         self.proj = Linear(channels, channels)
 
-    def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
+    def forward(
+        self, x: Tensor, patches: Patches, engine: Engine, turns: Tensor | None = None
+    ) -> Tensor:
+        """turns (V, 2, A, m): cosines and sines by which a cell's place turns queries and keys."""
         parts = [part for rows in patches.rows for part in in_parts(rows, x.shape[1])]
-        results = [self._attend(gather(x, rows), engine) for rows in parts]
-        z: Tensor = self.proj(gather(joined(results), patches.answers))
+        results = [self._attend(x, rows, engine, turns) for rows in parts]
+        z: Tensor = self.proj(take_rows(join_parts(results), patches.answers))
         return z
 
-    def _attend(self, x: Tensor, engine: Engine) -> Tensor:
-        """(P, K, C) -> (P * K, C)"""
-        count, size, channels = x.shape
-        qkv = self.qkv(x).view(count, size, 3, self.heads, channels // self.heads)
-        return engine.attention.attend(qkv).reshape(count * size, channels)
+    def _attend(self, x: Tensor, rows: Tensor, engine: Engine, turns: Tensor | None) -> Tensor:
+        """(P, K) rows -> (P * K, C)"""
+        qkv = self.qkv(take_rows(x, rows)).unflatten(2, (3, self.heads, -1))
+        if turns is not None:
+            own = turns.index_select(0, rows.flatten()).view(*rows.shape, *turns.shape[1:])
+            qkv = turn(qkv, own)
+        return engine.attention.attend(qkv).reshape(rows.numel(), x.shape[1])
+
+
+def turn(qkv: Tensor, turns: Tensor) -> Tensor:
+    """(P, K, 3, H, 2 A m) with queries and keys turned; turns (P, K, 2, A, m).
+
+    A head's channels are, for each of A axes, m numbers u and then m numbers v.
+    """
+    cos, sin = turns[:, :, :, None, None].to(qkv.dtype).unbind(2)
+    u, v = qkv[:, :, :2].unflatten(4, (cos.shape[4], 2, -1)).unbind(5)
+    turned = torch.stack([u * cos - v * sin, v * cos + u * sin], 5).flatten(4)
+    return torch.cat([turned, qkv[:, :, 2:]], 2)
 
 
 class AttentionBlock(nn.Module):
@@ -94,7 +110,7 @@ class AttentionBlock(nn.Module):
         self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x = self._mix(x, level, patches, seen)
-        return joined([part + self._added(part, level.engine) for part in in_parts(x)]), None
+        return join_parts([part + self._added(part, level.engine) for part in in_parts(x)]), None
 
     def _mix(self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None) -> Tensor:
         around = SparseTensor(x if seen is None else seen, level)
@@ -116,7 +132,7 @@ class MlpSeen(AttentionBlock):
         self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x = self._mix(x, level, patches, seen)
-        added = joined([self._added(part, level.engine) for part in in_parts(x)])
+        added = join_parts([self._added(part, level.engine) for part in in_parts(x)])
         return x + added, added
 
 
@@ -130,10 +146,10 @@ def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
     return parts
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def join_parts(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def gather(x: Tensor, rows: Tensor) -> Tensor:
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """x[rows]; the gradient of index_select is a sum in a fixed order, that of an index is not."""
     return x.index_select(0, rows.flatten()).view(*rows.shape, x.shape[1])
