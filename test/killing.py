@@ -66,5 +66,6 @@ def run_all(seed: int, most: int, world: int, words: list[str]) -> list[list[int
 
 
 if __name__ == '__main__':
-    rounds = run_all(*map(int, sys.argv[1:4]), sys.argv[4:])
+    seed, most, world = (int(word) for word in sys.argv[1:4])
+    rounds = run_all(seed, most, world, sys.argv[4:])
     sys.stderr.write(json.dumps(rounds))

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from lidar_kd.cli.offline import CloudAnswer, name_folder
-from lidar_kd.files import writing
+from lidar_kd.errors import writing
 from lidar_kd.scans.recording import CloudKey
 
 

@@ -23,8 +23,7 @@ from lidar_kd.cli.answers import KeptAnswers
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.offline import CloudAnswer, CloudLabeller, UnreadableClouds
 from lidar_kd.cloud import Cloud, encode_labeled, encode_segmented, MalformedCloud, Payload, select
-from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.files import prepare_folder, write_atomically, writing
+from lidar_kd.errors import ConfigError, DataError, prepare_folder, write_atomically, writing
 from lidar_kd.labels import ClassTable
 from lidar_kd.scans.bags import POINT_CLOUD
 from lidar_kd.scans.recording import Recorded, Recording

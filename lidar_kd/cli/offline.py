@@ -15,8 +15,7 @@ import torch
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.jobs import Rank
 from lidar_kd.cloud import Cloud, decode, MalformedCloud
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically, writing
+from lidar_kd.errors import DataError, write_atomically, writing
 from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable
 from lidar_kd.scans.recording import CloudKey, Recorded, Recording

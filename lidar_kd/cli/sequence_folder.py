@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.labelled_bag import claim_folder
 from lidar_kd.cli.offline import CloudLabeller, UnreadableClouds
-from lidar_kd.errors import DataError
-from lidar_kd.files import prepare_folder, write_atomically, writing
+from lidar_kd.errors import DataError, prepare_folder, write_atomically, writing
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.scans.recording import CloudKey, Recorded, Recording
 from lidar_kd.scans.trajectory import find_poses, FoundPoses, stamp_ns

@@ -74,8 +74,8 @@ def test_poses_times_and_calibration_are_there(bundle: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(times, [0.1 * n for n in range(FEW)])
     assert 'Tr: 1 0 0 0 0 1 0 0 0 0 1 0' in (sequence / 'calib.txt').read_text().splitlines()
     scans = open_dataset('semantickitti', tmp_path / 'set')
-    poses = [frame.pose for frame in scans.frames]
-    assert all(pose is not None for pose in poses)
+    poses = [frame.pose for frame in scans.frames if frame.pose is not None]
+    assert len(poses) == FEW
     np.testing.assert_allclose(poses[0], np.eye(4), atol=1e-9)
     # The base turns by 0.1 rad/s; the sensor, 1 m ahead of it, moves around a centre 10 m
     # to the left of the base: in 0.5 s from (1, 0) to the same point turned by 0.05 rad.

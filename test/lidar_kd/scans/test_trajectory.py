@@ -57,7 +57,7 @@ def test_turns_are_interpolated_at_a_steady_speed_the_short_way_round() -> None:
 
 
 def test_a_motion_is_known_between_its_samples_and_rests_beyond() -> None:
-    samples = {
+    samples: dict[int, list[float]] = {
         30: [0, 4, 0, *turned(math.radians(60))],
         10: [0, 0, 0, 0, 0, 0, 2],  # not of unit length; not in order
         20: [2, 0, 0, *turned(0)],
