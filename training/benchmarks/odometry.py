@@ -47,7 +47,7 @@ def run_odometry(console: Console, *, scans: int, repeats: int) -> dict[str, flo
         ),
         'truth': lambda points, file: is_static(read_labels(file), SEMANTICKITTI),
     }
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, keep in choices.items():
         with console.progress(len(files), name) as advance:
             found, share = _register(odometry, files, keep, advance)
