@@ -173,7 +173,9 @@ def score_drive(answers: list[Received], table: ClassTable) -> Confusion:
     return confusion
 
 
-def score_objects(answers: list[Received], folder: Path, table: ClassTable) -> PanopticQuality:
+def score_drive_objects(
+    answers: list[Received], folder: Path, table: ClassTable
+) -> PanopticQuality:
     """The scan of an answer is found by its first points: some may have been dropped."""
     files = {
         np.fromfile(file, '<f4', 4 * KNOWN_BY).tobytes(): file
@@ -247,7 +249,7 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '
             f'see {arguments.out / "node.log"} and {arguments.out / "replay.log"}.'
         )
-    objects = describe_quality(score_objects(listener.kept, folder, table), table)
+    objects = describe_quality(score_drive_objects(listener.kept, folder, table), table)
     confusion = score_drive(listener.kept, table)
     report_drive(console, listener, arguments.scans, confusion, objects)
     for path in draw_drive(listener, table, arguments.out):

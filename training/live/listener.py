@@ -43,16 +43,17 @@ class Listener(Node):
         topic: str,
         keep: Callable[[Received], Any],
         others: Mapping[str, Any],
+        most: int,
     ) -> None:
         super().__init__('listener', namespace=namespace)
         self.kept: list[Any] = []
-        # what comes on other topics, by the nanoseconds of its stamp
+        # what comes on other topics, by the nanoseconds of its stamp: the newest `most`
         self.others: dict[str, dict[int, Any]] = {name: {} for name in others}
         self.times_ms: dict[str, list[float]] = defaultdict(list)
         self.status: dict[str, str] = {}  # the latest diagnostics
         self.problem = ''  # what they complain of
         self.is_ready = False
-        self._keep = keep
+        self._keep, self._most = keep, most
         self._node = f'{self.get_namespace()}/{NODE}'
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         listen = self.create_subscription
@@ -90,7 +91,10 @@ class Listener(Node):
 
         def file(message: Any) -> None:
             header = message.markers[0].header if name == MARKERS else message.header
-            self.others[name][read_stamp_ns(header)] = message
+            filed = self.others[name]
+            filed[read_stamp_ns(header)] = message
+            while len(filed) > self._most:
+                del filed[next(iter(filed))]
 
         return file
 
@@ -139,10 +143,11 @@ def listening(
     topic: str,
     keep: Callable[[Received], Any],
     others: Iterable[str] = (),
+    most: int = 10_000,
 ) -> Iterator[tuple[Listener, Callable[[float], None]]]:
     """Yields the listener, and what to call to let it listen for some seconds."""
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    listener = Listener(namespace, topic, keep, find_kinds(others))
+    listener = Listener(namespace, topic, keep, find_kinds(others), most)
     executor = SingleThreadedExecutor()
     executor.add_node(listener)
 
