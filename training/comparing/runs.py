@@ -20,8 +20,7 @@ import numpy as np
 
 from lidar_kd.bundle import digest_of, load_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import ConfigError
-from lidar_kd.files import prepare_folder, write_atomically
+from lidar_kd.errors import ConfigError, prepare_folder, write_atomically
 from lidar_kd.segmenter import Segmenter
 from training.comparing.figures import Cost, Outcome
 from training.data.batch import make_batch
