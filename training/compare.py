@@ -3,9 +3,11 @@
 
   python training/compare.py --cfg config/srkd.yaml --methods srkd --seeds 3
   python training/compare.py --cfg config/srkd.yaml --methods srkd pvkd srkd+pvkd --jobs 2
+  python training/compare.py --status runs
 
-Every run has a folder of its own; interrupted, the same line goes on with the run it was in. The
-student alone lies beside the comparisons, in alone-*: the next one finds it there.
+Every run has a folder of its own; interrupted, the same line goes on with the run it was in, seed
+by seed, and with a larger --seeds adds to what is there. The student alone lies beside the
+comparisons, in alone-*: the next one finds it there.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from training.comparing.runs import (
     score_teacher,
 )
 from training.comparing.side_by_side import SideBySide
+from training.comparing.status import read_statuses, tabulate_statuses, write_plan
 from training.comparing.written import show_comparison, write
 from training.run.config import Config, load_config, MAIN
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
@@ -74,11 +77,18 @@ def parse_comparison() -> argparse.Namespace:
         '--jobs', type=int, default=1,
         help='runs side by side, which share the cores of a CPU (default 1)',
     )  # fmt: skip
+    parser.add_argument(
+        '--status', type=Path, metavar='RUNS',
+        help='only tell what is done, running and left of the comparisons in a folder, as runs/',
+    )  # fmt: skip
     parser.add_argument('--only', help=argparse.SUPPRESS)  # one of the runs: for --jobs
     return parser.parse_args()
 
 
 def run_comparison(arguments: argparse.Namespace, console: Console, ranks: Ranks) -> None:
+    if arguments.status is not None:
+        console.table(*tabulate_statuses(read_statuses(arguments.status)))
+        return
     config = load_config(arguments.cfg, arguments.set)
     for option in ('seeds', 'jobs'):
         if getattr(arguments, option) < 1:
@@ -86,6 +96,8 @@ def run_comparison(arguments: argparse.Namespace, console: Console, ranks: Ranks
     out = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
     runs = plan_runs(config, arms, arguments.seeds, out)
+    if ranks.is_first and arguments.only is None:
+        write_plan(out, runs)
     chosen = [run for run in runs if arguments.only in (None, run.name)]
     own = [one.config for one in chosen if one.taught_by is None]
     teachers = find_teachers(own, console, ranks)
