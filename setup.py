@@ -51,7 +51,12 @@ setup(
     ],
     cmdclass={'build_ext': BuildKernels},
     zip_safe=False,
-    entry_points={'console_scripts': ['lidar-kd-segment = lidar_kd.cli.segment:main']},
+    entry_points={
+        'console_scripts': [
+            'lidar-kd-bag = lidar_kd.cli.bag:main',
+            'lidar-kd-segment = lidar_kd.cli.segment:main',
+        ]
+    },
     # Why each is needed and which version is tested: constraints.txt.
     install_requires=[
         'numpy',
@@ -73,11 +78,11 @@ setup(
             'pytest-xdist',  # every core takes a part of the tests
             'ruff',
             'setuptools<80',  # newer ones break `colcon build --symlink-install`
+            'spconv; platform_machine == "x86_64"',  # the peer of the benchmarks
             'types-PyYAML',
             'types-setuptools<80',
         ],
         'docs': ['mkdocs-material'],
-        'bench': ['spconv; platform_machine == "x86_64"'],
         'cuda': [f'spconv-cu120; {HAS_SPCONV}', f'numpy<2; {HAS_SPCONV}'],  # constraints-cuda.txt
         'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt
             f'ros-rclpy[fastrtps]; {HAS_ROS_WHEELS}',

@@ -53,7 +53,7 @@ hashed=("${pip_install[@]}" --require-hashes --no-deps)
 "${hashed[@]}" -r .ci/lock.txt
 "${hashed[@]}" -q -r .ci/torch-cpu.txt 2> /dev/null || "${hashed[@]}" -r .ci/torch.txt
 pip_install+=(-c constraints.txt)
-"${pip_install[@]}" --no-build-isolation -e ".[train,test${EXTRA:+,$EXTRA}]"
+"${pip_install[@]}" --no-build-isolation -e ".[train,test]"
 
 # A sourced ROS distribution stays what it is. Where PyPI has no ROS for this machine the tests of
 # the node skip, and `make demo` says what to do.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -26,6 +27,8 @@ from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
+from training.benchmarks.odometry import run_odometry
+from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
 
@@ -38,6 +41,7 @@ BENCHMARKS = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'odometry': (run_odometry, 'KISS-ICP on a drive with traffic, with and without ~/static'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
@@ -54,8 +58,16 @@ def parse_bench_options() -> argparse.Namespace:
     parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
     parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
     parser.add_argument(
+        '--points', type=int, default=0,
+        help='thin every scan to about so many: to try a benchmark out, not to measure',
+    )  # fmt: skip
+    parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--every-topic', action='store_true',
+        help='of live: somebody also listens to objects, markers and the static cloud',
     )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
@@ -63,6 +75,10 @@ def parse_bench_options() -> argparse.Namespace:
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
+    if arguments.every_topic:
+        if arguments.name != 'live':
+            raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
+        chosen['every_topic'] = True
     if not arguments.presets:
         return chosen
     if arguments.name != 'models':
@@ -73,6 +89,8 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     arguments, console = parse_bench_options(), Console()
     run, _ = BENCHMARKS[arguments.name]
+    if arguments.points > 0:
+        os.environ[MOST_POINTS] = str(arguments.points)
     try:
         metrics = run(console, **options(arguments))
         if arguments.json:
