@@ -51,6 +51,8 @@ class Tab:
         self._session = attached['sessionId']
         for domain in ('Runtime', 'Log', 'Page', 'Network'):
             self.call(f'{domain}.enable')
+        calm = {'name': 'prefers-reduced-motion', 'value': 'reduce'}  # every glide is a jump
+        self.call('Emulation.setEmulatedMedia', features=[calm])
         self.resize(*size)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:

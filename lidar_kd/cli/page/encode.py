@@ -23,6 +23,8 @@ from lidar_kd.objects import find_objects, Objects
 
 MOST_POINTS = 300_000  # of a scan; of more, evenly chosen ones are drawn
 MOST_M = 300.0  # from the middle of the scan along an axis: a step is 1 cm at most
+_MOST_MOVABLE = 0.4  # of the points; among more, objects are not told apart in a minute
+_FEW_POINTS = 10_000  # always told apart
 _STEPS = 65535
 _NEAR_M = 20.0  # where the ground is looked for
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
@@ -52,12 +54,12 @@ def encode_page_scan(scan: PageScan, table: ClassTable) -> tuple[dict[str, Any],
     """The facts and the points of one scan."""
     _check(scan)
     rows, notes = choose_drawn(scan.points)
-    objects = find_objects(scan.points, scan.labels, scan.probability, table)
+    objects, excuse = _find_boxed(scan, table)
     drawn = scan.take(rows)
     low, step, places = quantise(drawn.points[:, :3])
     ends, intensity = _quantise_intensity(drawn.points[:, 3])
     planes: dict[str, Plane] = {name: places[:, axis] for axis, name in enumerate('xyz')}
-    if len(objects):
+    if objects is not None and len(objects):
         planes['instance'] = objects.instances[rows].astype(np.uint16)
     planes['label'] = drawn.labels
     if drawn.truth is not None:
@@ -69,14 +71,14 @@ def encode_page_scan(scan: PageScan, table: ClassTable) -> tuple[dict[str, Any],
         'name': scan.name,
         'total': len(scan.points),
         'count': len(rows),
-        'notes': notes,
+        'notes': notes + excuse,
         'planes': list(planes),
         'low': low.tolist(),
         'step': step.tolist(),
         'intensity': ends,
         'ground': _find_ground(drawn, table),
         'reach': _find_reach(drawn.points),
-        'boxes': _list_boxes(objects),
+        'boxes': [] if objects is None else _list_boxes(objects),
     }
     return facts, pack_planes(planes)
 
@@ -93,6 +95,14 @@ def _check(scan: PageScan) -> None:
             f'{scan.name}: points {scan.points.shape} and {sizes} do not belong together; '
             'give (N, 4) points and one value for each.'
         )
+
+
+def _find_boxed(scan: PageScan, table: ClassTable) -> tuple[Objects | None, list[str]]:
+    """The objects, and why there are none: an untrained network sees things everywhere."""
+    movable = np.count_nonzero(np.isin(scan.labels, table.group_ids('movable')))
+    if movable > max(_MOST_MOVABLE * len(scan.labels), _FEW_POINTS):
+        return None, [f'{movable / len(scan.labels):.0%} movable: no objects looked for']
+    return find_objects(scan.points, scan.labels, scan.probability, table), []
 
 
 def choose_drawn(points: NDArray[np.float32]) -> tuple[NDArray[np.int64], list[str]]:

@@ -146,6 +146,17 @@ def test_boxes_stand_where_the_objects_are(tmp_path: Path) -> None:
     assert (decoded.planes['instance'] == 1).all()
 
 
+def test_objects_are_not_looked_for_where_everything_moves(tmp_path: Path) -> None:
+    scan = random_scan(20_000)
+    scan.labels[:9_000] = 0  # 45 % cars
+    (decoded,) = decode_page(write(tmp_path / 'page.html', scan))
+    assert decoded.facts['boxes'] == []
+    assert decoded.facts['notes'] == []  # 9,000 points are soon looked through
+    scan.labels[:10_001] = 0
+    (decoded,) = decode_page(write(tmp_path / 'page.html', scan))
+    assert decoded.facts['notes'] == ['50% movable: no objects looked for']
+
+
 def test_rings_lie_on_the_ground(tmp_path: Path) -> None:
     scan = random_scan(4_000)
     on_road = scan.labels == SEMANTICKITTI.names.index('road')
