@@ -30,6 +30,7 @@ import numpy as np
 from lidar_kd.bundle import find_shipped_bundle, read_spec
 from lidar_kd.cli.birdview import draw_panel, Panel
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.page import choose_page_rows, PageScan, writing_page
 from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError
@@ -55,6 +56,7 @@ STRIP = 5  # views side by side
 RANGE_M = 40.0
 FRAMES, FRAME_PX, FRAME_MS = 24, 400, 200  # of the animation
 ANIMATION_RANGE_M = 30.0
+PAGE_SCANS = 25
 START_LIMIT_S = 180.0  # for the node to load torch and its bundle, perhaps on a busy machine
 SCAN_S = 0.1
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
@@ -236,6 +238,14 @@ def draw_view(received: Received, table: ClassTable, range_m: float, side_px: in
     return draw_panel(points, panel, range_m, side_px)
 
 
+def write_drive_page(path: Path, answers: list[Received], table: ClassTable) -> None:
+    """Some scans of the drive, to look around in with a browser."""
+    with writing_page(path, 'make demo', table) as page:
+        for row in choose_page_rows(len(answers), PAGE_SCANS):
+            points, truth, labels = read(answers[row])
+            page.add(PageScan(name=f'scan {row}', points=points, labels=labels, truth=truth))
+
+
 def animate(answers: list[Received], table: ClassTable, path: Path) -> None:
     """The drive in FRAMES views, evenly spread over it."""
     rows = np.linspace(0, len(answers) - 1, FRAMES).round().astype(int)
@@ -260,6 +270,9 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     report_drive(console, listener, arguments.scans, score_drive(listener.kept, table))
     for path in draw_drive(listener.kept, table, arguments.out):
         console.line(f'picture {path}')
+    page = arguments.out / 'drive.html'
+    write_drive_page(page, listener.kept, table)
+    console.line(f'to look at in a browser: {page}')
     if arguments.animation:
         animate(listener.kept, table, arguments.animation)
         console.line(f'animation {arguments.animation}')

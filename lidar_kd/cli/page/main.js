@@ -64,6 +64,9 @@ try {
     viewer.arrive(document.currentScript.previousElementSibling);
     if (asked.scan > 0 && viewer.shelf.length === asked.scan + 1) viewer.show(asked.scan);
   };
+  document.addEventListener('DOMContentLoaded', () => {
+    if (!viewer.shelf.length) byId('facts').textContent = 'no scan';
+  });
 } catch (error) {
   complain(error);
   throw error;

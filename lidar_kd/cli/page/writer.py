@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lidar_kd.cli.page.encode import encode_page_scan, PageScan
-from lidar_kd.files import write_atomically, writing
+from lidar_kd.errors import prepare_folder, write_atomically, writing
 from lidar_kd.labels import ClassTable, FLAT_SURFACE, HAZARD
 
 MOST_SCANS = 100  # of a page: some 100 MB
@@ -43,6 +43,7 @@ class PageWriter:
 @contextmanager
 def writing_page(path: Path, title: str, table: ClassTable) -> Iterator[PageWriter]:
     """The page is there when the block has ended well, and not at all otherwise."""
+    prepare_folder(path.parent)
     with (
         writing(path),
         write_atomically(path) as temporary,
@@ -56,7 +57,7 @@ def choose_page_rows(size: int, most: int = MOST_SCANS) -> Sequence[int]:
     """Which of `size` scans a page shows: all, or `most` evenly spread, first and last of them."""
     if size <= most:
         return range(size)
-    return [row * (size - 1) // (most - 1) for row in range(most)]
+    return [row * (size - 1) // max(most - 1, 1) for row in range(most)]
 
 
 def _fill_template(title: str, table: ClassTable) -> str:

@@ -47,6 +47,7 @@ def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> 
     for name in ('strip.png', 'scan.png'):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 1000
+    assert (tmp_path / 'drive.html').read_text().count('lidarKd.arrive()</script>') > 0
     assert processes_of(tmp_path) == []
 
 

@@ -150,10 +150,11 @@ def test_objects_are_not_looked_for_where_everything_moves(tmp_path: Path) -> No
     scan = random_scan(20_000)
     scan.labels[:9_000] = 0  # 45 % cars
     (decoded,) = decode_page(write(tmp_path / 'page.html', scan))
-    assert decoded.facts['boxes'] == []
-    assert decoded.facts['notes'] == []  # 9,000 points are soon looked through
+    assert decoded.facts['boxes'] != []  # 9,000 points are soon looked through
+    assert decoded.facts['notes'] == []
     scan.labels[:10_001] = 0
     (decoded,) = decode_page(write(tmp_path / 'page.html', scan))
+    assert decoded.facts['boxes'] == []
     assert decoded.facts['notes'] == ['50% movable: no objects looked for']
 
 
@@ -205,9 +206,9 @@ def test_a_page_that_was_broken_off_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_told_in_a_sentence() -> None:
     with pytest.raises(DataError, match='cannot be written'):
-        write(tmp_path / 'missing' / 'page.html', random_scan(20))
+        write(Path('/dev/null/page.html'), random_scan(20))
 
 
 def test_of_many_scans_the_first_the_last_and_some_between_are_shown() -> None:
