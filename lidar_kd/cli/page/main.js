@@ -36,10 +36,7 @@ function followAddress(viewer) {
     .forEach((id) => viewer.state.hidden.add(id));
   if (COLOURINGS.includes(asked.get('colour'))) viewer.state.colouring = asked.get('colour');
   if (asked.get('theme') in THEMES) viewer.setTheme(asked.get('theme'));
-  if (asked.get('view') in VIEWS) {
-    viewer.goTo(asked.get('view'));
-    viewer.camera.jump();
-  }
+  if (asked.get('view') in VIEWS) viewer.firstView = asked.get('view');
   return { scan: Number(asked.get('scan') || 1) - 1 };
 }
 

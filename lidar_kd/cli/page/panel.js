@@ -129,7 +129,10 @@ class Panel {
 
   findEnds(scan, { colouring, heights }) {
     if (colouring === 'probability') return ['0 %', '50 %', '100 %'];
-    if (colouring === 'height') return heights.map((z) => `${(z - scan.ground).toFixed(1)} m`);
+    if (colouring === 'height') {
+      const [low, high] = heights.map((z) => `${(z - scan.ground).toFixed(1)} m`);
+      return [low, `${high} above ground`];
+    }
     if (colouring !== 'intensity') return null;
     return scan.intensity.map((value) => Number(value.toPrecision(3)).toString());
   }

@@ -18,6 +18,7 @@ class Viewer {
       boxes: true, rings: true, shading: true, size: 45,
     };
     this.picked = null; // {row, point}
+    this.firstView = 'home';
     this.speed = 5;
     this.timer = null;
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
@@ -34,8 +35,6 @@ class Viewer {
     this.setTheme(matchMedia('(prefers-color-scheme: light)').matches ? 'light' : 'dark');
     new ResizeObserver(() => this.resize()).observe(byId('stage'));
     this.resize();
-    this.camera.go(VIEWS.home);
-    this.camera.jump();
   }
 
   // --- scans
@@ -55,10 +54,15 @@ class Viewer {
     this.showCounter();
     const scan = await this.shelf.open(index);
     if (this.asked !== index) return;
+    const first = this.scan === null;
     this.scan = scan;
     this.picked = null;
     this.state.heights = findHeights(scan);
     this.scene.setScan(scan);
+    if (first) {
+      this.goTo(this.firstView);
+      this.camera.jump();
+    }
     this.refresh();
   }
 
