@@ -55,7 +55,14 @@ NOT_TRIED = {
     'tensorboard': 'serves until it is stopped',
 }
 OURS = ('python', 'torchrun', 'make', 'ros2', 'lidar-kd-segment')
-MAKES = ('-o', '--out', '--json', '--html', '>', '--animation')  # what follows need not be there yet
+MAKES = (
+    '-o',
+    '--out',
+    '--json',
+    '--html',
+    '>',
+    '--animation',
+)  # what follows need not be there yet
 AND = re.compile(r'\s(?:&&|\|\||\|)\s|;\s')
 
 

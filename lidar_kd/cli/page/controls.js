@@ -88,7 +88,9 @@ class PointerControls {
     else this.viewer.pick(spot, reach);
   }
 
+  // Within another page the wheel scrolls that one until this one was clicked.
   wheel(event) {
+    if (window !== window.top && document.activeElement !== this.element) return;
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 30 : 1;
     const factor = Math.exp(clamp(event.deltaY * lines, -240, 240) * 0.0016);

@@ -189,15 +189,10 @@ def test_rows_written_before_the_first_checkpoint_are_not_there_twice(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_draws_some_validation_scans_and_writes_a_page_of_them(
-    command: Callable[..., int], capsys: Capture, tmp_path: Path
-) -> None:
+def test_a_run_writes_a_page_of_what_it_draws(command: Callable[..., int], tmp_path: Path) -> None:
     assert command('--out', 'run', '--set', 'validate.pictures=1') == 0
-    assert 'to look at in a browser: run/scans.html' in capsys.readouterr().out
     page = (tmp_path / 'run' / 'scans.html').read_text(encoding='utf-8')
-    assert (
-        page.count('lidarKd.arrive()</script>') == len(list(tmp_path.glob('run/bev_*.png'))) == 1
-    )
+    assert page.count('lidarKd.arrive()</script>') == 1
 
 
 def test_another_configuration_is_refused_and_fresh_starts_over(
