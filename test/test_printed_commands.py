@@ -50,6 +50,7 @@ NOT_TRIED = {
     'rosdep': 'needs the network',
     'ruff': '`make lint` calls it',
     'rviz2': 'needs a display',
+    'sh': 'e1.sh takes days',
     'source': 'changes the shell that it is typed in',
     'sudo': 'changes the system',
     'tensorboard': 'serves until it is stopped',
