@@ -127,14 +127,14 @@ def test_one_process_writes_the_page(
     refuse(capsys, run(bundle, folder, '--html', folder / 'look.html'), 'without torchrun')
 
 
-def test_a_bag_is_sent_to_the_replay(
+def test_a_bag_is_sent_to_its_own_command(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = tmp_path / 'my drive.mcap'
     bag.touch()
     assert run(bundle, bag) == 2
     said = capsys.readouterr().err
-    assert f"replay.launch.py path:='{bag}'" in said
+    assert f"label it with lidar-kd-bag '{bag}' OUT" in said
 
 
 def test_labels_go_beside_the_scans_by_default(folder: Path, bundle: Path) -> None:
