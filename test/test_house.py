@@ -19,7 +19,7 @@ SOURCES = [*PYTHON, *sorted((ROOT / 'lidar_kd').rglob('*.[ch]'))]
 
 # from the bottom up: a file imports its own room and those before it (design.md)
 ORDER = [
-    *('errors', 'labels', 'files', 'intensity', 'sparse', 'voxels', 'models', 'bundle'),
+    *('errors', 'labels', 'files', 'sensor', 'sparse', 'voxels', 'models', 'bundle'),
     *('segmenter', 'objects', 'scans', 'cloud', 'cli', 'ros'),
 ]
 TRAINING_ORDER = [
@@ -27,7 +27,7 @@ TRAINING_ORDER = [
     *('comparing', 'benchmarks'),
 ]
 CORE = {
-    *('bundle', 'segmenter', 'labels', 'voxels', 'intensity', 'errors', 'files'),
+    *('bundle', 'segmenter', 'labels', 'voxels', 'sensor', 'errors', 'files'),
     *('models', 'sparse'),
 }
 # the only modules that know ROS

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.cloud.layout import choose_intensity, CloudLayout, Field, FLOAT32, read_layout, UINT8
-from lidar_kd.intensity import IntensityRange, scale_values
 from lidar_kd.labels import ClassTable
+from lidar_kd.sensor.intensity import IntensityRange, scale_values
 
 # Autoware's PointXYZCPE: consumers refuse every other layout.
 SEGMENTED_FIELDS = (

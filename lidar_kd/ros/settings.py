@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.sensor import SensorOptions
 
 Value = bool | int | float | str | Sequence[str] | Sequence[float]
 # start: with the node only; unconfigured, inactive: up to that state; always: also while it runs
@@ -151,9 +152,28 @@ class NodeSettings:
     )
     target_frame: str = _parameter(
         '',
-        'Frame to bring scans into, by TF at their stamp, before the network sees them: upright, '
-        'at the height the network was trained at; empty: the frame of the scan.',
+        'Frame to bring the outputs into, by TF at their stamp; the network sees scans as the '
+        'sensor does; empty: the frame of the scan.',
         changes='unconfigured',
+    )
+    mounting: str = _parameter(
+        'auto',
+        'auto: the ground of the first scans tells how the sensor is mounted, and the network '
+        'sees scans as from the mounting that it was trained for; off: as they come.',
+        choices=('auto', 'off'),
+    )
+    sensor_height: float = _parameter(
+        0.0, "Of the scan's frame above the ground in m; 0: found, or as in training.", upper=100.0
+    )
+    sensor_pose: Sequence[float] = _parameter(
+        [0.0, 0.0],
+        "Roll and pitch of the scan's frame in degrees, 180 roll: upside down; both 0: found.",
+    )
+    intensity: str = _parameter(
+        'auto',
+        'auto: a gain brings the ground nearby to the brightness that the bundle expects, where '
+        'it does; off: intensities as they come.',
+        choices=('auto', 'off'),
     )
     intensity_field: str = _parameter(
         'auto',
@@ -214,7 +234,17 @@ class NodeSettings:
             parameter.name.replace('.', '_'): values[parameter.name] for parameter in parameters()
         }
         check_box(own['crop_box'])
+        check_pose(own['sensor_pose'])
         return cls(**own, filters=tuple(_read_filter(name, values) for name in names))
+
+    def sensor_options(self) -> SensorOptions:
+        roll_deg, pitch_deg = self.sensor_pose
+        return SensorOptions(
+            mounting=self.mounting,
+            intensity=self.intensity,
+            height_m=self.sensor_height,
+            roll_pitch_deg=(roll_deg, pitch_deg) if roll_deg or pitch_deg else None,
+        )
 
 
 def parameters() -> Iterator[Parameter]:
@@ -244,6 +274,14 @@ def check_box(box: Sequence[float]) -> None:
         raise ConfigError(
             f'parameter crop.box: {list(box)} is no box; give x_min, x_max, y_min, y_max, z_min, '
             'z_max with every minimum below its maximum.'
+        )
+
+
+def check_pose(angles: Sequence[float]) -> None:
+    if len(angles) != 2 or not (abs(angles[0]) <= 180 and abs(angles[1]) <= 90):
+        raise ConfigError(
+            f'parameter sensor_pose: {list(angles)} is no pose; give roll (-180 to 180) and pitch '
+            '(-90 to 90) in degrees.'
         )
 
 
