@@ -29,6 +29,7 @@ _HALF_M = 10.0  # from where on a cell counts less than half: streets bend and s
 _STEEPEST = math.cos(math.radians(35))
 _BASE_M = 4.0  # twice the area that the three points of a plane span, at least (m^2)
 _ON_M, _NARROWING_M = 0.12, (0.25, 0.15, 0.12)  # from the plane, while tried and while refined
+_FEWEST_ON_IT, _FLAT = 20, 1e7  # cells; condition: beyond, they lie along one line
 _KERB_M, _BENEATH_M = 0.15, 0.2
 _FALLING = 0.07  # slope at which the ground may fall away farther out
 _LEAST_SHARE, _MOST_BENEATH = 0.2, 0.06  # of the cells: on the plane, and below it
@@ -172,14 +173,12 @@ def _refine(floor: Points, plane: Ground) -> Ground | None:
     """Least squares over what lies on the plane, near points first, in ever narrower bands."""
     for band_m in _NARROWING_M:
         near = floor[np.abs(plane.distances(floor)) < band_m]
-        weight = _weigh(near)
-        terms = np.stack([near[:, 0], near[:, 1], np.ones(len(near))]) * np.sqrt(weight)
+        root = np.sqrt(_weigh(near))
+        terms = np.stack([near[:, 0], near[:, 1], np.ones(len(near))]) * root
         products = np.einsum('in,jn->ij', terms, terms)
-        if len(near) < 20 or np.linalg.cond(products) > 1e7:
+        if len(near) < _FEWEST_ON_IT or np.linalg.cond(products) > _FLAT:
             return None
-        slope_x, slope_y, offset = np.linalg.solve(
-            products, terms @ (near[:, 2] * np.sqrt(weight))
-        )
+        slope_x, slope_y, offset = np.linalg.solve(products, terms @ (near[:, 2] * root))
         length = math.sqrt(slope_x**2 + slope_y**2 + 1)
         plane = Ground(np.array([-slope_x, -slope_y, 1]) / length, -offset / length)
     return plane
