@@ -33,12 +33,15 @@ CORE = {
 ROS_ROOMS = {'ros'}
 ROS = {
     'ament_index_python',
+    'autoware_internal_debug_msgs',
+    'autoware_perception_msgs',
     'builtin_interfaces',
     'diagnostic_msgs',
     'geometry_msgs',
     'launch',
     'launch_ros',
     'lifecycle_msgs',
+    'nav_msgs',
     'rcl_interfaces',
     'rclpy',
     'rosbag2_py',
@@ -46,6 +49,9 @@ ROS = {
     'sensor_msgs_py',
     'std_msgs',
     'tf2_ros',
+    'unique_identifier_msgs',
+    'vision_msgs',
+    'visualization_msgs',
 }
 MOST_LINES = 320
 MOST_LINES_OF_A_TEST = 400

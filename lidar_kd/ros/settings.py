@@ -8,66 +8,29 @@ people.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 import re
-from typing import Any, cast, Literal, TypeVar
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
-from lidar_kd.sensor import SensorOptions
+from lidar_kd.ros.one_parameter import Parameter, Value
+from lidar_kd.ros.one_parameter import parameter_field as _parameter
+from lidar_kd.ros.output_settings import OutputSettings, read_costs
+from lidar_kd.ros.sensor_settings import check_pose, SensorSettings
 
-Value = bool | int | float | str | Sequence[str] | Sequence[float]
-# start: with the node only; unconfigured, inactive: up to that state; always: also while it runs
-Changes = Literal['start', 'unconfigured', 'inactive', 'always']
 UNLABELLED = 'unlabelled'  # a filter's word for points without an answer
-T = TypeVar('T')
+MOTIONS = ('resting', 'moving')  # and for those of objects, by what the tracker has seen
 NO_BOX = (-1e4, 1e4) * 3  # as wide as no sensor sees
-_TAKEN = ('points', 'segmented', 'labeled', 'label_info', 'debug')
-_FILTER_DEFAULTS = {'obstacles': ['obstacle'], 'ground': ['ground']}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    name: str
-    default: Value
-    description: str
-    changes: Changes = 'always'
-    lower: float = 0
-    upper: float = 0  # no range where both are 0
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Value) -> None:
-        if self.choices and value not in self.choices:
-            raise ConfigError(
-                f'parameter {self.name}: {value!r} is unknown; use one of '
-                f'{", ".join(self.choices)}.'
-            )
-        if self.upper and not self.lower <= cast(float, value) <= self.upper:
-            raise ConfigError(
-                f'parameter {self.name}: {value} is outside {self.lower:g}..{self.upper:g}.'
-            )
-
-    def check_change(self, state: str) -> None:
-        """`state` is the lifecycle's word for where the node is."""
-        if self.changes == 'unconfigured' and state not in ('unconfigured', 'finalized'):
-            raise ConfigError(
-                f'parameter {self.name} needs the bundle loaded anew: deactivate and clean up the '
-                'node (ros2 lifecycle set NODE deactivate, then cleanup), set it, then configure.'
-            )
-        if self.changes == 'inactive' and state == 'active':
-            raise ConfigError(
-                f'parameter {self.name} needs a new subscription: deactivate the node '
-                '(ros2 lifecycle set NODE deactivate), set it, then activate.'
-            )
-
-
-def _parameter(default: T, description: str, **rest: Any) -> T:
-    metadata = {'default': default, 'description': description, **rest}
-    declared: T = field(default_factory=lambda: default, metadata=metadata)
-    return declared
+_SECTIONS = ('crop', 'objects', 'costmap')  # of the parameters' names
+_TAKEN = (
+    *('points', 'segmented', 'labeled', 'label_info', 'debug', 'objects', 'markers', 'costmap'),
+    *('detected_objects', 'tracked_objects'),
+)
+_FILTER_DEFAULTS = {'obstacles': ['obstacle'], 'ground': ['ground'], 'static': ['static']}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +38,12 @@ class Filter:
     """A topic with the points of some classes."""
 
     name: str
-    classes: tuple[str, ...]  # names, groups of the label table, or 'unlabelled'
+    classes: tuple[str, ...]  # names, groups of the label table, 'unlabelled', or of MOTIONS
     min_probability: float
+
+    @property
+    def motions(self) -> frozenset[str]:
+        return frozenset(self.classes) & frozenset(MOTIONS)
 
     def keeps(self, table: ClassTable) -> NDArray[np.bool_]:
         """(256,) whether points with this train id belong to it."""
@@ -84,6 +51,8 @@ class Filter:
         for word in self.classes:
             if word == UNLABELLED:
                 keeps[IGNORE] = True
+            elif word in MOTIONS:
+                continue
             elif word in table.names:
                 keeps[table.names.index(word)] = True
             else:
@@ -96,12 +65,13 @@ class Filter:
         except ConfigError:
             raise ConfigError(
                 f"parameter filters.{self.name}.classes: '{word}' is no class and no group of "
-                f"'{table.name}'; use {', '.join([*table.groups, *table.names, UNLABELLED])}."
+                f"'{table.name}'; use "
+                f'{", ".join([*table.groups, *table.names, UNLABELLED, *MOTIONS])}.'
             ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeSettings:
+class NodeSettings(SensorSettings, OutputSettings):
     """The values of all parameters at one moment."""
 
     model: str = _parameter(
@@ -155,25 +125,6 @@ class NodeSettings:
         'Frame to bring the outputs into, by TF at their stamp; the network sees scans as the '
         'sensor does; empty: the frame of the scan.',
         changes='unconfigured',
-    )
-    mounting: str = _parameter(
-        'auto',
-        'auto: the ground of the first scans tells how the sensor is mounted, and the network '
-        'sees scans as from the mounting that it was trained for; off: as they come.',
-        choices=('auto', 'off'),
-    )
-    sensor_height: float = _parameter(
-        0.0, "Of the scan's frame above the ground in m; 0: found, or as in training.", upper=100.0
-    )
-    sensor_pose: Sequence[float] = _parameter(
-        [0.0, 0.0],
-        "Roll and pitch of the scan's frame in degrees, 180 roll: upside down; both 0: found.",
-    )
-    intensity: str = _parameter(
-        'auto',
-        'auto: a gain brings the ground nearby to the brightness that the bundle expects, where '
-        'it does; off: intensities as they come.',
-        choices=('auto', 'off'),
     )
     intensity_field: str = _parameter(
         'auto',
@@ -235,23 +186,20 @@ class NodeSettings:
         }
         check_box(own['crop_box'])
         check_pose(own['sensor_pose'])
+        read_costs(own['costmap_costs'])
         return cls(**own, filters=tuple(_read_filter(name, values) for name in names))
-
-    def sensor_options(self) -> SensorOptions:
-        roll_deg, pitch_deg = self.sensor_pose
-        return SensorOptions(
-            mounting=self.mounting,
-            intensity=self.intensity,
-            height_m=self.sensor_height,
-            roll_pitch_deg=(roll_deg, pitch_deg) if roll_deg or pitch_deg else None,
-        )
 
 
 def parameters() -> Iterator[Parameter]:
     """All but those of the filters."""
     for each in fields(NodeSettings):
         if each.metadata:
-            yield Parameter(name=each.name.replace('crop_', 'crop.'), **each.metadata)
+            yield Parameter(name=_name_parameter(each.name), **each.metadata)
+
+
+def _name_parameter(field_name: str) -> str:
+    section, _, rest = field_name.partition('_')
+    return f'{section}.{rest}' if section in _SECTIONS else field_name
 
 
 def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
@@ -259,7 +207,8 @@ def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
         yield Parameter(
             name=f'filters.{name}.classes',
             default=_FILTER_DEFAULTS.get(name, ['']),
-            description=f'Classes or groups of ~/{name}; {UNLABELLED}: points without an answer.',
+            description=f'Classes or groups of ~/{name}; {UNLABELLED}: points without an answer; '
+            'resting, moving: those of objects that the tracker has seen do so.',
         )
         yield Parameter(
             name=f'filters.{name}.min_probability',
@@ -274,14 +223,6 @@ def check_box(box: Sequence[float]) -> None:
         raise ConfigError(
             f'parameter crop.box: {list(box)} is no box; give x_min, x_max, y_min, y_max, z_min, '
             'z_max with every minimum below its maximum.'
-        )
-
-
-def check_pose(angles: Sequence[float]) -> None:
-    if len(angles) != 2 or not (abs(angles[0]) <= 180 and abs(angles[1]) <= 90):
-        raise ConfigError(
-            f'parameter sensor_pose: {list(angles)} is no pose; give roll (-180 to 180) and pitch '
-            '(-90 to 90) in degrees.'
         )
 
 
