@@ -34,6 +34,7 @@ class SensorOptions:
     intensity: str = 'auto'  # or off
     height_m: float = 0.0  # of the sensor above the ground; 0: not told
     roll_pitch_deg: tuple[float, float] | None = None  # of the sensor; None: not told
+    each_alone: bool = False  # scans in any order, of any sensor: none tells of another
 
     def __post_init__(self) -> None:
         for name in ('mounting', 'intensity'):
@@ -41,7 +42,8 @@ class SensorOptions:
                 raise ConfigError(f'{name}: {getattr(self, name)!r} is unknown; use auto or off.')
 
 
-AS_IT_COMES = SensorOptions(mounting='off', intensity='off')
+# for scans that lie on disk: labels must not depend on what was labelled before
+EACH_ALONE = SensorOptions(each_alone=True)
 
 
 class SensorFit:
@@ -68,6 +70,8 @@ class SensorFit:
 
     def correct(self, scan: Points) -> None:
         """In place: points (N, 4) as the sensor sees them, intensity in the bundle's scale."""
+        if self.options.each_alone:
+            self.begin()
         if self._is_due():
             self._look(scan)
         self._seen += 1

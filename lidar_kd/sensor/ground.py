@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,10 +137,10 @@ def _take_lowest(points: Points, cells: NDArray[np.int32]) -> Points:
     return taken
 
 
-def _weigh(floor: Points) -> Points:
+def _weigh(floor: Points) -> NDArray[Any]:
     """(M,) how much a cell tells of the ground that the sensor stands on."""
     x, y = floor[:, 0] / _HALF_M, floor[:, 1] / _HALF_M
-    weight: Points = 1 / (1 + x * x + y * y)
+    weight: NDArray[Any] = 1 / (1 + x * x + y * y)
     return weight
 
 

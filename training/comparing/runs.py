@@ -15,6 +15,7 @@ import numpy as np
 from lidar_kd.bundle import load_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.comparing.figures import Cost, Outcome
 from training.data.batch import make_batch
 from training.data.scan import ScanSet
@@ -60,7 +61,7 @@ def score_run(scans: ScanSet, answers: Sequence[Labels], **facts: Any) -> Outcom
 
 def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
     """Labels of each scan's own points; what fusion added is seen and not answered for."""
-    segmenter, answers = Segmenter(bundle), []
+    segmenter, answers = Segmenter(bundle, sensor=EACH_ALONE), []
     for index in range(len(scans)):
         scan = scans[index]
         labels = segmenter.segment(scan.points).labels
