@@ -24,8 +24,8 @@ from training.scores.metrics import Confusion, horizontal_range
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
 
-DRIVE = Settings(seed=2026, index=0, scans=100, quarter='city', enrich=3.0)  # make demo's
-CACHE = Path('runs/demo/streets-100')
+DRIVE_SCANS = 100  # of make demo, at 10 Hz; fewer where a tenth of them is not asked for
+CACHE = Path('runs/demo')
 OFF = SensorOptions(mounting='off', intensity='off')
 Disturb = Callable[[Scan], Scan]
 
@@ -72,7 +72,7 @@ DISTURBANCES: dict[str, Disturb] = {
 
 
 def run_sensitivity(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
-    sets = find_sets(console)
+    sets = find_sets(min(DRIVE_SCANS, 10 * scans), console)
     bundle = load_bundle(find_shipped_bundle())
     segmenters = {'off': Segmenter(bundle, sensor=OFF), 'auto': Segmenter(bundle)}
     figures: dict[str, float] = {}
@@ -90,11 +90,13 @@ def run_sensitivity(console: Console, *, scans: int, repeats: int) -> dict[str, 
     return figures
 
 
-def find_sets(console: Console) -> dict[str, ScanSet]:
+def find_sets(length: int, console: Console) -> dict[str, ScanSet]:
     """The drive of `make demo`, and real scans where they lie at hand."""
-    with console.progress(DRIVE.scans, 'simulating the drive') as advance:
-        make_streets(CACHE, DRIVE, sequences=1, workers=2, progress=advance)
-    found = {'drive': open_semantickitti(CACHE, None)}
+    settings = Settings(seed=2026, index=0, scans=length, quarter='city', enrich=3.0)
+    root = CACHE / f'streets-{length}'
+    with console.progress(length, 'simulating the drive') as advance:
+        make_streets(root, settings, sequences=1, workers=2, progress=advance)
+    found = {'drive': open_semantickitti(root, None)}
     if REAL.is_dir():
         found['kitti'] = open_semantickitti(REAL.parent, None)
     return found
