@@ -215,7 +215,7 @@ def test_one_odd_scan_changes_nothing_and_three_in_a_row_do(
 def test_a_value_that_comes_and_goes_is_not_taken() -> None:
     kept = Steady[float](lambda a, b: abs(a - b) < 1, max)
     seen = [kept.see(value) for value in (0, 5, 0, 5, 5, 0, 9, 5, 9, 5, 9)]
-    # 5 and 9 are no three in a row of their kind until the last 9: 5s are no longer among them
+    # the other values never come three times in a row: two 5s, then ever another one
     assert (seen.count(True), kept.value) == (1, 0)
 
 
