@@ -23,7 +23,7 @@ from launch_ros.actions import Node
 # in the checkout and in share/lidar_kd
 CONFIG = Path(__file__).resolve().parents[1] / 'config' / 'node'
 NAME = 'lidar_kd'
-SHOWN = ('labeled', 'obstacles')  # in the RViz file
+SHOWN = ('labeled', 'obstacles', 'static', 'markers', 'costmap')  # in the RViz file
 ARGUMENTS = {
     'points': ('/points', 'Topic with the PointCloud2 scans.'),
     'model': ('', 'Bundle (.safetensors); empty: what params_file says, else the shipped one.'),
@@ -36,6 +36,10 @@ ARGUMENTS = {
     ),
     'bag': ('', 'Also play this bag, in a loop, with its clock.'),
     'use_sim_time': ('', 'Time from /clock; empty: true with bag, else what params_file says.'),
+    'autoware': (
+        'false',
+        "Topics, ids and times as Autoware's ptv3 node has them: put it in that one's place.",
+    ),
     'namespace': ('', 'Namespace of the node.'),
     'log_level': ('info', 'debug, info, warn, error or fatal.'),
     'autostart': (
@@ -44,6 +48,14 @@ ARGUMENTS = {
         'params_file says, else true.',
     ),
 }
+# what ptv3 calls it; its input is `points`
+AUTOWARE_TOPICS = {
+    '~/segmented': '~/output/pointcloud/segmentation',
+    '~/labeled': '~/output/pointcloud/visualization',
+    '~/obstacles': '~/output/pointcloud/filtered',
+    '~/detected_objects': '~/output/objects',
+}
+AUTOWARE_PARAMETERS = {'output_classes': 'autoware', 'debug_stamped': True}
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 
 IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
@@ -65,7 +77,14 @@ def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
     }
     if values['autostart']:
         given['autostart'] = read_flag('autostart', values['autostart'])
+    if read_flag('autoware', values['autoware']):
+        given.update(AUTOWARE_PARAMETERS)
     return {**given, **choose_time(values)}
+
+
+def choose_remaps(values: Mapping[str, str]) -> list[tuple[str, str]]:
+    renamed = AUTOWARE_TOPICS if read_flag('autoware', values['autoware']) else {}
+    return [('~/points', values['points']), *renamed.items()]
 
 
 def choose_time(values: Mapping[str, str]) -> dict[str, bool]:
@@ -93,7 +112,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name=NAME,
             namespace=values['namespace'],
             parameters=[values['params_file'], choose_parameters(values)],
-            remappings=[('~/points', values['points'])],
+            remappings=choose_remaps(values),
             arguments=['--ros-args', '--log-level', values['log_level']],
             output='screen',
             emulate_tty=True,
