@@ -246,7 +246,8 @@ def report_drive(
         ['latency, header stamp to arrival, p50', f'{p50:.1f} ms'],
         ['latency, header stamp to arrival, p95', f'{p95:.1f} ms'],
         *_list_stages(listener),
-        *([name, status[name]] for name in ('mounting', 'intensity level') if name in status),
+        ['mounting', status.get('mounting', '?')],
+        ['intensity level', status.get('intensity level', '?')],
         *found,
     ]
     facts = ', '.join(status[key] for key in ('device', 'engine', 'precision') if key in status)
