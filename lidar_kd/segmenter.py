@@ -21,10 +21,11 @@ from torch import Tensor
 
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.intensity import limit_intensity
 from lidar_kd.labels import IGNORE
 from lidar_kd.models.fixed_scan import FixedScans, make_fixed_scans
 from lidar_kd.models.output import Output, SegmentationNetwork
+from lidar_kd.sensor import SensorFit, SensorOptions
+from lidar_kd.sensor.intensity import limit_intensity
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.voxels import voxelize, Voxels
 
@@ -54,9 +55,14 @@ class Segmenter:
         device: str = 'auto',
         precision: Precision = 'auto',
         engine: str | None = None,
+        sensor: SensorOptions | None = None,
         fixed_shapes: bool | None = None,
     ) -> None:
-        """fixed_shapes: one graph a scan; None: where it is faster, on CUDA without spconv."""
+        """`sensor`: by default scans are brought to the pose and brightness of training, which
+        the first ones tell; `sensor.begin()` where another sensor's follow.
+
+        fixed_shapes: a scan is one graph; None: on CUDA, without spconv.
+        """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         bundle.require_columns()
         self.spec = bundle.spec
@@ -65,6 +71,7 @@ class Segmenter:
         self.dtype = choose_dtype(precision, self.device, self.engine)
         model = copy.deepcopy(bundle.model)  # folding changes the weights
         self._model = cast(SegmentationNetwork, fold_norms(model).to(self.device).eval())
+        self.meet(sensor or SensorOptions())
         self._timing: dict[str, float] = {}
         if fixed_shapes is None:
             fixed_shapes = self.device.type == 'cuda' and self.engine.name == 'torch'
@@ -82,6 +89,12 @@ class Segmenter:
         height = generator.uniform(-2, 1, points)
         scan = [distance * np.cos(angle), distance * np.sin(angle), height, np.zeros(points)]
         self.segment(np.stack(scan, 1).astype(np.float32))
+        self.sensor.begin()
+
+    def meet(self, options: SensorOptions) -> None:
+        """From now on scans come from a sensor of which nothing is known but `options`."""
+        known = self.spec.trained_on()
+        self.sensor = SensorFit(known.height_m, known.ground_intensity, options)
 
     @torch.inference_mode()
     def segment(self, points: NDArray[np.float32]) -> Segmentation:
@@ -124,6 +137,7 @@ class Segmenter:
             scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale
             scan[:, 3] *= self.spec.intensity.scale
             limit_intensity(scan[:, 3])
+            self.sensor.correct(scan)
         return scan
 
     def _answer_fixed(self, scan: NDArray[np.float32]) -> Segmentation | None:
