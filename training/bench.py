@@ -21,6 +21,7 @@ from lidar_kd.models import PRESETS
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
+from training.benchmarks.hostile import run_hostile
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
@@ -40,6 +41,7 @@ BENCHMARKS = {
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
+    'hostile': (run_hostile, 'damaged and hostile files by the thousand; exit 1 if one gets through'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
@@ -57,11 +59,17 @@ def parse() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
+    parser.add_argument('--cases', type=int, default=2000, help='of hostile (default 2000)')
+    parser.add_argument('--seed', type=int, default=0, help='of hostile (default 0)')
+    parser.add_argument('--first', type=int, default=0, help='of hostile: number of the first case')
+    parser.add_argument('--kind', help='of hostile: only this kind of file')
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.name == 'hostile':
+        return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
     if not arguments.presets:
         return chosen
@@ -79,7 +87,7 @@ def main() -> int:
             arguments.json.write_text(json.dumps(metrics, indent=1) + '\n')
     except (LidarKdError, OSError) as error:
         return console.fail(error)
-    return 0
+    return int(metrics.get('failures', 0) > 0)
 
 
 if __name__ == '__main__':
