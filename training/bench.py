@@ -41,7 +41,10 @@ BENCHMARKS = {
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
-    'hostile': (run_hostile, 'damaged and hostile files by the thousand; exit 1 if one gets through'),
+    'hostile': (
+        run_hostile,
+        'hostile files by the thousand; exit 1 if one gets through',
+    ),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
@@ -61,7 +64,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--cases', type=int, default=2000, help='of hostile (default 2000)')
     parser.add_argument('--seed', type=int, default=0, help='of hostile (default 0)')
-    parser.add_argument('--first', type=int, default=0, help='of hostile: number of the first case')
+    parser.add_argument(
+        '--first', type=int, default=0, help='of hostile: number of the first case'
+    )
     parser.add_argument('--kind', help='of hostile: only this kind of file')
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()

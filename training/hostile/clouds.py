@@ -14,7 +14,7 @@ import numpy as np
 from lidar_kd.cloud import decode, encode_labeled, encode_segmented
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.scans.bags import Bag
-from training.hostile.damage import damage_bytes, odd_value, ODD_INTEGERS, pick, Rng
+from training.hostile.damage import damage_bytes, ODD_INTEGERS, odd_value, pick, Rng
 
 FIELDS = (('x', 0, 7), ('y', 4, 7), ('z', 8, 7), ('intensity', 12, 7), ('ring', 16, 4))
 STEP = 18

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to files: flipped bits, lost ends, numbers that nobody meant, values of odd types."""
+"""What happens to files: flipped bits, lost ends, numbers nobody meant, values of odd types."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def judge(kind: Kind, folder: Path, seed: int, number: int) -> tuple[str, str]:
         kind.use(path)
     except LidarKdError as error:
         return _read_sentence(error)
-    except Exception as error:  # whatever it is: it is what is looked for
+    except Exception as error:  # noqa: BLE001 (whatever it is: it is what is looked for)
         return 'traceback', _locate(error)
     return 'answered', ''
 
