@@ -34,6 +34,15 @@ class Job:
             return False  # segmenting it tells what is wrong
         return self.label.stat().st_size == points * bytes_per_point
 
+    def check_label(self, size: int) -> None:
+        """What is there and has another size was not written by the same command."""
+        there = self.label.stat().st_size if self.label.is_file() else size
+        if there != size:
+            raise DataError(
+                f'{self.label}: exists and has {there:,} bytes, not the {size:,} of the labels of '
+                f'{self.scan.name}; choose another folder with -o, or add --overwrite.'
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:

@@ -102,7 +102,8 @@ def build_model(name: str, **settings: Any) -> nn.Module:
     for key, value in settings.items():
         if isinstance(value, list | tuple) and len(value) > MOST_STAGES:
             raise ConfigError(
-                f'model {name}: {key} has {len(value):,} entries: at most {MOST_STAGES} are possible'
+                f'model {name}: {key} has {len(value):,} entries: at most {MOST_STAGES} are '
+                'possible'
             )
     try:
         return MODELS[model](**{**preset, **settings})

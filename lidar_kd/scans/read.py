@@ -150,8 +150,7 @@ def _read_bin(path: Path, columns: int) -> NDArray[np.float32]:
 
 def _read_numpy(path: Path) -> NDArray[np.float32]:
     try:
-        if zipfile.is_zipfile(path):
-            check_archive(path)
+        check_archive(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return _from_array(loaded, path)
@@ -165,7 +164,9 @@ def _read_numpy(path: Path) -> NDArray[np.float32]:
 
 
 def check_archive(path: Path) -> None:
-    """What it unpacks to is bounded only where Python stops at the announced size."""
+    """What a .npz unpacks to is bounded only where Python stops at the announced size."""
+    if not zipfile.is_zipfile(path):
+        return
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.file_size > MOST_BYTES:

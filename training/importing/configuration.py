@@ -12,13 +12,19 @@ import yaml
 
 from lidar_kd.errors import ConfigError
 
+# ValueError, TypeError: PyYAML lets through what is none of its type, as a date of month 99
+UNREADABLE_TEXT = (OSError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError,
+              ArithmeticError, LookupError, AttributeError, yaml.YAMLError)  # fmt: skip
+
 
 def read_configuration(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     """The wanted settings of a .py, .yaml or .json file, wherever in it they stand."""
     try:
         text = path.read_text()
         whole = python_literals(text, path) if path.suffix == '.py' else yaml.safe_load(text)
-    except (OSError, UnicodeError, SyntaxError, RecursionError, yaml.YAMLError) as error:
+    except ConfigError:
+        raise
+    except UNREADABLE_TEXT as error:
         reason = ' '.join(str(error).split())
         raise ConfigError(f'{path}: not readable as a configuration: {reason}') from None
     found: dict[str, Any] = {}
@@ -35,7 +41,7 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f'--set {pair}: write key=value')
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except UNREADABLE_TEXT:
             raise ConfigError(f'--set {pair}: its value is no YAML') from None
     return found
 
