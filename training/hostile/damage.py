@@ -97,7 +97,7 @@ def odd_value(rng: Rng) -> Any:
         lambda: pick((*ODD_WORDS, ESCAPE, '\u0000', '\ud800', 'y' * LONG, '../..', '.'), rng),
         lambda: pick(([], {}, [[]], [None], {'a': 1}), rng),
         lambda: [int(pick(ODD_INTEGERS, rng))] * int(pick((1, 5, 70, 2000, LONG), rng)),
-        lambda: nest(int(pick((3, 70, 900, 5000), rng))),
+        lambda: nest(int(pick((3, 70, 250), rng))),
     )
     return pick(kinds, rng)()
 

@@ -85,8 +85,10 @@ def _spoil_spec(text: str, rng: Rng) -> str:
         spec['grid'] = spoil_document(spec['grid'], rng)
     elif chance < 0.9:
         spec['labels'] = spoil_document(spec['labels'], rng)
-    else:
+    elif chance < 0.98:
         return damage_bytes(text.encode(), rng).decode('utf-8', 'replace')
+    else:
+        return '{"model": ' + '[' * LONG
     return json.dumps(spec)
 
 
@@ -150,7 +152,7 @@ def spoil_pickle(content: bytes, rng: Rng) -> bytes:
         index = struct.pack('<I', int(pick((2**20, 2**29, 2**31, 2**32 - 1), rng)))
         return content[:2] + b'}r' + index + content[2:]
     if chance < 0.3:
-        return pickle.dumps(pick((nest(900), [], {}, None, 7, {'model': 3}, {'step': -1}), rng), 2)
+        return pickle.dumps(pick((nest(250), [], {}, None, 7, {'model': 3}, {'step': -1}), rng), 2)
     if chance < 0.4:
         length = struct.pack('<Q', int(pick((2**20, 2**33, 2**62), rng)))
         return b'\x80\x04' + pick((b'\x8d', b'\x8e', b'\x96'), rng) + length + content

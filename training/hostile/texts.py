@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from training.hostile.damage import damage_bytes, ESCAPE, LONG, pick, Rng, spoil_document
+from training.hostile.damage import damage_bytes, ESCAPE, pick, Rng, spoil_document
 from training.hostile.templates import run_settings
 from training.run.config import load_config
 
@@ -28,8 +28,8 @@ def make_yaml(folder: Path, rng: Rng) -> Path:
         settings = spoil_document(settings, rng)
     try:
         text = yaml.safe_dump(settings, allow_unicode=True)
-    except (RecursionError, UnicodeError):
-        text = repr(settings)[:LONG]  # nested as deep, though not as YAML writes it
+    except RecursionError:
+        text = repr(settings)  # nested as deep, though not as YAML writes it
     data = text.encode('utf-8', 'surrogatepass')
     if chance > 0.9:
         data = (text + '# \u00e9\n').encode(pick(ENCODINGS, rng), 'replace')

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 import pickle
 import re
+import struct
 from typing import Any
 import zipfile
 
@@ -30,6 +31,7 @@ UNREADABLE = (
     RuntimeError,
     EOFError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
     # what a pickle that was not written by torch.save, or was spoilt, makes Python raise
     ArithmeticError,
