@@ -86,9 +86,11 @@ setup(
                 for package in (
                     'diagnostic-msgs',
                     'lifecycle-msgs',
+                    'nav-msgs',
                     'rcl-interfaces',
                     'sensor-msgs',
                     'std-msgs',
+                    'visualization-msgs',
                 )
             ),
         ],

@@ -27,8 +27,8 @@ _HOME = {
 
 # Threads that spin while they wait take the cores from everyone else: beside four busy processes a
 # network is 2.5 times slower. Those that sleep at once wake late: 14 % slower alone. 1000 turns,
-# some 20 us, lose half of that and nothing to the others. OpenMP reads this once, when torch is loaded:
-# here it is early enough unless torch came first; then it holds for what this process starts.
+# some 20 us, lose half of that and nothing to the others. OpenMP reads this once, when torch is
+# loaded: here it is early enough unless torch came first; then for what this process starts.
 if 'OMP_WAIT_POLICY' not in os.environ:
     os.environ['OMP_WAIT_POLICY'] = 'passive'
     os.environ.setdefault('GOMP_SPINCOUNT', '1000')

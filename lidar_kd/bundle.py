@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
-from lidar_kd.errors import BundleError, ConfigError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import BundleError, ConfigError, write_atomically
 from lidar_kd.labels import ClassTable
 from lidar_kd.models import build_model
 from lidar_kd.voxels import Grid

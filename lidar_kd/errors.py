@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors a user can cause: one sentence each, saying what, where and the remedy."""
+"""What can go wrong around files: errors of one sentence each (what, where, the remedy), and
+output that appears complete or not at all.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import tempfile
 
 MOST_SAID = 1000  # characters of a sentence; a damaged file may quote itself at any length
 
@@ -32,3 +40,36 @@ class DataError(LidarKdError):
 
 class BundleError(LidarKdError):
     """A bundle file that cannot be loaded or written."""
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to; renames it when the block succeeds."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        yield temporary
+        with temporary.open('rb') as file:
+            os.fsync(file.fileno())  # a crash right after the rename must not leave an empty file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps the block from writing `path` becomes one sentence with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f'{path}: cannot be written ({error.strerror or error}); '
+            'free some space or choose another output folder.'
+        ) from None
+
+
+def prepare_folder(path: Path) -> Path:
+    """Makes a folder for output; one that cannot be written shows now, not after the work."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path

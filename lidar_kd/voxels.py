@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse import Engine, Level, select_engine, sparse_tensor
-from lidar_kd.sparse.maps import key_layout
+from lidar_kd.sparse.engines.maps import key_layout
 
 Bounds = tuple[float, float, float]
 REACH = 2**19 - 16  # cells on each side of the origin: 26 km at 0.05 m, and keys always fit

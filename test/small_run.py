@@ -20,13 +20,14 @@ from lidar_kd.cli.console import Console
 from lidar_kd.labels import ClassTable, SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
-from training.run.build import build_parts, Teachers
+from training.run.build import build_parts
 from training.run.config import Config, load_config
 from training.run.folder import RunFolder
 from training.run.loop import Parts, Run
 from training.run.ranks import Ranks
 from training.run.sources import open_sources
-from training.run.teachers import load_teacher
+from training.run.teachers import FrozenTeacher, load_teacher
+from training.run.teaching import plan_teaching
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIB = 'Tr: 0 -1 0 0 0 0 -1 -1 1 0 0 0\n'
@@ -127,22 +128,22 @@ def prepare(
     config: Config,
     out: Path,
     ranks: Ranks | None = None,
-    teachers: Teachers | None = None,
+    teachers: Mapping[str, FrozenTeacher] | None = None,
 ) -> Parts:
     """The teachers are those that the configuration names, unless they are passed in."""
     console = Console(quiet=True)
     sources = open_sources(config.data, console)
     folder = RunFolder(out)
     folder.claim(config, {})
-    teachers = teachers or find_teachers(config)
-    return build_parts(config, sources, folder, console, ranks or Ranks(), teachers)
+    plan = plan_teaching(config, teachers or find_teachers(config))
+    return build_parts(config, sources, folder, console, ranks or Ranks(), plan)
 
 
-def find_teachers(config: Config) -> Teachers:
-    cpu, asked = torch.device('cpu'), config.asked_teachers
+def find_teachers(config: Config) -> dict[str, FrozenTeacher]:
+    cpu, scale = torch.device('cpu'), config.data.intensity_scale
     return {
-        name: load_teacher(teacher.bundle, config, SEMANTICKITTI.name, cpu)
-        for name, teacher in asked.items()
+        name: load_teacher(teacher.bundle, SEMANTICKITTI.name, scale, cpu)
+        for name, teacher in config.asked_teachers.items()
         if teacher.bundle is not None
     }
 

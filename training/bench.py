@@ -49,7 +49,7 @@ BENCHMARKS = {
 }
 
 
-def parse() -> argparse.Namespace:
+def parse_bench_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -84,7 +84,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    arguments, console = parse(), Console()
+    arguments, console = parse_bench_options(), Console()
     run, _ = BENCHMARKS[arguments.name]
     try:
         metrics = run(console, **options(arguments))

@@ -23,8 +23,7 @@ from lidar_kd.cli.lacking import explain_failed_imports
 explain_failed_imports()
 
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import ConfigError, LidarKdError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import ConfigError, LidarKdError, write_atomically
 from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
 from training.comparing.plan import plan_runs, Planned
 from training.comparing.plot import draw_runs

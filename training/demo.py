@@ -30,7 +30,7 @@ import numpy as np
 from lidar_kd.bundle import find_shipped_bundle, read_spec
 from lidar_kd.cli.birdview import draw_panel, Panel
 from lidar_kd.cli.console import Console
-from lidar_kd.cli.picture import draw_comparison, save_picture
+from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.labels import ClassTable, IGNORE
@@ -221,7 +221,7 @@ def draw_drive(answers: list[Received], table: ClassTable, out: Path) -> list[Pa
     views = [draw_view(received, table, RANGE_M, 480) for received in chosen]
     points, truth, labels = read(answers[len(answers) // 2])
     title = 'make demo: the middle of the drive'
-    full = draw_comparison(points, truth, labels, table, title=title, range_m=RANGE_M)
+    full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
     paths = [out / 'strip.png', out / 'scan.png']
     for path, picture in zip(paths, (np.concatenate(views, 1), full)):
         save_picture(path, picture)

@@ -34,8 +34,14 @@ import torch
 
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import ConfigError, DataError, LidarKdError
-from lidar_kd.files import prepare_folder, write_atomically, writing
+from lidar_kd.errors import (
+    ConfigError,
+    DataError,
+    LidarKdError,
+    prepare_folder,
+    write_atomically,
+    writing,
+)
 from lidar_kd.segmenter import Precision, Segmenter
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS

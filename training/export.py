@@ -27,8 +27,7 @@ from torch import Tensor
 
 from lidar_kd.bundle import Bundle, BundleSpec, save_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import BundleError, ConfigError, LidarKdError
-from lidar_kd.files import prepare_folder
+from lidar_kd.errors import BundleError, ConfigError, LidarKdError, prepare_folder
 from lidar_kd.models import build_model
 from lidar_kd.scans import read_scan
 from lidar_kd.segmenter import Segmenter

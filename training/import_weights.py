@@ -100,10 +100,10 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
     if family.structure:
         console.line(f'its structure is {family.structure}')
     if options.check is not None:
-        check(options, console)
+        check_import(options, console)
 
 
-def check(options: argparse.Namespace, console: Console) -> None:
+def check_import(options: argparse.Namespace, console: Console) -> None:
     """A wrong import shows at once as a poor mean IoU."""
     scoring = ScoringOptions(
         data=options.check,

@@ -30,7 +30,7 @@ from training.streets.sequence import Settings
 from training.streets.writer import folder_of
 
 
-def parse(words: list[str]) -> argparse.Namespace:
+def parse_simulate_options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         '--distortion', action='store_true', help='leave the ego motion within a turn in the scan'
     )
     arguments = parser.parse_args(words)
-    arguments.run = simulate
+    arguments.run = simulate_drives
     return arguments
 
 
@@ -69,7 +69,7 @@ def parse_compare(parser: argparse.ArgumentParser, words: list[str]) -> argparse
     return arguments
 
 
-def simulate(arguments: argparse.Namespace, console: Console) -> None:
+def simulate_drives(arguments: argparse.Namespace, console: Console) -> None:
     settings = Settings(
         seed=arguments.seed,
         index=arguments.first,
@@ -109,7 +109,7 @@ def compare_drives(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def main() -> int:
-    arguments, console = parse(sys.argv[1:]), Console()
+    arguments, console = parse_simulate_options(sys.argv[1:]), Console()
     try:
         arguments.run(arguments, console)
     except (LidarKdError, OSError) as error:

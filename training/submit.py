@@ -24,8 +24,7 @@ explain_failed_imports()
 
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
-from lidar_kd.errors import ConfigError, LidarKdError
-from lidar_kd.files import prepare_folder, write_atomically, writing
+from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter
 from training.data.kinds import open_dataset
 from training.data.scan import ScanSet
@@ -42,18 +41,15 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     words, console = list(sys.argv[1:] if argv is None else argv), Console()
     checking = words[:1] == ['check']
-    options = make_check_parser().parse_args(words[1:]) if checking else parse(words)
+    parser = make_check_parser() if checking else make_submit_parser()
+    options = parser.parse_args(words[1:] if checking else words)
     try:
-        return check(options, console) if checking else submit(options, console)
+        return check_archive(options, console) if checking else submit(options, console)
     except (LidarKdError, OSError) as error:
         return console.fail(error)
     except KeyboardInterrupt:
         console.warn('interrupted; the same command goes on where it stopped')
         return EXIT_INTERRUPTED
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    return make_submit_parser().parse_args(words)
 
 
 def make_submit_parser() -> argparse.ArgumentParser:
@@ -153,7 +149,7 @@ def predict(
             advance()
 
 
-def check(options: argparse.Namespace, console: Console) -> int:
+def check_archive(options: argparse.Namespace, console: Console) -> int:
     scans, split = open_split(options)
     return _report(options.archive, scans, split, console)
 

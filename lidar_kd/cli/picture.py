@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lidar_kd.cli.birdview import BACKGROUND, DIM_TEXT, draw_panel, Panel, RING, TEXT
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.labels import ClassTable, IGNORE, IGNORED_COLOUR
 
 Points = NDArray[np.float32]
@@ -44,7 +43,7 @@ def draw_scan(
     return page.draw(points, range_m or _choose_range_m(points))
 
 
-def draw_comparison(
+def draw_truth_and_answer(
     points: Points,
     truth: Labels,
     prediction: Labels,

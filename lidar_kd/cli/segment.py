@@ -22,8 +22,7 @@ from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.cli.jobs import check_output, Job, plan_jobs, Rank
 from lidar_kd.cli.picture import draw_scan, save_picture
-from lidar_kd.errors import DataError, LidarKdError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, LidarKdError, write_atomically
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.scans import find_full_scale, read_scan
 from lidar_kd.scans.bags import is_bag
@@ -110,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         rank = Rank.from_environment()
         console = Console(quiet=rank.index > 0)
-        return run(options, rank, console)
+        return label_files(options, rank, console)
     except LidarKdError as error:
         return console.fail(error)
     except KeyboardInterrupt:
@@ -168,7 +167,7 @@ def read_positive(word: str) -> float:
     return float(word)
 
 
-def run(options: LabellingOptions, rank: Rank, console: Console) -> int:
+def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:
     bag = next((path for path in options.inputs if is_bag(path)), None)
     if bag:
         raise DataError(

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.cloud.layout import choose_intensity, CloudLayout, Field, FLOAT32, read_layout, UINT8
+from lidar_kd.cloud.layout import (
+    choose_intensity,
+    CloudLayout,
+    Field,
+    FLOAT32,
+    read_layout,
+    UINT8,
+    UINT32,
+)
 from lidar_kd.intensity import IntensityRange, scale_values
 from lidar_kd.labels import ClassTable
 
@@ -153,22 +161,30 @@ def encode_segmented(
 
 
 def encode_labeled(
-    cloud: Cloud, labels: NDArray[np.uint8], table: ClassTable, *, out: array[int] | None = None
+    cloud: Cloud,
+    labels: NDArray[np.uint8],
+    table: ClassTable,
+    *,
+    instances: NDArray[np.uint32] | None = None,
+    out: array[int] | None = None,
 ) -> Payload:
     """The input's own layout and order, and `label` (train id) and `rgb` behind each point.
 
-    Fields of these names that the input has already become input_label and input_rgb.
+    With `instances` (N,) also `instance`. Fields of these names that the input has already
+    become input_label and so on.
     """
     layout = cloud.layout
-    fields, step = _append_fields(layout)
+    fields, step = _append_fields(layout, ADDED if instances is None else (*ADDED, 'instance'))
     data = _allocate(len(cloud) * step, out)
     if len(cloud):
         points = np.frombuffer(data, f'V{step}')
-        label, rgb = fields[-2:]
+        label, rgb, *instance = fields[len(layout.fields) :]
         points.getfield(cloud.opaque.dtype)[:] = cloud.opaque
         points.getfield('u1', label.offset)[:] = labels
         order = '>' if layout.is_bigendian else '<'
         points.getfield(f'{order}u4', rgb.offset)[:] = _pack_colours(table)[labels]
+        if instances is not None:
+            points.getfield(f'{order}u4', instance[0].offset)[:] = instances
     return Payload(
         data=data,
         fields=fields,
@@ -213,20 +229,22 @@ def _copy_position(rows: NDArray[np.void], layout: CloudLayout) -> NDArray[np.fl
     return points
 
 
-def _append_fields(layout: CloudLayout) -> tuple[tuple[Field, ...], int]:
-    """The input's fields, label and rgb (aligned, as viewers like it), and the new point_step."""
+def _append_fields(layout: CloudLayout, added: tuple[str, ...]) -> tuple[tuple[Field, ...], int]:
+    """The input's fields and those added (aligned, as viewers like it), and the new point_step."""
     names = {field.name for field in layout.fields}
     kept = []
     for field in layout.fields:
         name = field.name
-        if name in ADDED:
+        if name in added:
             name = f'input_{name}'
             while name in names:
                 name += '_'
         kept.append(field._replace(name=name))
     label = Field('label', layout.point_step, UINT8, 1)
     rgb = Field('rgb', -(-label.end // 4) * 4, FLOAT32, 1)
-    return (*kept, label, rgb), rgb.end
+    instance = Field('instance', rgb.end, UINT32, 1)
+    new = (label, rgb, instance)[: len(added)]
+    return (*kept, *new), new[-1].end
 
 
 def _pack_colours(table: ClassTable) -> NDArray[np.uint32]:

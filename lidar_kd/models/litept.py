@@ -19,11 +19,11 @@ from lidar_kd.models.serialization import ORDERS, Patches, serialize, Serialized
 from lidar_kd.models.transformer import (
     Attention,
     DropPath,
-    gather,
     in_parts,
-    joined,
+    join_parts,
     LayerNorm,
     Linear,
+    take_rows,
 )
 from lidar_kd.sparse import ConvNorm, Engine, Level, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -52,10 +52,10 @@ class RotaryAttention(Attention):
         results = []
         for rows in patches.rows:
             for part in in_parts(rows, x.shape[1]):
-                qkv = self.qkv(gather(x, part)).unflatten(2, (3, self.heads, -1))
+                qkv = self.qkv(take_rows(x, part)).unflatten(2, (3, self.heads, -1))
                 turns = angles.index_select(0, part.flatten()).view(*part.shape, *angles.shape[1:])
                 results.append(engine.attention.attend(turn(qkv, turns)).flatten(0, 1).flatten(1))
-        z: Tensor = self.proj(gather(joined(results), patches.answers))
+        z: Tensor = self.proj(take_rows(join_parts(results), patches.answers))
         return z
 
 
@@ -87,7 +87,7 @@ class RotaryBlock(nn.Module):
         x = self.norm(x)
         y = self.attention.turned(self.attention_norm(x), patches, angles, engine)
         x = x + self.drop_path(y)
-        return joined([part + self.drop_path(self._mix(part, engine)) for part in in_parts(x)])
+        return join_parts([part + self.drop_path(self._mix(part, engine)) for part in in_parts(x)])
 
     def _mix(self, x: Tensor, engine: Engine) -> Tensor:
         wide, _, narrow = self.mlp  # published checkpoints count the GELU between them

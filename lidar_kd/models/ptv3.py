@@ -18,7 +18,7 @@ from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
 from lidar_kd.models.serialization import ORDERS, serialize, Serialized
-from lidar_kd.models.transformer import AttentionBlock, gather, Linear, MlpSeen
+from lidar_kd.models.transformer import AttentionBlock, Linear, MlpSeen, take_rows
 from lidar_kd.sparse import ConvNorm, Level, Norm, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
 
@@ -71,7 +71,7 @@ class Unpool(nn.Module):
         self, x: Tensor, coarse: Level, skip: Tensor, fine: Level, parent: Tensor
     ) -> tuple[Tensor, Tensor]:
         own: Tensor = self.skip(skip, fine)
-        return own + gather(self.proj(x, coarse), parent), own
+        return own + take_rows(self.proj(x, coarse), parent), own
 
 
 class Blocks(nn.ModuleList):

@@ -62,8 +62,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
         parts = [part for rows in patches.rows for part in in_parts(rows, x.shape[1])]
-        results = [self._attend(gather(x, rows), engine) for rows in parts]
-        z: Tensor = self.proj(gather(joined(results), patches.answers))
+        results = [self._attend(take_rows(x, rows), engine) for rows in parts]
+        z: Tensor = self.proj(take_rows(join_parts(results), patches.answers))
         return z
 
     def _attend(self, x: Tensor, engine: Engine) -> Tensor:
@@ -94,7 +94,7 @@ class AttentionBlock(nn.Module):
         self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x = self._mix(x, level, patches, seen)
-        return joined([part + self._added(part, level.engine) for part in in_parts(x)]), None
+        return join_parts([part + self._added(part, level.engine) for part in in_parts(x)]), None
 
     def _mix(self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None) -> Tensor:
         around = SparseTensor(x if seen is None else seen, level)
@@ -116,7 +116,7 @@ class MlpSeen(AttentionBlock):
         self, x: Tensor, level: Level, patches: Patches, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         x = self._mix(x, level, patches, seen)
-        added = joined([self._added(part, level.engine) for part in in_parts(x)])
+        added = join_parts([self._added(part, level.engine) for part in in_parts(x)])
         return x + added, added
 
 
@@ -130,10 +130,10 @@ def in_parts(x: Tensor, width: int = 1) -> Sequence[Tensor]:
     return parts
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def join_parts(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def gather(x: Tensor, rows: Tensor) -> Tensor:
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """x[rows]; the gradient of index_select is a sum in a fixed order, that of an index is not."""
     return x.index_select(0, rows.flatten()).view(*rows.shape, x.shape[1])

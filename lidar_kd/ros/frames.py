@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a scan lies in another frame, by TF; tf2_ros is imported only when that is asked for."""
+"""Where a scan lies in other frames, by TF; tf2_ros is imported only when that is asked for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.ros.log import LOG_EVERY_S
+from lidar_kd.ros.settings import NodeSettings
 
 _BACK = JumpThreshold(
     min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
 )
+Pose = NDArray[np.float64]
 _PATIENCE = Duration(seconds=0.05)  # TF of a moving frame comes a little after the scan
 
 
@@ -26,40 +29,69 @@ class NoTransform(DataError):
 
 
 class Frames:
-    """Listens to TF; `pose` is called by the worker while the executor keeps on listening."""
+    """Listens to TF where a parameter names a frame; the worker asks, the executor listens."""
 
-    def __init__(self, node: LifecycleNode, target: str) -> None:
+    def __init__(self, node: LifecycleNode, settings: NodeSettings) -> None:
+        self._node = node
+        self._target, self._fixed = settings.target_frame, settings.fixed_frame
+        self._jumps: Any = None
+        if self._target or self._fixed:
+            self._listen(node)
+
+    def _listen(self, node: LifecycleNode) -> None:
+        name, frame = 'target_frame', self._target
+        if not frame:
+            name, frame = 'fixed_frame', self._fixed
         try:
             import tf2_ros
         except ImportError:
             raise ConfigError(
-                f"target_frame '{target}' needs tf2_ros: sudo apt install "
-                'ros-$ROS_DISTRO-tf2-ros-py, or leave target_frame empty.'
+                f"{name} '{frame}' needs tf2_ros: sudo apt install "
+                f'ros-$ROS_DISTRO-tf2-ros-py, or leave {name} empty.'
             ) from None
-        self.target = target
         self._failure = tf2_ros.TransformException
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
         # A bag that begins again: what TF knows of its end would refuse what comes now as too old.
-        self._jumps: Any = node.get_clock().create_jump_callback(
+        self._jumps = node.get_clock().create_jump_callback(
             _BACK, post_callback=lambda _: self._buffer.clear()
         )
 
-    def pose(self, header: Header) -> NDArray[np.float64]:
-        """(4, 4) from the scan's frame to the target, at the scan's stamp."""
-        stamp = Time.from_msg(header.stamp)
+    def place(self, header: Header) -> tuple[Header, Pose | None]:
+        """The header of what is published, and what brings the scan there; None: it is there."""
+        if not self._target:
+            return header, None
+        pose = self._find(header, self._target, 'target_frame')
+        return Header(stamp=header.stamp, frame_id=self._target), pose
+
+    def locate(self, header: Header) -> Pose | None:
+        """From the header's frame to the fixed one; None, and a warning, where TF has no way."""
+        if not self._fixed or header.frame_id == self._fixed:
+            return np.eye(4)  # a sensor that stands still, for all we know
         try:
-            found = self._buffer.lookup_transform(self.target, header.frame_id, stamp, _PATIENCE)
-        except self._failure as error:
-            raise NoTransform(
-                f"TF has no way from '{header.frame_id}' to '{self.target}' at the scan's stamp "
-                f'({error}); publish it, or leave target_frame empty.'
-            ) from None
-        return make_pose(found.transform)
+            return self._find(header, self._fixed, 'fixed_frame')
+        except NoTransform as error:
+            self._node.get_logger().warning(
+                f'no speeds: {error}', throttle_duration_sec=LOG_EVERY_S
+            )
+            return None
 
     def destroy(self) -> None:
-        self._jumps.unregister()
-        self._listener.unregister()
+        if self._jumps is not None:
+            self._jumps.unregister()
+            self._listener.unregister()
+
+    def _find(self, header: Header, frame: str, parameter: str) -> Pose:
+        """(4, 4) from the header's frame at its stamp."""
+        stamp = Time.from_msg(header.stamp)
+        try:
+            found = self._buffer.lookup_transform(frame, header.frame_id, stamp, _PATIENCE)
+        except self._failure as error:
+            raise NoTransform(
+                f"TF has no way from '{header.frame_id}' to '{frame}' at the scan's stamp "
+                f'({error}); publish it, or leave {parameter} empty.'
+            ) from None
+        return make_pose(found.transform)
 
 
 def make_pose(transform: Any) -> NDArray[np.float64]:

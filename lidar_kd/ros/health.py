@@ -27,6 +27,7 @@ class Health:
         self._quiet = BackOff()
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.failure = ''  # why configuring or activating failed
+        self.missing = ''  # which topics are not offered
         self.begin()
 
     def begin(self) -> None:
@@ -48,6 +49,8 @@ class Health:
         values: dict[str, str] = {}
         if pipeline:
             values = {**pipeline.facts(), **pipeline.intensity_facts()}
+            if self.missing:
+                values['topics'] = self.missing
         level, sentence = self._assess(values, source, limits)
         status = DiagnosticStatus(
             level=bytes([level]),

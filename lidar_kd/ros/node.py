@@ -32,6 +32,7 @@ from lidar_kd.ros.log import explain, ToRos, trace
 from lidar_kd.ros.mailbox import Worker
 from lidar_kd.ros.parameters import check_changes, declare_parameters
 from lidar_kd.ros.pipeline import Labelled, Pipeline
+from lidar_kd.ros.scene import needs_scene
 from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.statistics import Answer
 from lidar_kd.ros.topics import Input, Outputs
@@ -110,10 +111,12 @@ class SegmentNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._pipeline = Pipeline(self.settings)
-        if self.settings.target_frame:
-            self._frames = Frames(self, self.settings.target_frame)
-        self._outputs = Outputs(self, self._pipeline.clouds)
+        self._frames = Frames(self, self.settings)
+        self._outputs = Outputs(self, self._pipeline.clouds, self.settings)
+        self._health.missing = self._outputs.offers.explain_missing()
         self.get_logger().info(f'configured: {", ".join(self._pipeline.facts().values())}')
+        if self._health.missing:
+            self.get_logger().info(self._health.missing)
 
     def _activate(self) -> None:
         assert self._pipeline is not None
@@ -187,9 +190,10 @@ class SegmentNode(LifecycleNode):
 
     def _answer(self, message: PointCloud2) -> None:
         assert self._pipeline is not None
+        assert self._frames is not None
         assert self._outputs is not None
         start_s, settings = time.perf_counter(), self.settings
-        age_s = self._age_s(message)
+        age_s = self._age_s(message.header)
         if 0 < settings.max_age_s < age_s:
             self._health.drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
             return
@@ -197,20 +201,18 @@ class SegmentNode(LifecycleNode):
         if not wanted:
             self._health.statistics.skip(time.monotonic())
             return
-        header, pose = message.header, None
-        if self._frames:
-            pose = self._frames.pose(header)
-            header = Header(stamp=header.stamp, frame_id=self._frames.target)
-        labelled = self._pipeline.label(message, wanted, settings, pose)
-        self._outputs.send_clouds(header, labelled.payloads)
+        header, pose = self._frames.place(message.header)
+        taken_at = self._frames.locate(header) if needs_scene(wanted, settings) else None
+        labelled = self._pipeline.label(message, wanted, settings, pose, taken_at)
+        self._outputs.send(header, labelled, wanted)
         total_ms = 1e3 * (time.perf_counter() - start_s)
-        self._report(labelled, total_ms, 1e3 * self._age_s(message), wanted)
+        self._report(labelled, total_ms, message.header, wanted)
 
     def _report(
-        self, labelled: Labelled, total_ms: float, latency_ms: float, wanted: frozenset[str]
+        self, labelled: Labelled, total_ms: float, header: Header, wanted: frozenset[str]
     ) -> None:
         assert self._outputs is not None
-        now_s = time.monotonic()
+        now_s, latency_ms = time.monotonic(), 1e3 * self._age_s(header)
         stages = labelled.stages_ms
         postprocess_ms = total_ms - stages['preprocess'] - stages['inference']
         times = {
@@ -220,10 +222,12 @@ class SegmentNode(LifecycleNode):
             'processing_time/postprocess_ms': postprocess_ms,
             'processing_time/total_ms': total_ms,
         }
+        if 'objects' in stages:
+            times['processing_time/objects_ms'] = stages['objects']
         if self._answered_s:
             times['cyclic_time_ms'] = 1e3 * (now_s - self._answered_s)
         self._answered_s = now_s
-        self._outputs.send_times(times, wanted)
+        self._outputs.send_times(header, times, wanted)
         answer = Answer(
             latency_ms=latency_ms,
             total_ms=total_ms,
@@ -236,9 +240,9 @@ class SegmentNode(LifecycleNode):
             self._is_told = True
             self.get_logger().info(f'first scan labelled: {labelled.description}')
 
-    def _age_s(self, message: PointCloud2) -> float:
+    def _age_s(self, header: Header) -> float:
         """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""
-        stamp = message.header.stamp
+        stamp = header.stamp
         age_ns = self.get_clock().now().nanoseconds - stamp.sec * 10**9 - stamp.nanosec
         return float(age_ns) * 1e-9
 
@@ -259,7 +263,7 @@ class SegmentNode(LifecycleNode):
         try:
             settings = check_changes(self, changes, self._where())
             if self._pipeline:
-                self._pipeline.check_filters(settings.filters)
+                self._pipeline.check_classes(settings)
         except LidarKdError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.settings = settings

@@ -10,7 +10,8 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from lidar_kd.ros.settings import filter_parameters, NodeSettings, Parameter, parameters, Value
+from lidar_kd.ros.one_parameter import Parameter, Value
+from lidar_kd.ros.settings import filter_parameters, NodeSettings, parameters
 
 
 def declare_parameters(node: Node) -> NodeSettings:
@@ -43,7 +44,8 @@ def check_changes(node: Node, changes: Iterable[Any], state: str) -> NodeSetting
     values = _read(node)
     known = {parameter.name: parameter for parameter in parameters()}
     for change in changes:
-        if change.name in known:
+        is_new = change.name in values and change.value != values[change.name]
+        if change.name in known and is_new:
             known[change.name].check_change(state)
         if change.name in values:
             values[change.name] = change.value
@@ -55,7 +57,6 @@ def make_descriptor(parameter: Parameter) -> ParameterDescriptor:
         name=parameter.name,
         description=parameter.description,
         additional_constraints=_constraints(parameter),
-        read_only=parameter.changes == 'start',
     )
     lower, upper = parameter.lower, parameter.upper
     if upper and isinstance(parameter.default, float):
@@ -72,6 +73,8 @@ def _constraints(parameter: Parameter) -> str:
     told = []
     if parameter.choices:
         told.append(f'one of {", ".join(parameter.choices)}')
+    if parameter.changes == 'start':
+        told.append('read once, at the start')
     if parameter.changes in ('unconfigured', 'inactive'):
         told.append(f'changes only while the node is {parameter.changes}')
     return '; '.join(told)

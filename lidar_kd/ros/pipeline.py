@@ -33,8 +33,11 @@ from lidar_kd.cloud.layout import choose_intensity
 from lidar_kd.errors import BundleError
 from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
-from lidar_kd.ros.settings import Filter, NodeSettings
+from lidar_kd.ros.output_settings import COSTMAP
+from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
+from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,10 @@ class Labelled:
     """A scan's outputs by topic, and what diagnostics want to know about it."""
 
     payloads: dict[str, Payload]
-    stages_ms: dict[str, float]  # preprocess, inference
+    scene: SeenObjects | None  # where a wanted topic shows objects
+    costmap: Costmap | None
+    table: ClassTable
+    stages_ms: dict[str, float]  # preprocess, inference; objects with a scene
     points: int
     unlabelled: int
     entropy: float
@@ -68,7 +74,7 @@ class Pipeline:
             precision=cast(Precision, settings.precision),
             engine=None if settings.engine == 'auto' else settings.engine,
         )
-        self.check_filters(settings.filters)
+        self.check_classes(settings)
         if settings.warm_up_points:
             self._segmenter.warm_up(settings.warm_up_points)
         self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
@@ -78,15 +84,17 @@ class Pipeline:
         """Forgets the sensor: the next scan may be another one's."""
         self._intensity = IntensityRange(_PATIENCE)
         self._intensity_source: tuple[str, float] = '-', 0.0  # field, intensity_scale
+        self._finder = SceneFinder()
 
     @property
     def table(self) -> ClassTable:
         return self._segmenter.spec.labels
 
-    def check_filters(self, filters: Collection[Filter]) -> None:
-        """Raises ConfigError where a filter names what the bundle does not know."""
-        for each in filters:
+    def check_classes(self, settings: NodeSettings) -> None:
+        """Raises ConfigError where a parameter names what the bundle does not know."""
+        for each in settings.filters:
             each.keeps(self.table)
+        list_costs(self.table, settings)
 
     def check(self, message: Any) -> None:
         """Raises MalformedCloud; takes microseconds."""
@@ -98,21 +106,36 @@ class Pipeline:
         wanted: Collection[str],
         settings: NodeSettings,
         pose: Pose | None = None,
+        taken_at: Pose | None = None,
     ) -> Labelled:
-        """`pose` (4, 4) brings the scan to where the network and the listeners want it."""
+        """`pose` (4, 4) brings the scan to where the network and the listeners want it, and
+        `taken_at` from there to where what rests stands still; None: nobody knows.
+        """
         start_s = time.perf_counter()
         cloud = self._decode(message, settings)
         cloud = cloud if pose is None else move(cloud, pose)
         decoded_ms = 1e3 * (time.perf_counter() - start_s)
         result = self._segment(cloud, settings)
+        stages_ms = {
+            'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
+            'inference': sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network')),
+        }
+        scene = None
+        if needs_scene(wanted, settings):
+            start_s = time.perf_counter()
+            moment = read_stamp(message), taken_at
+            scene = self._finder.find(cloud, result, self.table, settings, moment)
+            stages_ms['objects'] = 1e3 * (time.perf_counter() - start_s)
+        costmap = None
+        if COSTMAP in wanted:
+            costmap = draw_costmap(cloud.points, result.labels, self.table, settings)
         seen = result.labels != IGNORE
-        inference_ms = sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network'))
         return Labelled(
-            payloads=build_outputs(cloud, result, wanted, settings, self.table),
-            stages_ms={
-                'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
-                'inference': inference_ms,
-            },
+            payloads=build_outputs(cloud, result, wanted, settings, self.table, scene),
+            scene=scene,
+            costmap=costmap,
+            table=self.table,
+            stages_ms=stages_ms,
             points=len(seen),
             unlabelled=len(seen) - int(np.count_nonzero(seen)),
             description=self._describe_scan(cloud),
@@ -226,12 +249,19 @@ def choose_model(path: str) -> Path:
         raise BundleError(f'{reason}; set the parameter model to a .safetensors file.') from None
 
 
+def read_stamp(message: Any) -> float:
+    """Seconds."""
+    stamp = message.header.stamp
+    return float(stamp.sec + 1e-9 * stamp.nanosec)
+
+
 def build_outputs(
     cloud: Cloud,
     result: Segmentation,
     wanted: Collection[str],
     settings: NodeSettings,
     table: ClassTable,
+    scene: SeenObjects | None,
 ) -> dict[str, Payload]:
     payloads = {}
     if SEGMENTED in wanted:
@@ -239,11 +269,9 @@ def build_outputs(
         ids = table.to_autoware(result.labels) if autoware else result.labels
         payloads[SEGMENTED] = encode_segmented(cloud, ids, result.probability, result.entropy)
     if LABELED in wanted:
-        payloads[LABELED] = encode_labeled(cloud, result.labels, table)
+        instances = scene.number_points() if scene and settings.labeled_instances else None
+        payloads[LABELED] = encode_labeled(cloud, result.labels, table, instances=instances)
     for each in settings.filters:
         if each.name in wanted:
-            keep = each.keeps(table)[result.labels]
-            if each.min_probability:
-                keep &= result.probability >= each.min_probability
-            payloads[each.name] = select(cloud, keep)
+            payloads[each.name] = select(cloud, keep_points(each, result, table, scene))
     return payloads

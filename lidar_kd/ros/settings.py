@@ -8,65 +8,28 @@ people.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 import re
-from typing import Any, cast, Literal, TypeVar
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.ros.one_parameter import Parameter, Value
+from lidar_kd.ros.one_parameter import parameter_field as _parameter
+from lidar_kd.ros.output_settings import OutputSettings, read_costs
 
-Value = bool | int | float | str | Sequence[str] | Sequence[float]
-# start: with the node only; unconfigured, inactive: up to that state; always: also while it runs
-Changes = Literal['start', 'unconfigured', 'inactive', 'always']
 UNLABELLED = 'unlabelled'  # a filter's word for points without an answer
-T = TypeVar('T')
+MOTIONS = ('resting', 'moving')  # and for those of objects, by what the tracker has seen
 NO_BOX = (-1e4, 1e4) * 3  # as wide as no sensor sees
-_TAKEN = ('points', 'segmented', 'labeled', 'label_info', 'debug')
-_FILTER_DEFAULTS = {'obstacles': ['obstacle'], 'ground': ['ground']}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    name: str
-    default: Value
-    description: str
-    changes: Changes = 'always'
-    lower: float = 0
-    upper: float = 0  # no range where both are 0
-    choices: tuple[str, ...] = ()
-
-    def check(self, value: Value) -> None:
-        if self.choices and value not in self.choices:
-            raise ConfigError(
-                f'parameter {self.name}: {value!r} is unknown; use one of '
-                f'{", ".join(self.choices)}.'
-            )
-        if self.upper and not self.lower <= cast(float, value) <= self.upper:
-            raise ConfigError(
-                f'parameter {self.name}: {value} is outside {self.lower:g}..{self.upper:g}.'
-            )
-
-    def check_change(self, state: str) -> None:
-        """`state` is the lifecycle's word for where the node is."""
-        if self.changes == 'unconfigured' and state not in ('unconfigured', 'finalized'):
-            raise ConfigError(
-                f'parameter {self.name} needs the bundle loaded anew: deactivate and clean up the '
-                'node (ros2 lifecycle set NODE deactivate, then cleanup), set it, then configure.'
-            )
-        if self.changes == 'inactive' and state == 'active':
-            raise ConfigError(
-                f'parameter {self.name} needs a new subscription: deactivate the node '
-                '(ros2 lifecycle set NODE deactivate), set it, then activate.'
-            )
-
-
-def _parameter(default: T, description: str, **rest: Any) -> T:
-    metadata = {'default': default, 'description': description, **rest}
-    declared: T = field(default_factory=lambda: default, metadata=metadata)
-    return declared
+_SECTIONS = ('crop', 'objects', 'costmap')  # of the parameters' names
+_TAKEN = (
+    *('points', 'segmented', 'labeled', 'label_info', 'debug', 'objects', 'markers', 'costmap'),
+    *('detected_objects', 'tracked_objects'),
+)
+_FILTER_DEFAULTS = {'obstacles': ['obstacle'], 'ground': ['ground'], 'static': ['static']}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +37,12 @@ class Filter:
     """A topic with the points of some classes."""
 
     name: str
-    classes: tuple[str, ...]  # names, groups of the label table, or 'unlabelled'
+    classes: tuple[str, ...]  # names, groups of the label table, 'unlabelled', or of MOTIONS
     min_probability: float
+
+    @property
+    def motions(self) -> frozenset[str]:
+        return frozenset(self.classes) & frozenset(MOTIONS)
 
     def keeps(self, table: ClassTable) -> NDArray[np.bool_]:
         """(256,) whether points with this train id belong to it."""
@@ -83,6 +50,8 @@ class Filter:
         for word in self.classes:
             if word == UNLABELLED:
                 keeps[IGNORE] = True
+            elif word in MOTIONS:
+                continue
             elif word in table.names:
                 keeps[table.names.index(word)] = True
             else:
@@ -95,12 +64,13 @@ class Filter:
         except ConfigError:
             raise ConfigError(
                 f"parameter filters.{self.name}.classes: '{word}' is no class and no group of "
-                f"'{table.name}'; use {', '.join([*table.groups, *table.names, UNLABELLED])}."
+                f"'{table.name}'; use "
+                f'{", ".join([*table.groups, *table.names, UNLABELLED, *MOTIONS])}.'
             ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeSettings:
+class NodeSettings(OutputSettings):
     """The values of all parameters at one moment."""
 
     model: str = _parameter(
@@ -214,6 +184,7 @@ class NodeSettings:
             parameter.name.replace('.', '_'): values[parameter.name] for parameter in parameters()
         }
         check_box(own['crop_box'])
+        read_costs(own['costmap_costs'])
         return cls(**own, filters=tuple(_read_filter(name, values) for name in names))
 
 
@@ -221,7 +192,12 @@ def parameters() -> Iterator[Parameter]:
     """All but those of the filters."""
     for each in fields(NodeSettings):
         if each.metadata:
-            yield Parameter(name=each.name.replace('crop_', 'crop.'), **each.metadata)
+            yield Parameter(name=_name_parameter(each.name), **each.metadata)
+
+
+def _name_parameter(field_name: str) -> str:
+    section, _, rest = field_name.partition('_')
+    return f'{section}.{rest}' if section in _SECTIONS else field_name
 
 
 def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
@@ -229,7 +205,8 @@ def filter_parameters(names: Sequence[str]) -> Iterator[Parameter]:
         yield Parameter(
             name=f'filters.{name}.classes',
             default=_FILTER_DEFAULTS.get(name, ['']),
-            description=f'Classes or groups of ~/{name}; {UNLABELLED}: points without an answer.',
+            description=f'Classes or groups of ~/{name}; {UNLABELLED}: points without an answer; '
+            'resting, moving: those of objects that the tracker has seen do so.',
         )
         yield Parameter(
             name=f'filters.{name}.min_probability',

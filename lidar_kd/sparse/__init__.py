@@ -2,6 +2,7 @@
 """Sparse convolution with one set of weights and several engines."""
 
 from lidar_kd.sparse.engines.contract import Engine
+from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.layers import (
     chain,
     Conv,
@@ -14,7 +15,6 @@ from lidar_kd.sparse.layers import (
     StridedConv,
     SubmanifoldConv,
 )
-from lidar_kd.sparse.maps import KernelMap
 from lidar_kd.sparse.select import select_engine
 from lidar_kd.sparse.tensor import batch_sizes, Level, sparse_tensor, SparseTensor
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.sparse.engines.contract import Engine
-from lidar_kd.sparse.maps import KernelMap
+from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.tensor import Level, SparseTensor, Triple
 
 

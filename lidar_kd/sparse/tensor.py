@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse.engines.contract import Engine
-from lidar_kd.sparse.maps import KernelMap, key_layout, KeyLayout, reaching_pairs
+from lidar_kd.sparse.engines.maps import KernelMap, key_layout, KeyLayout, reaching_pairs
 from lidar_kd.sparse.select import select_engine
 
 Triple = tuple[int, int, int]

@@ -89,7 +89,7 @@ def make_model() -> nn.Module:
     return fold_norms(model)
 
 
-def prepare(scan: Tensor, size_m: float) -> Voxels:
+def voxelize_with_maps(scan: Tensor, size_m: float) -> Voxels:
     """The scan's voxels, counted from 0 as the peer wants them."""
     voxels = voxelize(scan, CartesianGrid(voxel_m=size_m))
     low = voxels.coords[:, 1:].amin(0)
@@ -137,10 +137,10 @@ def run_engine(console: Console, *, scans: int, repeats: int) -> dict[str, float
     table = []
     clocks = {}
     for size_m in SIZES_M:
-        batches = [prepare(torch.from_numpy(cloud), size_m) for cloud in clouds]
+        batches = [voxelize_with_maps(torch.from_numpy(cloud), size_m) for cloud in clouds]
         console.line(f'{size_m} m: {int(_median_voxels(batches))} voxels (median)')
         clocks[size_m] = _time_all(console, rows, model, batches, floor, repeats)
-    errors = disagreement(rows, model, prepare(torch.from_numpy(clouds[0]), SIZES_M[0]))
+    errors = disagreement(rows, model, voxelize_with_maps(torch.from_numpy(clouds[0]), SIZES_M[0]))
     for row in rows:
         cells: list[object] = [row.name]
         for size_m in SIZES_M:
@@ -232,7 +232,7 @@ def run_maps(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     console.banner('maps: all kernel maps of MinkUNet', {'scans': source, 'engines': _names(rows)})
     metrics, table = {}, []
     for size_m in SIZES_M:
-        batches = [prepare(torch.from_numpy(cloud), size_m) for cloud in clouds]
+        batches = [voxelize_with_maps(torch.from_numpy(cloud), size_m) for cloud in clouds]
         clock = Clock()
         for repeat, scan in rounds(len(batches), repeats + 1):
             for row in rows:

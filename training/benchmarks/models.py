@@ -54,7 +54,8 @@ def run_models(
     table = []
     with console.progress(len(names), 'measuring') as advance:
         for name in names:
-            found = measure(name, batches[kind_of(name)], repeats) | {'gb': peak_gb(name)}
+            found = measure_preset(name, batches[kind_of(name)], repeats)
+            found |= {'gb': preset_peak_gb(name)}
             metrics |= {f'{name}_{what}': value for what, value in found.items()}
             figures = found['gmacs'], found['ms'], found['gb']
             table.append([name, f'{found["params"]:,.0f}', *(f'{n:.1f}' for n in figures)])
@@ -65,7 +66,7 @@ def run_models(
     return metrics
 
 
-def measure(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
+def measure_preset(name: str, batches: list[Voxels], repeats: int) -> dict[str, float]:
     model, clock = make_preset(name), Clock()
     params = sum(p.numel() for p in build_model(name, classes=CLASSES).parameters())
     for repeat, scan in rounds(len(batches), repeats):
@@ -88,7 +89,7 @@ def make_preset(name: str) -> Any:
     return fold_norms(build_model(name, classes=CLASSES).eval())
 
 
-def peak_gb(name: str) -> float:
+def preset_peak_gb(name: str) -> float:
     """Peak resident memory of a fresh process that runs a preset once."""
     command = [sys.executable, '-m', 'training.benchmarks.models', name]
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)

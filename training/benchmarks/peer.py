@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.sparse import Engine, KernelMap
-from lidar_kd.sparse.maps import KeyLayout
+from lidar_kd.sparse.engines.maps import KeyLayout
 
 
 def spconv_installed() -> bool:

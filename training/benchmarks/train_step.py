@@ -22,8 +22,8 @@ from training.benchmarks.engine import (
     CLASSES,
     Contender,
     contenders,
-    prepare,
     rounds,
+    voxelize_with_maps,
     with_engine,
 )
 from training.benchmarks.scans import distinct_scans
@@ -58,7 +58,7 @@ def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, f
     )
     torch.manual_seed(0)
     model: Any = build_model('minkunet', classes=CLASSES).train()
-    batches = [prepare(torch.from_numpy(cloud), SIZE_M) for cloud in clouds]
+    batches = [voxelize_with_maps(torch.from_numpy(cloud), SIZE_M) for cloud in clouds]
     clock = Clock()
     with console.progress(repeats * len(batches), 'measuring') as advance:
         for repeat, scan in rounds(len(batches), repeats):
@@ -70,7 +70,7 @@ def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, f
                         step(model, voxels, Clock(), row.name, scan)
                     step(model, voxels, clock, row.name, scan)
             advance()
-    peaks = {row.name: peak_gb(row.name) for row in rows}
+    peaks = {row.name: train_peak_gb(row.name) for row in rows}
     return _report(console, rows, clock, peaks)
 
 
@@ -101,7 +101,7 @@ def _report(
     return metrics
 
 
-def peak_gb(name: str) -> float:
+def train_peak_gb(name: str) -> float:
     """Peak resident memory of a fresh process that trains three steps under one engine."""
     command = [sys.executable, '-m', 'training.benchmarks.train_step', name]
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -114,7 +114,7 @@ def _measure_peak(name: str) -> float:
     clouds, _ = distinct_scans(3)
     model: Any = build_model('minkunet', classes=CLASSES).train()
     for cloud in clouds:
-        voxels = with_engine(prepare(torch.from_numpy(cloud), SIZE_M), row)
+        voxels = with_engine(voxelize_with_maps(torch.from_numpy(cloud), SIZE_M), row)
         with row.alone():
             step(model, voxels, Clock(), name, 0)
     status = Path('/proc/self/status').read_text()

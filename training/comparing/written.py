@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from lidar_kd.cli.console import Console
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import write_atomically
 from training.comparing.figures import Comparison, Table
 
 

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import prepare_folder, write_atomically, writing
+from lidar_kd.errors import DataError, prepare_folder, write_atomically, writing
 from lidar_kd.labels import SEMANTICKITTI
 from training.data.augment import augment, Augmentation
 from training.data.instances import build_paste_bank, digest_files

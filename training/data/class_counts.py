@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import write_atomically
 from training.data.scan import ScanSet
 
 log = logging.getLogger(__name__)

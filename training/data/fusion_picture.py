@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import write_atomically
 from training.data.fusion import FusedScans, InstanceBank, REGISTERED, STILL
 from training.data.scan import Points
 

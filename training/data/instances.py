@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.scans.read import DAMAGED
 from training.data.class_counts import CACHE, fingerprint
 from training.data.paste import cut_instances, SMALLEST

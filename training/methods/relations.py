@@ -30,7 +30,7 @@ def cross_relation(student: Sequence[Tensor], teacher: Sequence[Tensor], *, tau:
         ours = [normalize(features.float(), eps=_SMALLEST) for features in student]
         theirs = [normalize(f.detach().float(), eps=_SMALLEST) for f in teacher]
         first = len(ours) * (distributed.get_rank() if _ranks() > 1 else 0)
-        everyone, their_everyone = gather(ours), gather(theirs)
+        everyone, their_everyone = gather_from_ranks(ours), gather_from_ranks(theirs)
         share = _ranks() / len(everyone) ** 2
         mine = range(first, first + len(ours))
         return share * _Relation.apply(tau, mine, their_everyone, *everyone)
@@ -90,7 +90,7 @@ def _compare_pair(
     return value, slope
 
 
-def gather(mine: list[Tensor]) -> list[Tensor]:
+def gather_from_ranks(mine: list[Tensor]) -> list[Tensor]:
     """(n_i, D) of the scans of every rank, in the order of the ranks, with gradient.
 
     Every rank has as many scans, each of any size.

@@ -72,11 +72,15 @@ class Weights:
         self._sums: dict[str, float] = dict.fromkeys(self._weights, 0.0)  # of ratios
         self._counts: dict[str, int] = dict.fromkeys(self._weights, 0)
         self._step = 0
+        self._ends_with_warm_up = False  # a run of version 0.1, which goes on as it began
 
     @property
     def wants_gradients(self) -> bool:
         """Whether this step is one to measure at: every few of the warm-up, fewer afterwards."""
-        every = self._every if self._step < self._warm_up else self._later
+        warming_up = self._step < self._warm_up
+        if self._ends_with_warm_up and not warming_up:
+            return False
+        every = self._every if warming_up else self._later
         return bool(self._weights) and self._step % every == 0
 
     def settled_within(self, steps: int) -> bool:
@@ -119,11 +123,17 @@ class Weights:
                 if isinstance(weight, Auto) and not self._counts[name]]  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        return {'step': self._step, 'sums': dict(self._sums), 'counts': dict(self._counts)}
+        return {
+            'step': self._step,
+            'sums': dict(self._sums),
+            'counts': dict(self._counts),
+            'ends_with_warm_up': self._ends_with_warm_up,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """A run from before the mean went on after the warm-up kept every single ratio."""
+        """Version 0.1 kept every single ratio, and measured none after the warm-up."""
         self._step = state['step']
+        self._ends_with_warm_up = 'ratios' in state or state.get('ends_with_warm_up', False)
         kept: Mapping[str, list[float]] = state.get('ratios', {})
         sums = state.get('sums') or {name: sum(each) for name, each in kept.items()}
         counts = state.get('counts') or {name: len(each) for name, each in kept.items()}

@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from lidar_kd.cli.console import Console
-from lidar_kd.cli.picture import draw_comparison, save_picture
-from lidar_kd.files import write_atomically, writing
+from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
+from lidar_kd.errors import write_atomically, writing
 from lidar_kd.labels import ClassTable
 from training.data.scan import Scans
 from training.reports.draw import draw_confusion, draw_curves
@@ -143,7 +143,7 @@ def write_answer_pictures(
     written = []
     for index in choose_spread(len(scans), most):
         scan = scans[index]
-        picture = draw_comparison(
+        picture = draw_truth_and_answer(
             scan.points, scan.labels, answer(scan), scans.table, title=scan.name
         )
         written.append(folder / f'bev_{scan.name.replace("/", "_")}.png')

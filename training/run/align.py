@@ -78,15 +78,15 @@ def align_to_student(output: Output, view: TeacherView, batch: Batch) -> Aligned
     )
 
 
-def detached(side: AlignedOutput) -> AlignedOutput:
+def detached(answers: AlignedOutput) -> AlignedOutput:
     """The same answers, through which no gradient flows."""
-    early = side.early_features
+    early = answers.early_features
     return replace(
-        side,
-        point_logits=lambda: side.point_logits().detach(),
-        voxel_logits=lambda: side.voxel_logits().detach(),
-        point_features=lambda rows: side.point_features(rows).detach(),
-        voxel_features=lambda rows: side.voxel_features(rows).detach(),
+        answers,
+        point_logits=lambda: answers.point_logits().detach(),
+        voxel_logits=lambda: answers.voxel_logits().detach(),
+        point_features=lambda rows: answers.point_features(rows).detach(),
+        voxel_features=lambda rows: answers.voxel_features(rows).detach(),
         early_features=early and (lambda rows: early(rows).detach()),
     )
 

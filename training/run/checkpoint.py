@@ -11,8 +11,7 @@ import zipfile
 import torch
 
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.sparse import select_engine
 from training.run.folder import RunFolder
 from training.run.old_names import rename_state

@@ -13,8 +13,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from lidar_kd.errors import ConfigError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import ConfigError, write_atomically
 from training.run.config import Config, describe_changes, read_past_settings
 from training.run.old_names import rename_origins
 

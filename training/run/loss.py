@@ -95,9 +95,9 @@ class DistillationLoss(nn.Module):
     def _align(self, teacher: Teacher, batch: Batch) -> AlignedOutput:
         view = batch.views.get(teacher.teacher_input)
         answers = teacher.network(batch.voxels if view is None else view.voxels)
-        side = align_teacher(answers, view, batch)
-        check_teacher(side, batch.names)
-        return side
+        aligned = align_teacher(answers, view, batch)
+        check_teacher(aligned, batch.names)
+        return aligned
 
     def _supervise(
         self, inputs: Inputs, aligned: Mapping[str, AlignedOutput], batch: Batch

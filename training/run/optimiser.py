@@ -55,7 +55,7 @@ class Average:
         decay = min(self._decay, (1 + step) / (10 + step))  # the first weights mean nothing
         mine: list[Tensor] = list(self.model.parameters())
         theirs: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - decay)  # a card does all at once
+        torch._foreach_lerp_(mine, theirs, 1 - decay)  # a GPU does all at once
         torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
 
 

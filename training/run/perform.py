@@ -14,7 +14,7 @@ from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
 from training.data.batch import make_batch
 from training.reports.report import Result, show, write_pictures, write_report
-from training.run.build import build_parts, open_sources_once, Teachers
+from training.run.build import build_parts, open_sources_once
 from training.run.config import Config, load_config, MAIN, TeacherSettings
 from training.run.folder import RunFolder
 from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
@@ -22,7 +22,8 @@ from training.run.loop import Parts, Run
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import digest_streets, Sources
-from training.run.teachers import load_teacher
+from training.run.teachers import FrozenTeacher, load_teacher
+from training.run.teaching import plan_teaching, TeachingPlan
 from training.scores.scoring import score, Stopwatch
 
 RUNS = Path('runs')
@@ -147,11 +148,11 @@ def _perform(
     for bundle in filter(None, [config.model.warm_start, *teachers.values()]):
         read_spec(bundle)
     with console.copied_to(folder.log):
-        sources = open_sources_once(config, console, ranks)
-        networks = _load_teachers(config, sources, teachers)
-        parts = build_parts(config, sources, folder, console, ranks, networks)
+        sources = open_sources_once(config.data, console, ranks)
+        plan = plan_teaching(config, _load_teachers(config, sources, teachers))
+        parts = build_parts(config, sources, folder, console, ranks, plan)
         if ranks.is_first:
-            console.banner(config.name, describe_run(parts, sources, networks))
+            console.banner(config.name, describe_run(parts, sources, plan))
         run = Run(parts, console)
         run.fit()
         if ranks.is_first:
@@ -171,12 +172,15 @@ def find_origins(config: Config, teachers: Mapping[str, Path]) -> dict[str, str]
     return origins
 
 
-def _load_teachers(config: Config, sources: Sources, paths: Mapping[str, Path]) -> Teachers:
+def _load_teachers(
+    config: Config, sources: Sources, paths: Mapping[str, Path]
+) -> dict[str, FrozenTeacher]:
     device, labels = choose_device(config.device), sources.train.table.name
-    return {name: load_teacher(path, config, labels, device) for name, path in paths.items()}
+    scale = config.data.intensity_scale
+    return {name: load_teacher(path, labels, scale, device) for name, path in paths.items()}
 
 
-def describe_run(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str, object]:
+def describe_run(parts: Parts, sources: Sources, plan: TeachingPlan) -> dict[str, object]:
     """The banner: what learns what from what."""
     config, student = parts.config, parts.distillation.student
     batch = make_batch([sources.validation[0]], config.model.grid)
@@ -196,15 +200,15 @@ def describe_run(parts: Parts, sources: Sources, teachers: Teachers) -> dict[str
     }
     if config.model.warm_start is not None:
         rows['warm start'] = config.model.warm_start
-    if config.is_its_own_teacher:
+    if plan.is_its_own:
         rows['teacher'] = 'the student itself, looking at the fused scans'
-    for name, teacher in teachers.items():
+    for name, teacher in plan.networks.items():
         theirs = make_batch([sources.validation[0]], teacher.spec.grid)
         rows[MAIN if name == MAIN else f'teacher of {name}'] = (
             f'{teacher.name} ({teacher.spec.model.name}), {teacher.parameters / 1e6:.2f} M '
             f'parameters, {gmacs(teacher.network, theirs):.1f} G multiply-adds'
         )
-    if teachers or config.is_its_own_teacher:
+    if plan.teachers:
         rows['methods'] = config.taught_by
     return rows
 

@@ -25,7 +25,11 @@ from training.streets.sequence import Settings
 
 STREETS = Path('runs') / 'streets'
 # names within the simulator that changed while its streets did not: old ones are found again
-RENAMED = ((b'training.streets', b'training.data.streets'), (b'SimulatedScan', b'Scan'))
+RENAMED = (
+    (b'training.streets', b'training.data.streets'),
+    (b'SimulatedScan', b'Scan'),
+    (b'DataError, write_atomically', b'DataError\nfrom lidar_kd.files import write_atomically'),
+)
 STREETS_KIND = 'semantickitti'  # the layout they are written in
 
 

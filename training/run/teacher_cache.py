@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import Level
 from lidar_kd.voxels import Voxels

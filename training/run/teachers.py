@@ -15,7 +15,6 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.sparse import fold_norms
 from lidar_kd.voxels import Voxels
-from training.run.config import Config
 
 
 class FrozenTeacher:
@@ -34,21 +33,23 @@ class FrozenTeacher:
         return network(voxels)
 
 
-def load_teacher(path: Path, config: Config, labels: str, device: torch.device) -> FrozenTeacher:
+def load_teacher(
+    path: Path, labels: str, intensity_scale: float, device: torch.device
+) -> FrozenTeacher:
     """A bundle whose answers the student can be compared with."""
     bundle = load_bundle(path)
     bundle.require_columns()
-    check_teacher_spec(bundle.spec, config, labels, str(path))
+    check_teacher_spec(bundle.spec, labels, intensity_scale, str(path))
     return FrozenTeacher(bundle, device)
 
 
-def check_teacher_spec(spec: BundleSpec, config: Config, labels: str, where: str) -> None:
+def check_teacher_spec(spec: BundleSpec, labels: str, intensity_scale: float, where: str) -> None:
     if spec.labels.name != labels:
         raise ConfigError(
             f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "
             f"labelled in those of '{labels}'; choose a teacher of the same label table."
         )
-    check_intensity(spec, config.data.intensity_scale, where)
+    check_intensity(spec, intensity_scale, where)
 
 
 def check_intensity(spec: BundleSpec, scale: float, where: str) -> None:

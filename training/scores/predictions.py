@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.files import write_atomically, writing
+from lidar_kd.errors import ConfigError, DataError, write_atomically, writing
 from lidar_kd.labels import ClassTable, IGNORE
 from training.data.scan import Frame, Scan, ScanSet
 from training.scores.scoring import Labels

@@ -15,8 +15,7 @@ import zipfile
 import numpy as np
 import torch
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically, writing
+from lidar_kd.errors import DataError, write_atomically, writing
 from lidar_kd.labels import IGNORE
 from training.data.scan import Frame, Points, ScanSet
 from training.scores.predictions import layout_of, PredictionLayout

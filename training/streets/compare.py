@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
 from lidar_kd.scans import read_scan
 

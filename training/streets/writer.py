@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lidar_kd.errors import DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import DataError, write_atomically
 from training.streets.course import Array
 from training.streets.returns import SimulatedScan
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import write_atomically
 
 COLOURS = 48  # of the palette: the classes of a drive and their surroundings
 

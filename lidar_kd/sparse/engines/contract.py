@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lidar_kd.sparse.engines.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
 from lidar_kd.sparse.engines.parts import (
     Grouping,
     PatchAttention,
@@ -16,7 +17,6 @@ from lidar_kd.sparse.engines.parts import (
     RowAnswers,
     TrainingNorms,
 )
-from lidar_kd.sparse.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
 
 
 class Engine(ABC):

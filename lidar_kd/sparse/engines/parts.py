@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from lidar_kd.errors import DataError
-from lidar_kd.sparse.maps import KernelMap
+from lidar_kd.sparse.engines.maps import KernelMap
 
 MOST_CLASSES = 256  # of a label in one byte
 

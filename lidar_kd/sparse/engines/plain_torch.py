@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse convolution in plain torch: any device, always there, and the oracle of the others.
 
-A CPU is slow at arithmetic: one product per slot over the pairs that exist. A card is slow to be
+A CPU is slow at arithmetic: one product per slot over the pairs that exist. A GPU is slow to be
 asked: one product, over a table with a row of zeros wherever a neighbour is missing.
 """
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lidar_kd.sparse.engines.contract import Engine
-from lidar_kd.sparse.maps import KernelMap
+from lidar_kd.sparse.engines.maps import KernelMap
 
 TABLE_VALUES = 1 << 26  # of an unrolled input at a time: 256 MB in float32
 
 
 class TorchEngine(Engine):
     name = 'torch'
-    unrolls_on_cpu = False  # what a card always does; tests set it
+    unrolls_on_cpu = False  # what a GPU always does; tests set it
 
     def __init__(self, device_type: str = 'cpu') -> None:
         self.device_type = device_type

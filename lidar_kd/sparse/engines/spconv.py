@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lidar_kd.sparse.engines.maps import KernelMap, key_layout, strided_pairs, submanifold_pairs
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
-from lidar_kd.sparse.maps import KernelMap, key_layout, strided_pairs, submanifold_pairs
 
 log = logging.getLogger(__name__)
 TYPES = (torch.float32, torch.float16)  # it has no kernels for bfloat16

@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 
 from lidar_kd.cli.birdview import draw_panel, Panel
-from lidar_kd.cli.picture import draw_comparison, draw_scan, save_picture
+from lidar_kd.cli.picture import draw_scan, draw_truth_and_answer, save_picture
 from lidar_kd.errors import DataError
 from lidar_kd.labels import IGNORE, IGNORED_COLOUR, SEMANTICKITTI
 
@@ -83,7 +83,7 @@ def test_a_scan_is_drawn_at_1600_by_1200_with_its_classes_in_the_legend() -> Non
 def test_every_class_of_the_table_fits_the_legend() -> None:
     labels = np.array([*range(19), IGNORE], np.uint8)
     points = np.ones((20, 4), np.float32)
-    picture = draw_comparison(points, labels, labels, SEMANTICKITTI, title='all')
+    picture = draw_truth_and_answer(points, labels, labels, SEMANTICKITTI, title='all')
     legend = picture[:-90, -400:]  # the notes below stay free
     assert all(count(legend, colour) > 50 for colour in SEMANTICKITTI.palette)
     assert count(legend, IGNORED_COLOUR) > 50
@@ -108,7 +108,7 @@ def test_errors_are_red_where_labelled_points_differ_only() -> None:
     points = np.array([[10, 5, 0, 0], [-10, 5, 0, 0], [10, -5, 0, 0]], np.float32)
     truth = np.array([0, 8, IGNORE], np.uint8)
     prediction = np.array([0, 9, 8], np.uint8)  # right, wrong, no truth to compare with
-    picture = draw_comparison(points, truth, prediction, SEMANTICKITTI, height_px=600)
+    picture = draw_truth_and_answer(points, truth, prediction, SEMANTICKITTI, height_px=600)
     red = np.argwhere((picture == (255, 64, 64)).all(-1))
     # one small square, at x = -10: in the lower half of the third panel
     assert 0 < len(red) <= 16

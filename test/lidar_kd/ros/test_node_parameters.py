@@ -147,8 +147,8 @@ def test_parameters_are_those_of_the_yaml_and_say_what_they_are(
     assert partner.list_parameters() - of_rclpy == set(flat)
     described = {name: partner.describe(name) for name in flat}
     assert all(each.description for each in described.values())
-    read_only = {name for name, each in described.items() if each.read_only}
-    assert read_only == {'autostart', 'filter_names'}
+    once = {n for n, each in described.items() if 'read once' in each.additional_constraints}
+    assert once == {'autostart', 'filter_names'}
     assert described['max_age_s'].floating_point_range[0].to_value == 3600
     assert described['threads'].integer_range[0].to_value == 256
 
@@ -159,7 +159,7 @@ def test_what_needs_a_reload_is_refused_while_the_bundle_is_loaded(
     partner.activate()
     assert 'clean up the node' in partner.alter('device', 'cpu')
     assert 'deactivate the node' in partner.alter('reliability', 'reliable')
-    assert 'read-only' in partner.alter('autostart', False)
+    assert 'is read once' in partner.alter('autostart', False)
     assert "'floor' is no class" in partner.alter('filters.ground.classes', ['floor'])
     assert partner.alter('min', 1) != ''  # unknown
     assert partner.change('deactivate')

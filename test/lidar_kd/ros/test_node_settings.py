@@ -18,7 +18,7 @@ YAML = Path(__file__).resolve().parents[3] / 'config' / 'node' / 'segment.yaml'
 
 
 def defaults(**changes: Any) -> dict[str, Any]:
-    names = changes.get('filter_names', ['obstacles', 'ground'])
+    names = changes.get('filter_names', ['obstacles', 'ground', 'static'])
     both = [*parameters(), *filter_parameters(names)]
     return {**{each.name: each.default for each in both}, **changes}
 
@@ -47,9 +47,10 @@ def test_the_yaml_explains_every_parameter() -> None:
         for before, line in zip(lines, lines[1:])
         if ':' in line and not line.strip().startswith('#') and not before.strip().startswith('#')
     ]
-    # what remains are sections, and the second filter, which is like the first
+    # what remains are sections, and the other filters, which are like the first
     assert [line.strip().partition(':')[0] for line in bare] == [
         'ros__parameters', 'crop', 'filters', 'obstacles', 'ground', 'classes', 'min_probability',
+        'static', 'min_probability', 'objects',
     ]  # fmt: skip
 
 

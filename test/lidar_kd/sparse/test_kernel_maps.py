@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lidar_kd.errors import DataError
 from lidar_kd.sparse import Engine, KernelMap, Level, sparse_tensor
+from lidar_kd.sparse.engines.maps import key_layout, KeyLayout
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
-from lidar_kd.sparse.maps import key_layout, KeyLayout
 
 Triple = tuple[int, int, int]
 Pairs = list[list[tuple[int, int]]]  # per slot: (row of the input, row of the result)

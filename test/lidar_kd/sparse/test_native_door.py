@@ -24,9 +24,9 @@ from lidar_kd.sparse import (
     StridedConv,
     SubmanifoldConv,
 )
+from lidar_kd.sparse.engines.maps import KeyLayout
 from lidar_kd.sparse.engines.native import library as native_library
 from lidar_kd.sparse.engines.native import structs
-from lidar_kd.sparse.maps import KeyLayout
 
 CUBE, HALF = (3, 3, 3), (2, 2, 2)
 ROOT = Path(__file__).resolve().parents[3]

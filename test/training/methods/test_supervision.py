@@ -195,6 +195,10 @@ def test_a_state_that_kept_every_ratio_still_loads() -> None:
     weights.load_state_dict({'step': 300, 'ratios': {'a': [0.25, 0.75], 'gone': [1.0]}})
     assert weights.factors() == {'a': pytest.approx(0.2), 'new': 0}
     assert weights.state_dict()['counts'] == {'a': 2, 'new': 0}
+    assert not weights.wants_gradients  # it measured none after the warm-up
+    resumed = Weights({'a': Auto()})
+    resumed.load_state_dict(weights.state_dict())
+    assert not resumed.wants_gradients
 
 
 def brute_force_lovasz(logits: Tensor, labels: Tensor) -> float:

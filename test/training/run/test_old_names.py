@@ -59,9 +59,8 @@ def test_a_run_of_before_goes_on_to_its_end_without_asking_its_teacher_again(
     assert main('', distill, Path()) == 0
     ours, theirs = load_file(run / 'best.safetensors'), load_file(BEFORE / 'whole.safetensors')
     assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():  # not its bits: automatic weights are means of more now
-        assert ours[name].shape == tensor.shape, name
-        assert torch.isfinite(ours[name].float()).all(), name
+    for name, tensor in theirs.items():  # not bit for bit: the norms' kernel sums otherwise now
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6, msg=name)
     assert 'going on from step 3 of 6' in (run / 'log.txt').read_text()
 
 

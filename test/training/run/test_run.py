@@ -21,8 +21,7 @@ import torch
 
 from lidar_kd.bundle import read_spec
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
-from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.files import write_atomically
+from lidar_kd.errors import ConfigError, DataError, write_atomically
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.folder import RunFolder
 from training.run.interrupt import Interruption

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lidar_kd.sparse.maps import KernelMap, KeyLayout
+from lidar_kd.sparse.engines.maps import KernelMap, KeyLayout
 
 MOST_CHANNELS = 1 << 16  # of a layer; what one thread works with stays below a gigabyte
 MOST_ROWS = 2**31 - 1  # rows are int32

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engines.contract import Engine
+from lidar_kd.sparse.engines.maps import KernelMap, KeyLayout
 from lidar_kd.sparse.engines.native.checks import (
     check_channels,
     check_layer,
@@ -46,7 +47,6 @@ from lidar_kd.sparse.engines.native.structs import (
 )
 from lidar_kd.sparse.engines.native.transformer import NativeAttention
 from lidar_kd.sparse.engines.parts import ProcessMemory
-from lidar_kd.sparse.maps import KernelMap, KeyLayout
 
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first

@@ -11,11 +11,11 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.sparse.engines.contract import Engine
+from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.native.checks import check_same_shape
 from lidar_kd.sparse.engines.native.library import address, succeed
 from lidar_kd.sparse.engines.native.structs import NormJob
 from lidar_kd.sparse.engines.parts import TrainingNorms
-from lidar_kd.sparse.maps import KernelMap
 
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # weight, bias, mean, inverse deviation: (C,) each
 
