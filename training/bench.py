@@ -22,6 +22,7 @@ from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
 from training.benchmarks.hostile import run_hostile
+from training.benchmarks.kernels import run_kernels
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
@@ -41,10 +42,8 @@ BENCHMARKS = {
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
-    'hostile': (
-        run_hostile,
-        'hostile files by the thousand; exit 1 if one gets through',
-    ),
+    'hostile': (run_hostile, 'hostile files by the thousand; exit 1 if one gets through'),
+    'kernels': (run_kernels, 'random work for the native kernels under ASan and UBSan'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
@@ -62,8 +61,8 @@ def parse_bench_options() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
-    parser.add_argument('--cases', type=int, default=2000, help='of hostile (default 2000)')
-    parser.add_argument('--seed', type=int, default=0, help='of hostile (default 0)')
+    parser.add_argument('--cases', type=int, default=2000, help='of hostile, kernels (2000)')
+    parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels (default 0)')
     parser.add_argument(
         '--first', type=int, default=0, help='of hostile: number of the first case'
     )
@@ -73,6 +72,8 @@ def parse_bench_options() -> argparse.Namespace:
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.name == 'kernels':
+        return {key: getattr(arguments, key) for key in ('cases', 'seed')}
     if arguments.name == 'hostile':
         return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}

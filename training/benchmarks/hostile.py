@@ -18,7 +18,7 @@ from training.hostile.kinds import choose_kind, list_kinds
 from training.hostile.worker import read_peak_gb, serve, Verdict, write_templates
 
 HANG_S = 10.0  # of processor time: a busy machine is no hang
-STUCK_S = 60.0  # without any
+STUCK_S = 60.0  # in which it got none at all
 MOST_GB = 2.0
 POLL_S = 0.02
 CASES_OF_A_WORKER = 400
@@ -48,7 +48,8 @@ class _Worker:
         if self.done == CASES_OF_A_WORKER:
             self.stop()
             self._start()
-        self.case, self._began, self._spent_s = case, time.monotonic(), self._cpu_s()
+        self.case, self._began_s = case, self._cpu_s()
+        self._moved, self._spent_s = time.monotonic(), self._began_s
         self.answers.send(case)
 
     def verdict(self) -> Verdict | None:
@@ -64,9 +65,11 @@ class _Worker:
             return verdict._replace(end='memory') if too_much else verdict
         if read_peak_gb(self._proc) > MOST_GB:
             return self._replaced('memory', 'ended before it was done')
-        waited_s = time.monotonic() - self._began
-        if self._cpu_s() - self._spent_s > HANG_S or waited_s > STUCK_S:
-            return self._replaced('hang', f'{waited_s:.0f} s')
+        spent_s, now = self._cpu_s(), time.monotonic()
+        if spent_s > self._spent_s:
+            self._spent_s, self._moved = spent_s, now
+        if spent_s - self._began_s > HANG_S or now - self._moved > STUCK_S:
+            return self._replaced('hang', f'{spent_s - self._began_s:.0f} s of processor time')
         return None
 
     def _replaced(self, end: str, detail: str) -> Verdict:
