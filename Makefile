@@ -32,17 +32,12 @@ format: $(READY)
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The peer is measured beside our engines where it has wheels.
-bench: .venv/.bench
+bench: $(READY)
 	$(BIN)/python training/bench.py engine
 
 # The set-up runs again when what it installs from has changed.
 $(READY): $(INPUTS)
 	PYTHON='$(PYTHON)' .ci/setup.sh
-	touch $@
-
-.venv/.bench: $(READY)
-	PYTHON='$(PYTHON)' EXTRA=bench .ci/setup.sh
 	touch $@
 
 .venv/.docs: $(READY)
@@ -51,5 +46,5 @@ $(READY): $(INPUTS)
 
 clean:
 	rm -rf build dist install site log *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f lidar_kd/sparse/engines/native/_kernels* $(READY) .venv/.bench .venv/.docs
+	rm -f lidar_kd/sparse/engines/native/_kernels* $(READY) .venv/.docs
 	find lidar_kd training test -name __pycache__ -prune -exec rm -rf {} +

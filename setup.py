@@ -73,11 +73,11 @@ setup(
             'pytest-xdist',  # every core takes a part of the tests
             'ruff',
             'setuptools<80',  # newer ones break `colcon build --symlink-install`
+            'spconv; platform_machine == "x86_64"',  # the peer of the benchmarks
             'types-PyYAML',
             'types-setuptools<80',
         ],
         'docs': ['mkdocs-material'],
-        'bench': ['spconv; platform_machine == "x86_64"'],
         'cuda': [f'spconv-cu120; {HAS_SPCONV}', f'numpy<2; {HAS_SPCONV}'],  # constraints-cuda.txt
         'ros': [  # for machines without a ROS distribution; a Jetson has its own from apt
             f'ros-rclpy[fastrtps]; {HAS_ROS_WHEELS}',

@@ -48,7 +48,7 @@ create_venv() {
 "$VENV/bin/python" -m pip --version > /dev/null 2>&1 || create_venv
 pip_install=("$VENV/bin/python" -m pip install --disable-pip-version-check -c constraints.txt)
 "${pip_install[@]}" setuptools wheel
-"${pip_install[@]}" --no-build-isolation -e ".[train,test${EXTRA:+,$EXTRA}]"
+"${pip_install[@]}" --no-build-isolation -e ".[train,test]"
 
 # A sourced ROS distribution stays what it is. Where PyPI has no ROS for this machine the tests of
 # the node skip, and `make demo` says what to do.

@@ -188,7 +188,7 @@ class ClassTable:
 
 def table(name: str) -> ClassTable:
     """A shipped table by name."""
-    tables = {known.name: known for known in (SEMANTICKITTI, NUSCENES)}
+    tables = {known.name: known for known in (SEMANTICKITTI, NUSCENES, NO_CLASSES)}
     if name not in tables:
         raise ConfigError(f"unknown label table '{name}'{_suggest(name, tables)}.")
     return tables[name]
@@ -299,4 +299,9 @@ NUSCENES = _build(
     },
     ignored_raw_ids=(0, 1, 5, 7, 8, 10, 11, 13, 19, 20, 29, 31),
     hard='bicycle bus construction_vehicle motorcycle pedestrian trailer truck',
+)
+
+# of a network without a head: a teacher by its features alone
+NO_CLASSES = _build(
+    'none', (('nothing', IGNORED_COLOUR, INVALID, (1,)),), {'ground': ''}, '', ignored_raw_ids=(0,)
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -28,6 +29,7 @@ from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
+from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
 
@@ -58,6 +60,10 @@ def parse_bench_options() -> argparse.Namespace:
     parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
     parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
     parser.add_argument(
+        '--points', type=int, default=0,
+        help='thin every scan to about so many: to try a benchmark out, not to measure',
+    )  # fmt: skip
+    parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
@@ -87,6 +93,8 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     arguments, console = parse_bench_options(), Console()
     run, _ = BENCHMARKS[arguments.name]
+    if arguments.points > 0:
+        os.environ[MOST_POINTS] = str(arguments.points)
     try:
         metrics = run(console, **options(arguments))
         if arguments.json:

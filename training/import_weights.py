@@ -8,11 +8,10 @@ python training/import_weights.py model_best.pth -o teacher.safetensors \
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import hashlib
 from pathlib import Path
 import sys
-from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -20,25 +19,33 @@ from lidar_kd.cli.lacking import explain_failed_imports
 
 explain_failed_imports()
 
-from torch import nn, Tensor
+from torch import nn
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.segment import read_positive
 from lidar_kd.errors import BundleError, LidarKdError
-from lidar_kd.labels import ClassTable, NUSCENES, SEMANTICKITTI, table
-from lidar_kd.models import build_model
+from lidar_kd.labels import ClassTable, NO_CLASSES, table
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.data.kinds import KINDS
 from training.evaluate import evaluate, ScoringOptions
+from training.importing.classes import order_of, put_in_order, table_of
+from training.importing.loading import load, settings_of, shape_of
+from training.importing.mmdet3d import is_mmdet3d
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
-from training.importing.reading import NOT_STORED, read_checkpoint
-from training.importing.renaming import Family, listed, StateDict
-from training.importing.told import guesses, show_sources, told, without_unlabeled
+from training.importing.reading import read_checkpoint
+from training.importing.renaming import Checkpoint, Family, StateDict
+from training.importing.told import (
+    guesses,
+    Row,
+    rows_of_sources,
+    told,
+    voxel_size,
+    without_unlabeled,
+)
 from training.run.ranks import join_ranks
 
 VOXEL_M = 0.05  # where neither the checkpoint nor the user says it
-INTENSITY_SCALES = {NUSCENES.name: 1 / 255}  # of stored values to 0..1; others are stored so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,53 +61,89 @@ def main(argv: Sequence[str] | None = None) -> int:
 def import_weights(options: argparse.Namespace, console: Console) -> None:
     family = choose_family(options)
     state = read_checkpoint(options.checkpoint)
-    stored, said = state.config, told(options.config, options.set, family)
-    state.config = {**stored, **said}
+    if family.as_ported and is_mmdet3d(state):
+        state = family.as_ported(state)
+    read = state.config, told(options.config, options.set, family)
+    state.config = {**read[0], **read[1]}
     state = without_unlabeled(state, family)
-    guessed = guesses(state, family)
-    if family.grid is None and not options.voxel_m and 'grid_size' not in state.config:
-        guessed.append('voxel size (grid_size, or --voxel-m)')
+    guessed = find_guesses(state, family, options)
+    names = family.names(state)
+    rows = [(name, _place(name, names, family), shape_of(t)) for name, t in state.items()]
+    console.table(str(options.checkpoint), ('checkpoint', 'ours', 'shape'), rows)
+    labels = choose_labels(state, family, options)
+    headless = labels == NO_CLASSES
+    partial = labels if options.partial else None
+    model = load(state, family, options.checkpoint, partial=partial, headless=headless)
+    if 'names' in state.config and not headless:
+        put_in_order(model, order_of(state.config['names'], labels))
+    settings = {**settings_of(state, family, options.checkpoint)}
+    settings.pop('classes')
+    spec = BundleSpec(
+        model=ModelSpec(name=family.model, settings=settings),
+        grid=grid_of(family, state, options.voxel_m),
+        intensity=IntensitySpec(scale=choose_scale(state, family, labels, options)),
+        labels=labels,
+        provenance=describe_import(options.checkpoint, family, guessed),
+    )
+    rows = rows_of_sources(settings, guessed, read, family)
+    console.table('settings', ('setting', 'value', 'from'), rows + _rows_of_data(spec, options))
+    save_bundle(options.output, model, spec)
+    show_import(options.output, model, spec, family, console)
+    if options.check is not None:
+        check_import(options, console)
+
+
+def find_guesses(state: Checkpoint, family: Family, options: argparse.Namespace) -> list[str]:
+    """What would be guessed; a refusal unless the user has said to go on."""
+    guessed = guesses(state, family, voxel_m=options.voxel_m)
+    scale = options.intensity_scale or state.config.get('intensity_scale')
+    if options.labels and options.labels not in family.intensity and not scale:
+        guessed.append('intensity scale (intensity_scale, or --intensity-scale)')
     if guessed and not options.assume:
         raise BundleError(
             f'{options.checkpoint}: {", ".join(guessed)} would be guessed, as no shape tells '
             'them, and a wrong guess gives wrong logits: give them by --config FILE or '
             '--set key=value, or pass --assume'
         )
-    names = family.names(state)
-    for name in state:
-        names.setdefault(name, 'not used' if name.startswith(family.unused) else 'not known')
-    rows = [(name, names[name], _shape(tensor)) for name, tensor in state.items()]
-    console.table(str(options.checkpoint), ('checkpoint', 'ours', 'shape'), rows)
-    labels = choose_labels(state, family, options)
-    model = load(state, family, options.checkpoint, partial=labels if options.partial else None)
-    settings = settings_of(state, family, options.checkpoint)
-    settings.pop('classes')
-    digest = hashlib.sha256(options.checkpoint.read_bytes()).hexdigest()
-    provenance = {'imported_from': options.checkpoint.name, 'sha256': digest}
-    if guessed:
-        provenance['assumed'] = ', '.join(guessed)
-    if family.note:
-        provenance['differences'] = family.note
-    if family.structure:
-        provenance['structure'] = family.structure
-    show_sources(settings, guessed, (stored, said), family, console)
-    voxel_m = options.voxel_m or state.config.get('grid_size', VOXEL_M)
-    scale = options.intensity_scale or INTENSITY_SCALES.get(labels.name, 1.0)
-    spec = BundleSpec(
-        model=ModelSpec(name=family.model, settings=settings),
-        grid=grid_of(family, state, voxel_m),
-        intensity=IntensitySpec(scale=scale),
-        labels=labels,
-        provenance=provenance,
-    )
-    save_bundle(options.output, model, spec)
+    return guessed
+
+
+def describe_import(checkpoint: Path, family: Family, guessed: Sequence[str]) -> dict[str, str]:
+    """What the bundle says of where it comes from."""
+    facts = {
+        'imported_from': checkpoint.name,
+        'sha256': hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        'assumed': ', '.join(guessed),
+        'differences': family.note,
+        'structure': family.structure,
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+def show_import(
+    output: Path, model: nn.Module, spec: BundleSpec, family: Family, console: Console
+) -> None:
     count = sum(parameter.numel() for parameter in model.parameters())
-    console.line(f'{options.output}: {family.model}, {count:,} parameters, {settings}')
+    console.line(f'{output}: {family.model}, {count:,} parameters, {spec.model.settings}')
+    scale = spec.intensity.scale
     console.line(f'trained on intensity times {scale:g}; --intensity-scale changes it')
     if family.structure:
         console.line(f'its structure is {family.structure}')
-    if options.check is not None:
-        check_import(options, console)
+    if spec.labels == NO_CLASSES:
+        console.line('it has no head: a teacher by its features, it cannot label a scan')
+
+
+def _rows_of_data(spec: BundleSpec, options: argparse.Namespace) -> list[Row]:
+    count = f'inferred from {spec.labels.num_classes} classes, or read (names)'
+    scale = f"inferred: as the network's code has it for {spec.labels.name}, unless told"
+    return [
+        ('label table', spec.labels.name, '--labels' if options.labels else count),
+        ('intensity times', f'{spec.intensity.scale:g}', scale),
+    ]
+
+
+def _place(name: str, names: Mapping[str, str], family: Family) -> str:
+    return names.get(name, 'not used' if name.startswith(family.unused) else 'not known')
 
 
 def check_import(options: argparse.Namespace, console: Console) -> None:
@@ -127,25 +170,33 @@ def choose_family(options: argparse.Namespace) -> Family:
     return BEFORE_1_5_2[options.network]
 
 
-def grid_of(family: Family, state: StateDict, voxel_m: float) -> CartesianGrid | CylinderGrid:
+def grid_of(
+    family: Family, state: StateDict, voxel_m: float | None
+) -> CartesianGrid | CylinderGrid:
     if family.grid is not None:
         return family.grid(state)
-    corner = family.origin * voxel_m
+    config = getattr(state, 'config', {})
+    size = voxel_m or voxel_size(config.get('grid_size', VOXEL_M))
+    corner = family.origin * size
     return CartesianGrid(
-        voxel_m=voxel_m, origin_m=(corner, corner, corner) if family.origin else None
+        voxel_m=size, origin_m=(corner, corner, corner) if family.origin else None
     )
 
 
-def choose_labels(state: StateDict, family: Family, options: argparse.Namespace) -> ClassTable:
-    """The table asked for, else the one with as many classes as the checkpoint has."""
+def choose_labels(state: Checkpoint, family: Family, options: argparse.Namespace) -> ClassTable:
+    """The table asked for, else that of the configuration's names, else one of as many classes."""
+    if options.labels == NO_CLASSES.name:
+        return NO_CLASSES
     classes = settings_of(state, family, options.checkpoint)['classes']
-    if options.labels is None:
-        for labels in (SEMANTICKITTI, NUSCENES):
-            if labels.num_classes == classes:
-                return labels
+    labels = table(options.labels) if options.labels else None
+    if labels is None:
+        labels = table_of(state.config.get('names'), classes)
+    if labels is None:
         found = 'no head' if classes is None else f'{classes} classes'
-        raise BundleError(f'{options.checkpoint}: has {found}: name its label table with --labels')
-    labels = table(options.labels)
+        raise BundleError(
+            f'{options.checkpoint}: has {found}: name its label table with --labels, or pass '
+            f'--labels {NO_CLASSES.name} for a teacher by its features alone'
+        )
     if classes not in (None, labels.num_classes):
         raise BundleError(
             f'{options.checkpoint}: has {classes} classes, the label table {labels.name} '
@@ -154,64 +205,16 @@ def choose_labels(state: StateDict, family: Family, options: argparse.Namespace)
     return labels
 
 
-def settings_of(state: StateDict, family: Family, source: object) -> dict[str, Any]:
-    try:
-        return family.settings(state)
-    except KeyError as error:
-        raise BundleError(
-            f'{source}: no {family.model} checkpoint, {error} is missing: choose another --network'
-        ) from None
-    except BundleError as error:
-        raise BundleError(f'{source}: {error}') from None
-
-
-def load(
-    state: StateDict,
-    family: Family,
-    source: object = 'checkpoint',
-    *,
-    partial: ClassTable | None = None,
-) -> nn.Module:
-    """The network with every tensor of the checkpoint in its place, or a sentence why not.
-
-    partial: what the checkpoint lacks (a head for these classes) stays random, and tensors that
-    have no place are left out.
-    """
-    settings = settings_of(state, family, source)
-    if partial is not None:
-        settings['classes'] = partial.num_classes
-    elif settings['classes'] is None:
-        raise BundleError(
-            f'{source}: has no head: pass --partial to keep a random one, and train it'
-        )
-    names, model = family.names(state), build_model(family.model, **settings)
-    expected = {k: v for k, v in model.state_dict().items() if not k.endswith(NOT_STORED)}
-    tensors = family.arranged(state) if family.arranged else state
-    found = {names[name]: family.weight(name, tensors[name]) for name in state if name in names}
-    problems = {
-        'not known': [
-            name for name in state if name not in names and not name.startswith(family.unused)
-        ],
-        'missing': sorted(expected.keys() - found.keys()),
-        'without a place': sorted(found.keys() - expected.keys()),
-        'of another shape': [
-            f'{name} {_shape(found[name])} instead of {_shape(tensor)}'
-            for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-    }
-    if problems['of another shape'] or (partial is None and any(problems.values())):
-        detail = '; '.join(f'{len(n)} {kind}: {listed(n)}' for kind, n in problems.items() if n)
-        raise BundleError(
-            f'{source}: not loaded, the tensors are not those of a {family.model} ({detail}): '
-            'choose another --network, a complete checkpoint, or --partial'
-        )
-    model.load_state_dict(found, strict=False)  # the check above was the strict one
-    return model.eval()
-
-
-def _shape(tensor: Tensor) -> str:
-    return ' x '.join(map(str, tensor.shape)) or 'scalar'
+def choose_scale(
+    state: Checkpoint, family: Family, labels: ClassTable, options: argparse.Namespace
+) -> float:
+    """Times the stored intensity: as told, else as the code of that family has it."""
+    if options.intensity_scale:
+        return float(options.intensity_scale)
+    scale = state.config.get('intensity_scale', family.intensity.get(labels.name, 1.0))
+    if not isinstance(scale, (int, float)) or scale <= 0:
+        raise BundleError(f'intensity_scale {scale}: give a number above 0')
+    return float(scale)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -225,7 +228,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         '--labels',
         metavar='TABLE',
-        help='semantickitti or nuscenes (default: by the number of classes)',
+        help='semantickitti, nuscenes, or none: a teacher by its features, without a head '
+        '(default: by the names of the classes in FILE)',
     )
     add(
         '--voxel-m',
@@ -269,7 +273,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=read_positive,
         metavar='S',
         help='times the stored intensity gives what it was trained on '
-        '(default: by the label table, nuscenes 1/255, others 1)',
+        '(default: as its code has it for that label table: Pointcept 1/255 for nuscenes)',
     )
     return parser.parse_args(argv)
 

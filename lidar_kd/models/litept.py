@@ -23,7 +23,6 @@ from lidar_kd.models.transformer import (
     join_parts,
     LayerNorm,
     Linear,
-    take_rows,
 )
 from lidar_kd.sparse import ConvNorm, Engine, Level, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -44,32 +43,6 @@ class ConvBlock(nn.Module):
         return x + y
 
 
-class RotaryAttention(Attention):
-    """Attention whose queries and keys are turned by their cell's place: only differences tell."""
-
-    def turned(self, x: Tensor, patches: Patches, angles: Tensor, engine: Engine) -> Tensor:
-        """angles (V, 3, m): of each axis, m frequencies; a head has 6 m channels."""
-        results = []
-        for rows in patches.rows:
-            for part in in_parts(rows, x.shape[1]):
-                qkv = self.qkv(take_rows(x, part)).unflatten(2, (3, self.heads, -1))
-                turns = angles.index_select(0, part.flatten()).view(*part.shape, *angles.shape[1:])
-                results.append(engine.attention.attend(turn(qkv, turns)).flatten(0, 1).flatten(1))
-        z: Tensor = self.proj(take_rows(join_parts(results), patches.answers))
-        return z
-
-
-def turn(qkv: Tensor, angles: Tensor) -> Tensor:
-    """(P, K, 3, H, 6 m) with queries and keys turned; angles (P, K, 3, m).
-
-    A head's channels are, for x, y and z, m numbers u and then m numbers v.
-    """
-    cos, sin = (part[:, :, None, None].to(qkv.dtype) for part in (angles.cos(), angles.sin()))
-    u, v = qkv[:, :, :2].unflatten(4, (3, 2, -1)).unbind(5)
-    turned = torch.stack([u * cos - v * sin, v * cos + u * sin], 5).flatten(4)
-    return torch.cat([turned, qkv[:, :, 2:]], 2)
-
-
 class RotaryBlock(nn.Module):
     """x = norm(x), without a shortcut; x += attention(norm(x)); x += mlp(norm(x))"""
 
@@ -78,14 +51,14 @@ class RotaryBlock(nn.Module):
         hidden = int(channels * mlp_ratio)
         self.norm = LayerNorm(channels)
         self.attention_norm = LayerNorm(channels)
-        self.attention = RotaryAttention(channels, heads)
+        self.attention = Attention(channels, heads)
         self.mlp_norm = LayerNorm(channels)
         self.mlp = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, patches: Patches, angles: Tensor, engine: Engine) -> Tensor:
+    def forward(self, x: Tensor, patches: Patches, turns: Tensor, engine: Engine) -> Tensor:
         x = self.norm(x)
-        y = self.attention.turned(self.attention_norm(x), patches, angles, engine)
+        y = self.attention(self.attention_norm(x), patches, engine, turns)
         x = x + self.drop_path(y)
         return join_parts([part + self.drop_path(self._mix(part, engine)) for part in in_parts(x)])
 
@@ -103,18 +76,21 @@ class LiteStage(nn.ModuleList):
         self.patch, self.rope_base = patch, rope_base
 
     def forward(self, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
+        turns = None
         for k, block in enumerate(self):
             if isinstance(block, RotaryBlock):
-                angles = self._angles(cells.level, x.shape[1] // block.attention.heads // 6)
-                x = block(x, cells.patches(k, self.patch), angles, cells.level.engine)
+                if turns is None:
+                    turns = self._turns(cells.level, x.shape[1] // block.attention.heads // 6)
+                x = block(x, cells.patches(k, self.patch), turns, cells.level.engine)
             else:
                 x = seen = block(x, seen, cells.level)
         return x
 
-    def _angles(self, level: Level, width: int) -> Tensor:
-        """(V, 3, m) p * base^(-i / m)"""
+    def _turns(self, level: Level, width: int) -> Tensor:
+        """(V, 2, 3, m) cosines and sines of p * base^(-i / m)"""
         steps = torch.arange(width, device=level.coords.device) / width
-        return level.coords[:, 1:, None] * self.rope_base**-steps
+        angles = level.coords[:, 1:, None] * self.rope_base**-steps
+        return torch.stack([angles.cos(), angles.sin()], 1)
 
 
 class LitePT(nn.Module):

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, submanifold, Up
+from lidar_kd.models.blocks import build_level_maps, Down, MOST_BLOCKS, submanifold, Up
 from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
 
 WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 EARLY_STRIDE = (8, 8, 8)  # after the first of four stages up
+BLOCKS = (2,) * 8  # of four stages down, finest first, and four up, coarsest first
 
 
 def scaled_widths(width: float) -> list[int]:
@@ -31,15 +32,25 @@ def scaled_widths(width: float) -> list[int]:
 class UNet(nn.Module):
     """Stem, four stages down and four up; SPVCNN puts its point branch between the same parts."""
 
-    def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], blocks: Sequence[int] = BLOCKS
+    ) -> None:
         super().__init__()
+        if len(blocks) != len(BLOCKS) or not 1 <= min(blocks) <= max(blocks) <= MOST_BLOCKS:
+            raise ConfigError(
+                f'model: blocks: give {len(BLOCKS)} numbers of 1 to {MOST_BLOCKS}, of the stages '
+                'down and up'
+            )
         stem, *encoder = widths[:5]
         self.stem = nn.Sequential(submanifold(in_channels, stem), submanifold(stem, stem))
         levels = [stem, *encoder]
-        self.downs = nn.ModuleList(Down(a, a, b) for a, b in zip(levels, encoder))
+        self.downs = nn.ModuleList(
+            Down(a, a, b, blocks=count) for a, b, count in zip(levels, encoder, blocks)
+        )
         decoder = widths[4:]
         self.ups = nn.ModuleList(
-            Up(a, skip, b) for a, skip, b in zip(decoder, levels[-2::-1], decoder[1:])
+            Up(a, skip, b, blocks=count)
+            for a, skip, b, count in zip(decoder, levels[-2::-1], decoder[1:], blocks[4:])
         )
 
     def encode(self, x: SparseTensor) -> list[SparseTensor]:
@@ -55,10 +66,19 @@ class UNet(nn.Module):
 
 
 class MinkUNet(nn.Module):
-    def __init__(self, *, classes: int, width: float = 1.0, in_channels: int = 4) -> None:
+    """blocks: of each stage, as UNet has them; 2, 3, 4, 6 and four times 2 make MinkUNet34."""
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        width: float = 1.0,
+        in_channels: int = 4,
+        blocks: Sequence[int] = BLOCKS,
+    ) -> None:
         super().__init__()
         widths = scaled_widths(width)
-        self.unet = UNet(in_channels, widths)
+        self.unet = UNet(in_channels, widths, blocks)
         self.head = PointwiseConv(widths[-1], classes, bias=True)
         self.point_width = self.voxel_width = widths[-1]
         self.early_width = widths[5]

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from lidar_kd.models.blocks import on_rows
-from lidar_kd.models.minkunet import EARLY_STRIDE, scaled_widths, UNet
+from lidar_kd.models.minkunet import BLOCKS, EARLY_STRIDE, scaled_widths, UNet
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import PointBranch
 from lidar_kd.sparse import ConvNorm, Level, PointwiseConv, SparseTensor
@@ -32,10 +33,11 @@ class SPVCNN(nn.Module):
         in_channels: int = 4,
         dropout: float = 0.3,
         whole_positions: bool = False,
+        blocks: Sequence[int] = BLOCKS,
     ) -> None:
         super().__init__()
         widths = scaled_widths(width)
-        self.unet = UNet(in_channels, widths)
+        self.unet = UNet(in_channels, widths, blocks)
         steps = (widths[0], widths[4], widths[6], widths[8])
         self.point_layers = nn.ModuleList(
             ConvNorm(PointwiseConv(a, b, bias=True)) for a, b in zip(steps, steps[1:])

@@ -60,17 +60,33 @@ class Attention(nn.Module):
         self.qkv = Linear(channels, 3 * channels)
         self.proj = Linear(channels, channels)
 
-    def forward(self, x: Tensor, patches: Patches, engine: Engine) -> Tensor:
+    def forward(
+        self, x: Tensor, patches: Patches, engine: Engine, turns: Tensor | None = None
+    ) -> Tensor:
+        """turns (V, 2, A, m): cosines and sines by which a cell's place turns queries and keys."""
         parts = [part for rows in patches.rows for part in in_parts(rows, x.shape[1])]
-        results = [self._attend(take_rows(x, rows), engine) for rows in parts]
+        results = [self._attend(x, rows, engine, turns) for rows in parts]
         z: Tensor = self.proj(take_rows(join_parts(results), patches.answers))
         return z
 
-    def _attend(self, x: Tensor, engine: Engine) -> Tensor:
-        """(P, K, C) -> (P * K, C)"""
-        count, size, channels = x.shape
-        qkv = self.qkv(x).view(count, size, 3, self.heads, channels // self.heads)
-        return engine.attention.attend(qkv).reshape(count * size, channels)
+    def _attend(self, x: Tensor, rows: Tensor, engine: Engine, turns: Tensor | None) -> Tensor:
+        """(P, K) rows -> (P * K, C)"""
+        qkv = self.qkv(take_rows(x, rows)).unflatten(2, (3, self.heads, -1))
+        if turns is not None:
+            own = turns.index_select(0, rows.flatten()).view(*rows.shape, *turns.shape[1:])
+            qkv = turn(qkv, own)
+        return engine.attention.attend(qkv).reshape(rows.numel(), x.shape[1])
+
+
+def turn(qkv: Tensor, turns: Tensor) -> Tensor:
+    """(P, K, 3, H, 2 A m) with queries and keys turned; turns (P, K, 2, A, m).
+
+    A head's channels are, for each of A axes, m numbers u and then m numbers v.
+    """
+    cos, sin = turns[:, :, :, None, None].to(qkv.dtype).unbind(2)
+    u, v = qkv[:, :, :2].unflatten(4, (cos.shape[4], 2, -1)).unbind(5)
+    turned = torch.stack([u * cos - v * sin, v * cos + u * sin], 5).flatten(4)
+    return torch.cat([turned, qkv[:, :, 2:]], 2)
 
 
 class AttentionBlock(nn.Module):

@@ -23,6 +23,7 @@ from training.streets.sequence import SCAN_S, Sequence, Settings
 
 POINTS = 120_000
 SCANS = 100  # of the drive
+TRIAL = 10
 SEEDS = (907, 908, 909, 910)  # streets that no setting was chosen on
 RANGE_M, LEAST = 30.0, 50  # cars this near with so many points are compared
 SETTLED = 10  # a track of this age knows its speed
@@ -52,14 +53,15 @@ class Errors:
 
 
 def run_objects(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
-    """`scans`: a hundred each, up to four drives."""
+    """`scans`: a hundred each, up to four drives; of 1, ten of one drive: a trial."""
     drives = SEEDS[: max(1, min(scans // 2, len(SEEDS)))]
+    length = SCANS if scans > 1 else TRIAL
     errors, clock = Errors(), Clock()
-    with threads(1), console.progress(len(drives) * SCANS, 'driving') as advance:
+    with threads(1), console.progress(len(drives) * length, 'driving') as advance:
         for drive, seed in enumerate(drives):
-            sequence = Sequence(Settings(seed=seed, index=0, scans=SCANS))
+            sequence = Sequence(Settings(seed=seed, index=0, scans=length))
             tracker, truth = Tracker(), TrueBoxes(sequence)
-            for scan in range(SCANS):
+            for scan in range(length):
                 _look(errors, clock, (drive, scan), sequence, truth, tracker, repeats)
                 advance()
     return _report(console, errors, clock)

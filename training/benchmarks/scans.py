@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,21 @@ from lidar_kd.scans import read_scan
 from training.data.synthetic import make_street, scan_street
 
 REAL = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'semantickitti' / 'sequences'
+# bench.py --points: a variable, for the processes that a benchmark starts thin theirs as well
+MOST_POINTS = 'LIDAR_KD_BENCH_POINTS'
 
 
 def distinct_scans(count: int) -> tuple[list[NDArray[np.float32]], str]:
     """`count` different scans, and a word on where they come from."""
+    scans, source = _whole_scans(count)
+    most = int(os.environ.get(MOST_POINTS, 0))
+    if not most:
+        return scans, source
+    thinned = [scan[:: max(1, len(scan) // most)] for scan in scans]
+    return thinned, f'{source}, of which some {most} points each: a trial, not a measurement'
+
+
+def _whole_scans(count: int) -> tuple[list[NDArray[np.float32]], str]:
     files = sorted(REAL.glob('*/velodyne/*.bin'))
     if len(files) >= count:
         spread = [files[i * len(files) // count] for i in range(count)]

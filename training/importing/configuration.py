@@ -3,32 +3,33 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
 from lidar_kd.errors import ConfigError
+from training.importing.literals import python_literals
 
-# ValueError, TypeError: PyYAML lets through what is none of its type, as a date of month 99
-UNREADABLE_TEXT = (OSError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError,
-              ArithmeticError, LookupError, AttributeError, yaml.YAMLError)  # fmt: skip
+BASE, DELETE = '_base_', '_delete_'  # of mmengine: files to begin with; what replaces them whole
+MOST_BASES = 16  # in one another, of which some may name each other
+SEEN_IN_TRAINING = (('model',), ('data', 'train'))  # looked at first: tests may look otherwise
+
+# ValueError and below: PyYAML lets through what is none of its type, as a date of month 99
+UNREADABLE_TEXT = (
+    *(OSError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError),
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+)
 
 
 def read_configuration(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     """The wanted settings of a .py, .yaml or .json file, wherever in it they stand."""
-    try:
-        text = path.read_text()
-        whole = python_literals(text, path) if path.suffix == '.py' else yaml.safe_load(text)
-    except ConfigError:
-        raise
-    except UNREADABLE_TEXT as error:
-        reason = ' '.join(str(error).split())
-        raise ConfigError(f'{path}: not readable as a configuration: {reason}') from None
+    whole = _read_whole(path, MOST_BASES)
     found: dict[str, Any] = {}
-    _collect(whole, frozenset(wanted), found, path)
+    for place in SEEN_IN_TRAINING:
+        _collect(_part(whole, place), frozenset(wanted) - found.keys(), found, path)
+    _collect(whole, frozenset(wanted) - found.keys(), found, path)
     return found
 
 
@@ -46,55 +47,50 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def python_literals(text: str, path: Path) -> dict[str, Any]:
-    """Names bound to literals, dict() and lists; other code is refused, not run."""
-    names: dict[str, Any] = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if not isinstance(node, ast.Assign) or not isinstance(target, ast.Name):
-            raise _refused(path, node)
-        names[target.id] = _value(node.value, names, path)
-    return names
-
-
-def _value(node: ast.expr, names: Mapping[str, Any], path: Path) -> Any:
-    if isinstance(node, ast.Name) and node.id in names:
-        return names[node.id]
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(part, names, path) for part in node.elts]
-    if isinstance(node, ast.Dict) and None not in node.keys:
-        pairs = zip(node.keys, node.values)
-        return {str(_value(k, names, path)): _value(v, names, path) for k, v in pairs if k}
-    if _is_dict_call(node):
-        return {str(part.arg): _value(part.value, names, path) for part in node.keywords}
+def _read_whole(path: Path, most: int) -> Any:
+    """With the files that it begins with, whose settings its own replace."""
     try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise _refused(path, node) from None
+        text = path.read_text()
+        whole = python_literals(text, path) if path.suffix == '.py' else yaml.safe_load(text)
+    except UNREADABLE_TEXT as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path}: not readable as a configuration: {reason}') from None
+    bases = whole.pop(BASE, []) if isinstance(whole, dict) else []
+    if not most:
+        raise ConfigError(f'{path}: {BASE}: more than {MOST_BASES} files begin with one another')
+    merged: Any = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        file = path.parent / str(base)
+        if not file.is_file():
+            raise ConfigError(
+                f'{path}: begins with {base}, which is not there: put that file beside it as in '
+                f'its repository, or take the line {BASE} out and give what is asked for by --set'
+            )
+        merged = _merged(merged, _read_whole(file, most - 1))
+    return _merged(merged, whole)
 
 
-def _is_dict_call(node: ast.expr) -> TypeGuard[ast.Call]:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        return False
-    plain = not node.args and all(part.arg for part in node.keywords)
-    return node.func.id == 'dict' and plain
+def _merged(under: Any, over: Any) -> Any:
+    if not isinstance(under, dict) or not isinstance(over, dict) or over.get(DELETE):
+        return over
+    both = {key: _merged(under[key], over[key]) for key in under if key in over}
+    return {**under, **over, **both}
 
 
-def _refused(path: Path, node: ast.stmt | ast.expr) -> ConfigError:
-    return ConfigError(
-        f'{path}, line {node.lineno}: code beyond literals, which is not run: '
-        'write its value there, or give it by --set'
-    )
+def _part(whole: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        whole = whole.get(key) if isinstance(whole, dict) else None
+    return whole
 
 
 def _collect(part: Any, wanted: frozenset[str], found: dict[str, Any], path: Path) -> None:
-    for key, value in part.items() if isinstance(part, dict) else ():
+    for key, value in part.items() if isinstance(part, Mapping) else ():
         if key in wanted and found.setdefault(key, value) != value:
             raise ConfigError(
                 f'{path}: {key} stands there twice with two values: give it by --set'
             )
         _collect(value, wanted, found, path)
-    for value in part if isinstance(part, list) else ():
+    for value in part if isinstance(part, (list, tuple)) else ():
         _collect(value, wanted, found, path)

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-import re
 from typing import Any
 
 from torch import Tensor
 
-from lidar_kd.errors import BundleError
+from lidar_kd.labels import NUSCENES, SEMANTICKITTI
 from training.importing.cylinder import (
     cylinder_grid,
     cylinder_names,
@@ -20,7 +18,7 @@ from training.importing.cylinder import (
     NOTE,
     UNSHAPED,
 )
-from training.importing.litept import litept_names, litept_settings
+from training.importing.mmdet3d import cylinder_as_published, unet_as_spvnas
 from training.importing.renaming import count_of, Family, LAYER, renamed, rows_of, Rules, StateDict
 from training.importing.spvnas import (
     minkunet_names,
@@ -31,11 +29,23 @@ from training.importing.spvnas import (
     SPVNAS_NOTE,
     torchsparse_weight,
 )
+from training.importing.transformers import (
+    LITEPT,
+    litept_names,
+    litept_settings,
+    ptv3_names,
+    ptv3_settings,
+    ptv3_settings_before_1_5_2,
+    TRANSFORMER,
+)
 
 POINTCEPT_NOTE = (
     'trained on voxels counted from the lowest of the scan, with the features of one point per '
     'voxel; here counted from the sensor, with their mean'
 )
+
+# what the stored intensities are multiplied by, as its data sets do
+POINTCEPT_INTENSITY = {SEMANTICKITTI.name: 1.0, NUSCENES.name: 1 / 255}
 
 # --- SpUNet as Pointcept names it: levels count from the finest on both ways ---
 
@@ -99,114 +109,10 @@ def spconv_weight(_name: str, tensor: Tensor) -> Tensor:
     return tensor.reshape(c_in, c_out).T.reshape(tensor.shape).contiguous()
 
 
-# --- PTv3 as Pointcept names it: levels count from the finest on both ways ---
-
-_PTV3_UNITS = {
-    'cpe.0': 'conv',
-    'cpe.1': 'position.0',
-    'cpe.2': 'position.1',
-    'norm1.0': 'attention_norm',
-    'attn.qkv': 'attention.qkv',
-    'attn.proj': 'attention.proj',
-    'norm2.0': 'mlp_norm',
-    'mlp.0.fc1': 'mlp.0',
-    'mlp.0.fc2': 'mlp.2',
-}
-_PTV3_PARTS = {
-    'proj': 'proj.linear',
-    'norm.0': 'proj.norm',
-    'proj.0': 'proj.linear',
-    'proj.1': 'proj.norm',
-    'proj_skip.0': 'skip.linear',
-    'proj_skip.1': 'skip.norm',
-}
-_PTV3_HEADS = {'enc': (2, 4, 8, 16, 32), 'dec': (4, 4, 8, 16)}  # no tensor's shape says them
-
-
-def ptv3_names(state: StateDict) -> dict[str, str]:
-    coders = {'enc': 'encoder', 'dec': 'decoder'}
-    units = '|'.join(map(re.escape, _PTV3_UNITS))
-    rules: Rules = {
-        r'embedding\.stem\.(conv|norm)\.(\w+)': lambda unit, leaf: f'stem.{unit}.{leaf}',
-        rf'(enc|dec)\.\1(\d+)\.block(\d+)\.({units})\.(\w+)': (
-            lambda kind, level, block, unit, leaf: (
-                f'{coders[kind]}.{level}.{block}.{_PTV3_UNITS[unit]}.{leaf}'
-            )
-        ),
-        r'enc\.enc(\d+)\.down\.(proj|norm\.0)\.(\w+)': lambda level, part, leaf: (
-            f'pools.{int(level) - 1}.{_PTV3_PARTS[part]}.{leaf}'
-        ),
-        r'dec\.dec(\d+)\.up\.(proj\.[01]|proj_skip\.[01])\.(\w+)': lambda level, part, leaf: (
-            f'unpools.{level}.{_PTV3_PARTS[part]}.{leaf}'
-        ),
-        r'seg_head\.(\w+)': lambda leaf: f'head.{leaf}',
-    }
-    return renamed(state, rules)
-
-
-def ptv3_settings(state: StateDict) -> dict[str, Any]:
-    """From the shapes, and what they do not say from the stored settings or the paper."""
-    config = getattr(state, 'config', {})
-    _check_ptv3(config)
-    settings: dict[str, Any] = {
-        'classes': rows_of(state, 'seg_head.weight'),
-        'in_channels': state['embedding.stem.conv.weight'].shape[-1],
-    }
-    for kind, coder in (('enc', 'encoder'), ('dec', 'decoder')):
-        levels = count_of(state, rf'{kind}\.{kind}(\d+)\..*')
-        stages = [f'{kind}.{kind}{level}' for level in range(levels)]
-        depths = [count_of(state, rf'{re.escape(s)}\.block(\d+)\..*') for s in stages]
-        widths = [len(state[f'{stage}.block0.norm1.0.weight']) for stage in stages]
-        heads = config.get(f'{kind}_num_head', _PTV3_HEADS[kind][:levels])
-        settings |= {
-            f'{coder}_depths': depths,
-            f'{coder}_channels': widths,
-            f'{coder}_heads': list(heads),
-        }
-    for key, name in (('patch', 'enc_patch_size'), ('decoder_patch', 'dec_patch_size')):
-        if name in config:
-            settings[key] = list(config[name])
-    if 'order' in config:
-        orders = config['order']
-        settings['orders'] = [orders] if isinstance(orders, str) else orders
-    hidden, width = state['enc.enc0.block0.mlp.0.fc1.weight'].shape
-    if hidden != 4 * width:
-        settings['mlp_ratio'] = hidden / width
-    return settings
-
-
-def ptv3_settings_before_1_5_2(state: StateDict) -> dict[str, Any]:
-    """There the sum behind an MLP never reached the sparse tensor, which kept the MLP's answer."""
-    return {**ptv3_settings(state), 'conv_sees_mlp': True}
-
-
-def _check_ptv3(config: Mapping[str, Any]) -> None:
-    strides = {*config.get('stride', ())} - {2}
-    if strides:
-        raise BundleError(f'strides {", ".join(map(str, strides))}: only 2 is known of a ptv3')
-    if not config.get('pre_norm', True):
-        raise BundleError('pre_norm False: only True is known of a ptv3')
-    if config.get('qk_scale'):
-        raise BundleError(f'qk_scale {config["qk_scale"]}: only None is known of a ptv3')
-
-
 def _unchanged(_name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-TRANSFORMER = {
-    'enc_patch_size': 'patch',
-    'dec_patch_size': 'decoder patch',
-    'enc_num_head': 'heads',
-    'dec_num_head': 'decoder heads',
-    'order': 'orders',
-}
-LITEPT = {
-    'enc_patch_size': 'patch',
-    'enc_num_head': 'heads',
-    'enc_rope_freq': 'rope base',
-    'order': 'orders',
-}
 FAMILIES = {
     'ptv3': Family(
         'ptv3',
@@ -214,6 +120,7 @@ FAMILIES = {
         ptv3_settings,
         _unchanged,
         note=POINTCEPT_NOTE,
+        intensity=POINTCEPT_INTENSITY,
         unshaped=TRANSFORMER,
         structure='that of Pointcept 1.5.2 and later: weights trained with 1.5.1 or older, as the '
         'released ones were, need --before-1-5-2',
@@ -224,9 +131,17 @@ FAMILIES = {
         litept_settings,
         _unchanged,
         note=POINTCEPT_NOTE,
+        intensity=POINTCEPT_INTENSITY,
         unshaped=LITEPT,
     ),
-    'spunet': Family('spunet', spunet_names, spunet_settings, spconv_weight, note=POINTCEPT_NOTE),
+    'spunet': Family(
+        'spunet',
+        spunet_names,
+        spunet_settings,
+        spconv_weight,
+        note=POINTCEPT_NOTE,
+        intensity=POINTCEPT_INTENSITY,
+    ),
     'cylinder3d': Family(
         'cylinder3d',
         cylinder_names,
@@ -237,6 +152,8 @@ FAMILIES = {
         arranged=cylinder_weights,
         grid=cylinder_grid,
         unlabeled_head=HEAD,
+        intensity={SEMANTICKITTI.name: 1.0, NUSCENES.name: 1.0},
+        as_ported=cylinder_as_published,
     ),
     'minkunet': Family(
         'minkunet',
@@ -246,6 +163,8 @@ FAMILIES = {
         origin=-0.5,
         note=SPVNAS_NOTE,
         unused=(POINTS,),
+        intensity={SEMANTICKITTI.name: 1.0},
+        as_ported=unet_as_spvnas,
     ),
     'spvcnn': Family(
         'spvcnn',
@@ -254,6 +173,8 @@ FAMILIES = {
         torchsparse_weight,
         origin=-0.5,
         note=SPVNAS_NOTE,
+        intensity={SEMANTICKITTI.name: 1.0},
+        as_ported=unet_as_spvnas,
     ),
 }
 BEFORE_1_5_2 = {

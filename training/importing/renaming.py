@@ -39,6 +39,9 @@ class Family:
     grid: Callable[[StateDict], CylinderGrid] | None = None  # where it has no cubes
     unlabeled_head: str = ''  # the layer whose first class is none
     unshaped: Mapping[str, str] = field(default_factory=dict)  # of a config: no shape tells them
+    # label table -> times the stored intensity gives what its code trains on
+    intensity: Mapping[str, float] = field(default_factory=dict)
+    as_ported: Callable[[Checkpoint], Checkpoint] | None = None  # mmdet3d's names in its own
 
 
 def renamed(names: Iterable[str], rules: Rules) -> dict[str, str]:

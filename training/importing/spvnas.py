@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lidar_kd.errors import BundleError
-from lidar_kd.models.minkunet import scaled_widths, WIDTHS
-from training.importing.renaming import LAYER, renamed, rows_of, Rules, StateDict
+from lidar_kd.models.minkunet import BLOCKS, scaled_widths, WIDTHS
+from training.importing.renaming import count_of, LAYER, renamed, rows_of, Rules, StateDict
 
 UNITS = {
     'net.0': 'first.conv',
@@ -42,10 +42,10 @@ def minkunet_names(state: StateDict) -> dict[str, str]:
         r'(stage|up)([1-4])\.0\.net\.([01])\.(\w+)': lambda kind, number, unit, leaf: (
             f'{stage(kind, number)}.{STAGES[kind]}.{LAYER[unit]}.{_leaf(leaf)}'
         ),
-        rf'stage([1-4])\.([12])\.({units})\.(\w+)': lambda number, block, unit, leaf: (
+        rf'stage([1-4])\.([1-9]\d*)\.({units})\.(\w+)': lambda number, block, unit, leaf: (
             f'{stage("stage", number)}.blocks.{int(block) - 1}.{UNITS[unit]}.{_leaf(leaf)}'
         ),
-        rf'up([1-4])\.1\.([01])\.({units})\.(\w+)': lambda number, block, unit, leaf: (
+        rf'up([1-4])\.1\.(\d+)\.({units})\.(\w+)': lambda number, block, unit, leaf: (
             f'{stage("up", number)}.blocks.{block}.{UNITS[unit]}.{_leaf(leaf)}'
         ),
         r'classifier\.0\.(\w+)': lambda leaf: f'head.{leaf}',
@@ -65,11 +65,14 @@ def spvcnn_names(state: StateDict) -> dict[str, str]:
 def minkunet_settings(state: StateDict) -> dict[str, Any]:
     layers = ['stem.0', *(f'stage{k}.1.net.0' for k in range(1, 5))]
     layers += [f'up{k}.0.net.0' for k in range(1, 5)]
-    return {
+    blocks = [count_of(state, rf'stage{k}\.(\d+)\.net\..*') - 1 for k in range(1, 5)]
+    blocks += [count_of(state, rf'up{k}\.1\.(\d+)\.net\..*') for k in range(1, 5)]
+    settings = {
         'classes': rows_of(state, 'classifier.0.weight'),
         'in_channels': state['stem.0.kernel'].shape[-2],
         'width': width_ratio([state[f'{layer}.kernel'].shape[-1] for layer in layers]),
     }
+    return settings if blocks == [*BLOCKS] else {**settings, 'blocks': blocks}
 
 
 def width_ratio(widths: Sequence[int]) -> float:

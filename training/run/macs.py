@@ -55,8 +55,9 @@ def count_work(model: nn.Module, voxels: Voxels) -> CountingEngine:
     def linear(layer: nn.Linear, _: object, y: Tensor) -> None:
         counter.macs += y.numel() * layer.in_features
 
-    def attention(_: object, inputs: tuple[Tensor, Patches, Engine], __: object) -> None:
-        x, patches, _engine = inputs
+    def attention(_: object, inputs: tuple[Any, ...], __: object) -> None:
+        x: Tensor = inputs[0]
+        patches: Patches = inputs[1]
         products = sum(rows.numel() * rows.shape[1] for rows in patches.rows)
         counter.macs += 2 * products * x.shape[1]  # q k^T, and its weights times v
 

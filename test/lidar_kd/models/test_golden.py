@@ -15,7 +15,8 @@ from lidar_kd.bundle import load_bundle
 from lidar_kd.errors import BundleError
 from lidar_kd.sparse import fold_norms
 from lidar_kd.voxels import voxels_from_cells
-from training.import_weights import load, main
+from training.import_weights import main
+from training.importing.loading import load
 from training.importing.pointcept import FAMILIES
 from training.importing.reading import read_checkpoint
 

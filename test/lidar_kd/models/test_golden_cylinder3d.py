@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lidar_kd.voxels import voxelize, Voxels
-from training.import_weights import grid_of, load
+from training.import_weights import grid_of
+from training.importing.loading import load
 from training.importing.pointcept import FAMILIES
 from training.importing.reading import read_checkpoint
 from training.importing.renaming import Checkpoint

@@ -19,7 +19,8 @@ from lidar_kd.labels import NUSCENES
 from lidar_kd.models import build_model
 from lidar_kd.models.serialization import encode, ORDERS
 from lidar_kd.voxels import CartesianGrid, voxels_from_cells
-from training.import_weights import load, main
+from training.import_weights import main
+from training.importing.loading import load
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import read_checkpoint
 from training.importing.renaming import Checkpoint, Family

@@ -18,7 +18,8 @@ from lidar_kd.errors import BundleError
 from lidar_kd.models.minkunet import scaled_widths
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.voxels import voxelize
-from training.import_weights import grid_of, load, main
+from training.import_weights import grid_of, main
+from training.importing.loading import load
 from training.importing.pointcept import FAMILIES
 from training.importing.reading import read_checkpoint
 from training.importing.spvnas import width_ratio

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every benchmark runs to its table, with the peer beside it and on a machine without."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from training.bench import BENCHMARKS
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = {
+    'live': ('--scans', '15'),
+    'models': ('--scans', '1', '--presets', 'minkunet_quarter', 'litept_s'),
+    'methods': ('--scans', '2'),
+    'hostile': ('--cases', '300'),
+}
+WITH_PEER = ('engine', 'maps', 'train-step')
+WITHOUT = 'import sys; sys.modules["spconv"] = None'
+RUN = 'import runpy, sys; sys.path[0] = "training"; runpy.run_path({0!r}, run_name="__main__")'
+
+
+def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, float]:
+    """Its figures, by a Python that begins with `first`."""
+    figures = folder / 'figures.json'
+    words = [
+        'bench',
+        name,
+        *SMALL.get(name, ('--scans', '1')),
+        '--repeats',
+        '1',
+        '--points',
+        '1000',
+    ]
+    code = f'import sys; sys.argv = {[*words, "--json", str(figures)]!r}; {first}\n'
+    code += RUN.format(str(ROOT / 'training' / 'bench.py'))
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found: dict[str, float] = json.loads(figures.read_text())
+    return found
+
+
+@pytest.mark.parametrize('name', [name for name in BENCHMARKS if name not in ('gpu', 'kernels', *WITH_PEER)])
+def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
+    if name == 'live':
+        pytest.importorskip('rclpy', reason='the node runs on ROS')
+    assert run_benchmark(name, tmp_path)
+
+
+@pytest.mark.parametrize('name', WITH_PEER)
+def test_a_benchmark_runs_beside_the_peer(name: str, tmp_path: Path) -> None:
+    if find_spec('spconv') is None:
+        pytest.skip('spconv is not installed: no wheel for this Python or machine')
+    assert any('speedup' in metric for metric in run_benchmark(name, tmp_path))
+
+
+@pytest.mark.parametrize('name', WITH_PEER)
+def test_a_benchmark_runs_where_there_is_no_peer(name: str, tmp_path: Path) -> None:
+    figures = run_benchmark(name, tmp_path, first=WITHOUT)
+    assert figures
+    assert not any('speedup' in metric for metric in figures)
+
+
+def test_the_gpu_benchmark_says_that_there_is_none(tmp_path: Path) -> None:
+    command = [sys.executable, 'training/bench.py', 'gpu']
+    without = {'CUDA_VISIBLE_DEVICES': '', 'PATH': '/usr/bin:/bin'}
+    done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'torch sees no CUDA device here' in done.stdout + done.stderr
