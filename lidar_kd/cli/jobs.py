@@ -57,10 +57,14 @@ class Rank:
         keys = {'index': 'RANK', 'local': 'LOCAL_RANK', 'world': 'WORLD_SIZE'}
         found = {name: os.environ[key] for name, key in keys.items() if key in os.environ}
         try:
-            return cls(**{name: int(text) for name, text in found.items()})
+            rank = cls(**{name: int(text) for name, text in found.items()})
+            if not (0 <= rank.index < rank.world and rank.local >= 0):
+                raise ValueError
+            return rank
         except ValueError:
             raise ConfigError(
-                f'RANK, LOCAL_RANK and WORLD_SIZE must be numbers, not {found}; unset them.'
+                f'RANK, LOCAL_RANK and WORLD_SIZE must be numbers, RANK below WORLD_SIZE, not '
+                f'{found}; unset them, or start this with torchrun.'
             ) from None
 
     def take_share(self, jobs: Sequence[Job]) -> list[Job]:

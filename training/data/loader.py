@@ -132,13 +132,14 @@ class _Turns:
             yield [Turn(epoch, int(index)) for index in mine]
 
 
-def told_lost_worker(error: RuntimeError) -> None:
-    """Raises a DataError where torch says that a worker is gone, which it does at any place."""
-    if 'DataLoader worker' in str(error):
-        raise DataError(
-            'a process that loads scans was ended from outside, as the system does when memory '
-            'runs out; set data.workers lower, then run the same command again: it goes on.'
-        ) from None
+def explain_lost_worker(error: RuntimeError) -> DataError | None:
+    """The sentence where torch says that a worker is gone, which it may do at any place."""
+    if 'DataLoader worker' not in str(error):
+        return None
+    return DataError(
+        'a process that loads scans was ended from outside, as the system does when memory runs '
+        'out; set data.workers lower, then run the same command again: it goes on.'
+    )
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
@@ -203,11 +204,7 @@ class Loader:
         self.epoch, self.batch = self.epoch + 1, 0
 
     def _next(self, batches: Iterator[Batch | LidarKdError]) -> Batch:
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            told_lost_worker(error)
-            raise
+        batch = next(batches)
         if isinstance(batch, LidarKdError):
             raise batch
         return batch
