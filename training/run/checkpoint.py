@@ -15,7 +15,7 @@ import zlib
 import torch
 
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import DataError, LidarKdError
+from lidar_kd.errors import DataError, LidarKdError, write_atomically
 from lidar_kd.sparse import select_engine
 from training.run.folder import RunFolder
 from training.run.old_names import rename_state
