@@ -24,6 +24,7 @@ from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
 from training.benchmarks.hostile import run_hostile
 from training.benchmarks.kernels import run_kernels
+from training.benchmarks.kills import run_kills
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
@@ -46,6 +47,7 @@ BENCHMARKS = {
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
     'hostile': (run_hostile, 'hostile files by the thousand; exit 1 if one gets through'),
     'kernels': (run_kernels, 'random work for the native kernels under ASan and UBSan'),
+    'kills': (run_kills, 'tiny runs killed at any moment, beside one that was left alone'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
@@ -67,8 +69,8 @@ def parse_bench_options() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
-    parser.add_argument('--cases', type=int, default=2000, help='of hostile, kernels (2000)')
-    parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels (default 0)')
+    parser.add_argument('--cases', type=int, default=2000, help='of hostile, kernels, kills')
+    parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels, kills')
     parser.add_argument(
         '--first', type=int, default=0, help='of hostile: number of the first case'
     )
@@ -78,7 +80,7 @@ def parse_bench_options() -> argparse.Namespace:
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.name == 'kernels':
+    if arguments.name in ('kernels', 'kills'):
         return {key: getattr(arguments, key) for key in ('cases', 'seed')}
     if arguments.name == 'hostile':
         return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
