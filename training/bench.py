@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -34,7 +35,7 @@ from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),

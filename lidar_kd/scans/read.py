@@ -150,7 +150,7 @@ def _read_bin(path: Path, columns: int) -> NDArray[np.float32]:
 
 def _read_numpy(path: Path) -> NDArray[np.float32]:
     try:
-        check_archive(path)
+        check_packing(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return _from_array(loaded, path)
@@ -163,7 +163,7 @@ def _read_numpy(path: Path) -> NDArray[np.float32]:
         raise DataError(f'{path}: not a readable numpy file ({reason}); write it again.') from None
 
 
-def check_archive(path: Path) -> None:
+def check_packing(path: Path) -> None:
     """What a .npz unpacks to is bounded only where Python stops at the announced size."""
     if not zipfile.is_zipfile(path):
         return

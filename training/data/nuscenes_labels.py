@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
-from lidar_kd.scans.read import check_archive, DAMAGED
+from lidar_kd.scans.read import check_packing, DAMAGED
 from training.data.scan import Raw
 
 
@@ -46,7 +46,7 @@ def _read_numbers(path: Path, categories: NDArray[np.uint8]) -> NDArray[np.uint3
 
 def _read_panoptic_file(path: Path) -> NDArray[np.uint32]:
     try:
-        check_archive(path)
+        check_packing(path)
         with np.load(path, allow_pickle=False) as file:
             return file['data'].astype(np.uint32).reshape(-1)
     except OSError as error:  # said here: the set knows the lidarseg file only

@@ -22,7 +22,7 @@ CLOUD = 'sensor_msgs/msg/PointCloud2'
 PACKED_MB = 3000
 
 
-def make_cloud(folder: Path, rng: Rng) -> Path:
+def make_message(folder: Path, rng: Rng) -> Path:
     path = folder / 'cloud.pickle'
     path.write_bytes(pickle.dumps(_message(rng)))
     return path
@@ -132,11 +132,11 @@ def _recorded(store: Any, ros: int) -> Any:
 
 def _pack_zeros(bag: Path) -> Path:
     """A recording of 3 GB in some hundred kB, beside honest metadata."""
-    from rosbags.rosbag2.writer import zstd as packer
+    from rosbags.rosbag2 import writer
 
     if not bag.is_dir():
         return bag
-    part = packer.compress(bytes(64 << 20))
+    part = vars(writer)['zstd'].compress(bytes(64 << 20))  # Python's own, or its backport
     for path in bag.iterdir():
         if path.suffix in ('.db3', '.mcap', '.zstd'):
             packed = path.with_name(path.name.removesuffix('.zstd') + '.zstd')

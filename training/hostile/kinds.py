@@ -32,7 +32,7 @@ def list_kinds(templates: Path) -> dict[str, Kind]:
         'bin': Kind(share=3, make=scans.make_bin, use=scans.use_scan),
         'pcd': Kind(share=10, make=scans.make_pcd, use=scans.use_scan),
         'ply': Kind(share=9, make=scans.make_ply, use=scans.use_scan),
-        'cloud': Kind(share=11, make=clouds.make_cloud, use=clouds.use_cloud),
+        'cloud': Kind(share=11, make=clouds.make_message, use=clouds.use_cloud),
         'bag': Kind(share=6, make=clouds.make_bag, use=clouds.use_bag),
         'bundle': Kind(share=9, make=copied(networks.make_bundle), use=networks.use_bundle),
         'checkpoint': Kind(

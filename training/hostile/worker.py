@@ -63,13 +63,13 @@ def serve(cases: Connection, templates: Path, scratch: Path, seed: int) -> None:
             return
         folder = Path(tempfile.mkdtemp(dir=scratch))
         _forget_peak()
-        end, detail = judge(kinds[choose_kind(kinds, number)], folder, seed, number)
+        end, detail = try_case(kinds[choose_kind(kinds, number)], folder, seed, number)
         cases.send(Verdict(end, detail, read_peak_gb()))
         shutil.rmtree(folder, ignore_errors=True)
         gc.collect()
 
 
-def judge(kind: Kind, folder: Path, seed: int, number: int) -> tuple[str, str]:
+def try_case(kind: Kind, folder: Path, seed: int, number: int) -> tuple[str, str]:
     path = kind.make(folder, rng_of(seed, number))
     os.chdir(folder)
     _forget_peak()
