@@ -31,6 +31,7 @@ from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
+from training.benchmarks.odometry import run_odometry
 from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'odometry': (run_odometry, 'KISS-ICP on a drive with traffic, with and without ~/static'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
     'hostile': (run_hostile, 'hostile files by the thousand; exit 1 if one gets through'),
@@ -76,6 +78,10 @@ def parse_bench_options() -> argparse.Namespace:
         '--first', type=int, default=0, help='of hostile: number of the first case'
     )
     parser.add_argument('--kind', help='of hostile: only this kind of file')
+    parser.add_argument(
+        '--every-topic', action='store_true',
+        help='of live: somebody also listens to objects, markers and the static cloud',
+    )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 
@@ -86,6 +92,10 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.name == 'hostile':
         return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
+    if arguments.every_topic:
+        if arguments.name != 'live':
+            raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
+        chosen['every_topic'] = True
     if not arguments.presets:
         return chosen
     if arguments.name != 'models':

@@ -8,6 +8,7 @@ from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
 import sys
+from textwrap import shorten
 from typing import Any
 
 from lidar_kd.errors import DataError
@@ -16,6 +17,7 @@ POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 FILES = ('.mcap', '.db3', '.bag')
 MOST_GROWTH = 100  # times what a packed file has; clouds shrink to a half or a third
 _PIECE = 1 << 20
+_REASON = 200  # letters of what a library says about damage
 
 
 def is_bag(path: Path) -> bool:
@@ -36,7 +38,7 @@ class Bag:
         self._process = 0
         self._reader: Any = None
         self.topic = _choose_topic(self.path, topic, self._open().topics)
-        with _told_as_data_error(self.path):
+        with reading_bag(self.path):
             self.stamps_ns = [stamp for _, stamp, _ in self._messages()]
         if not self.stamps_ns:
             raise DataError(f'{self.path}: no cloud on {self.topic}; record it again.')
@@ -51,7 +53,7 @@ class Bag:
         """The message with this number, in order of reception: PointCloud2's attributes."""
         stamp = self.stamps_ns[index]
         twins = index - self.stamps_ns.index(stamp)  # received in the same nanosecond
-        with _told_as_data_error(self.path):
+        with reading_bag(self.path):
             found = self._messages(stamp, stamp + 1)
             for _ in range(twins):
                 next(found)
@@ -69,13 +71,14 @@ class Bag:
     def _open(self) -> Any:
         if self._process != os.getpid():
             self._stack = ExitStack()
-            self._reader = self._stack.enter_context(_open_reader(self.path))
+            self._reader = self._stack.enter_context(open_recording(self.path))
             self._process = os.getpid()
         return self._reader
 
 
 @contextmanager
-def _open_reader(path: Path) -> Iterator[Any]:
+def open_recording(path: Path) -> Iterator[Any]:
+    """rosbags' reader of a bag of any kind."""
     try:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import get_typestore, Stores
@@ -89,7 +92,7 @@ def _open_reader(path: Path) -> Iterator[Any]:
     if place.is_dir() and not (place / 'metadata.yaml').is_file():
         raise DataError(f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {place}.')
     with ExitStack() as stack:
-        with _told_as_data_error(path):
+        with reading_bag(path):
             _check_growth(place)
             reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             stack.enter_context(reader)
@@ -97,14 +100,14 @@ def _open_reader(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _told_as_data_error(path: Path) -> Iterator[None]:
+def reading_bag(path: Path) -> Iterator[None]:
     """What rosbags, its storages and packers raise for damaged files has no common class."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = shorten(str(error), _REASON, placeholder=' ...') or type(error).__name__
         raise DataError(f'{path}: the bag is damaged ({reason}); copy it again.') from None
 
 
