@@ -64,7 +64,7 @@ def use_archive(path: Path) -> None:
         raise DataError(problems[0])
 
 
-def make_tables(folder: Path, rng: Rng, templates: Path) -> Path:
+def spoil_tables(folder: Path, rng: Rng, templates: Path) -> Path:
     root = Path(shutil.copytree(templates / 'nuscenes', folder / 'nuscenes'))
     _damage_files(sorted(root.rglob('*.*')), rng)
     return root

@@ -41,7 +41,7 @@ def list_kinds(templates: Path) -> dict[str, Kind]:
         'importer': Kind(share=8, make=copied(networks.make_weights), use=networks.use_weights),
         'yaml': Kind(share=7, make=texts.make_yaml, use=texts.use_yaml),
         'archive': Kind(share=3, make=copied(folders.make_archive), use=folders.use_archive),
-        'nuscenes': Kind(share=3, make=copied(folders.make_tables), use=folders.use_dataset),
+        'nuscenes': Kind(share=3, make=copied(folders.spoil_tables), use=folders.use_dataset),
         'dataset': Kind(share=2, make=copied(folders.make_dataset), use=folders.use_dataset),
         'run': Kind(share=2, make=copied(folders.make_run_folder), use=folders.use_run_folder),
     }
