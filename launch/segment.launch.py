@@ -23,7 +23,7 @@ from launch_ros.actions import Node
 # in the checkout and in share/lidar_kd
 CONFIG = Path(__file__).resolve().parents[1] / 'config' / 'node'
 NAME = 'lidar_kd'
-SHOWN = ('labeled', 'obstacles')  # in the RViz file
+SHOWN = ('labeled', 'obstacles', 'static', 'markers', 'costmap')  # in the RViz file
 ARGUMENTS = {
     'points': ('/points', 'Topic with the PointCloud2 scans.'),
     'model': ('', 'Bundle (.safetensors); empty: what params_file says, else the shipped one.'),
@@ -35,7 +35,12 @@ ARGUMENTS = {
         "RViz's fixed frame: that of your clouds, or target_frame; lidar is the replay's.",
     ),
     'bag': ('', 'Also play this bag, in a loop, with its clock.'),
+    'labelled_bag': ('', 'Label all of bag into this new one instead, without node or player.'),
     'use_sim_time': ('', 'Time from /clock; empty: true with bag, else what params_file says.'),
+    'autoware': (
+        'false',
+        "Topics, ids and times as Autoware's ptv3 node has them: put it in that one's place.",
+    ),
     'namespace': ('', 'Namespace of the node.'),
     'log_level': ('info', 'debug, info, warn, error or fatal.'),
     'autostart': (
@@ -44,6 +49,14 @@ ARGUMENTS = {
         'params_file says, else true.',
     ),
 }
+# what ptv3 calls it; its input is `points`
+AUTOWARE_TOPICS = {
+    '~/segmented': '~/output/pointcloud/segmentation',
+    '~/labeled': '~/output/pointcloud/visualization',
+    '~/obstacles': '~/output/pointcloud/filtered',
+    '~/detected_objects': '~/output/objects',
+}
+AUTOWARE_PARAMETERS = {'output_classes': 'autoware', 'debug_stamped': True}
 FLAGS = {'true': True, '1': True, 'false': False, '0': False}
 
 IS_OLD = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
@@ -65,7 +78,14 @@ def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
     }
     if values['autostart']:
         given['autostart'] = read_flag('autostart', values['autostart'])
+    if read_flag('autoware', values['autoware']):
+        given.update(AUTOWARE_PARAMETERS)
     return {**given, **choose_time(values)}
+
+
+def choose_remaps(values: Mapping[str, str]) -> list[tuple[str, str]]:
+    renamed = AUTOWARE_TOPICS if read_flag('autoware', values['autoware']) else {}
+    return [('~/points', values['points']), *renamed.items()]
 
 
 def choose_time(values: Mapping[str, str]) -> dict[str, bool]:
@@ -86,6 +106,8 @@ def set_unless_set(name: str, value: str) -> SetEnvironmentVariable:
 
 def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
+    if values['labelled_bag']:
+        return []
     return [
         Node(
             package='lidar_kd',
@@ -93,7 +115,7 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name=NAME,
             namespace=values['namespace'],
             parameters=[values['params_file'], choose_parameters(values)],
-            remappings=[('~/points', values['points'])],
+            remappings=choose_remaps(values),
             arguments=['--ros-args', '--log-level', values['log_level']],
             output='screen',
             emulate_tty=True,
@@ -102,9 +124,22 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def start_bag(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    bag = LaunchConfiguration('bag').perform(context)
-    play = ['ros2', 'bag', 'play', bag, '--clock', '--loop']
-    return [ExecuteProcess(cmd=play, output='screen')] if bag else []
+    values = read_arguments(context)
+    play = ['ros2', 'bag', 'play', values['bag'], '--clock', '--loop']
+    command = label_bag(values) if values['labelled_bag'] else play if values['bag'] else []
+    return [ExecuteProcess(cmd=command, output='screen')] if command else []
+
+
+def label_bag(values: Mapping[str, str]) -> list[str]:
+    """The command, in the active environment; it goes on where it was interrupted."""
+    if not values['bag']:
+        raise ValueError('labelled_bag needs the bag that is to be labelled: bag:=FOLDER.')
+    given = {'--bundle': values['model'], '--device': values['device']}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return [
+        *('python3', '-m', 'lidar_kd.cli.bag', values['bag'], values['labelled_bag']),
+        *options,
+    ]
 
 
 def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:

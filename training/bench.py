@@ -27,6 +27,7 @@ from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
+from training.benchmarks.odometry import run_odometry
 from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.train_step import run_train_step
@@ -40,6 +41,7 @@ BENCHMARKS = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'odometry': (run_odometry, 'KISS-ICP on a drive with traffic, with and without ~/static'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
@@ -63,12 +65,20 @@ def parse_bench_options() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
+    parser.add_argument(
+        '--every-topic', action='store_true',
+        help='of live: somebody also listens to objects, markers and the static cloud',
+    )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
+    if arguments.every_topic:
+        if arguments.name != 'live':
+            raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
+        chosen['every_topic'] = True
     if not arguments.presets:
         return chosen
     if arguments.name != 'models':

@@ -28,12 +28,10 @@ explain_failed_imports()
 import numpy as np
 
 from lidar_kd.bundle import find_shipped_bundle, read_spec
-from lidar_kd.cli.birdview import draw_panel, Panel
 from lidar_kd.cli.console import Console
-from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError
-from lidar_kd.labels import ClassTable, IGNORE
+from lidar_kd.labels import ClassTable
 from training.live.processes import (
     check_alive,
     end_on_sigterm,
@@ -43,23 +41,21 @@ from training.live.processes import (
     wait_until,
 )
 from training.scores.metrics import Confusion, horizontal_range
+from training.scores.panoptic import PanopticQuality
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
-from training.views.animation import save_animation
+from training.views.drive import animate_drive, draw_drive, read_labelled
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received
 
 SEED = 2026  # streets that no shipped student was trained on
-STRIP = 5  # views side by side
-RANGE_M = 40.0
-FRAMES, FRAME_PX, FRAME_MS = 24, 400, 200  # of the animation
-ANIMATION_RANGE_M = 30.0
 START_LIMIT_S = 180.0  # for the node to load torch and its bundle, perhaps on a busy machine
+KNOWN_BY = 16  # points that tell a scan from all others
+STATIC, MARKERS = 'static', 'markers'  # topics that are shown as well
 SCAN_S = 0.1
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
 EXIT_INTERRUPTED = 130
-Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # points (N, 4), truth (N,), labels (N,)
 
 
 def parse_demo() -> argparse.Namespace:
@@ -99,13 +95,14 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
     namespace = f'/demo_{secrets.token_hex(4)}'  # nobody else's: what is counted is this drive
     with ExitStack() as stack:
         listener, listen = stack.enter_context(
-            listening(namespace, 'labeled', lambda received: received)
+            listening(namespace, 'labeled', lambda received: received, (STATIC, MARKERS))
         )
         names = {'__ns': namespace, '~/points': 'points'}
         parameters = {
             'model': bundle.resolve(),
             'device': arguments.device,
             'reliability': 'reliable',  # auto would take a moment to find it out
+            'labeled_instances': True,
         }
         log = arguments.out / 'node.log'
         node = stack.enter_context(running('segment_node', parameters, names, log))
@@ -168,20 +165,42 @@ def follow(
             yield
 
 
-def read(received: Received) -> Labelled:
-    cloud = decode(received.cloud)
-    return cloud.points, cloud.rows['truth'], cloud.rows['label']
-
-
 def score_drive(answers: list[Received], table: ClassTable) -> Confusion:
     confusion = Confusion(table.num_classes)
     for received in answers:
-        points, truth, labels = read(received)
+        points, truth, labels = read_labelled(received)
         confusion.add(truth, labels, horizontal_range(points))
     return confusion
 
 
-def report_drive(console: Console, listener: Listener, sent: int, confusion: Confusion) -> None:
+def score_drive_objects(
+    answers: list[Received], folder: Path, table: ClassTable
+) -> PanopticQuality:
+    """The scan of an answer is found by its first points: some may have been dropped."""
+    files = {
+        np.fromfile(file, '<f4', 4 * KNOWN_BY).tobytes(): file
+        for file in sorted((folder / 'velodyne').glob('*.bin'))
+    }
+    quality = PanopticQuality(table.num_classes)
+    for received in answers:
+        points, truth, labels = read_labelled(received)
+        file = files[points[:KNOWN_BY].tobytes()]
+        true_objects = np.fromfile(folder / 'labels' / f'{file.stem}.label', '<u4') >> 16
+        quality.add(truth, true_objects, labels, decode(received.cloud).rows['instance'])
+    return quality
+
+
+def describe_quality(quality: PanopticQuality, table: ClassTable) -> str:
+    """The mean of the classes that occur, and the movable ones among them."""
+    pq, occurs = 100 * quality.pq(), quality.counts[[0, 2]].sum(0) > 0
+    things = [i for i in table.group_ids('movable').tolist() if occurs[i]]
+    shown = ', '.join(f'{table.names[i]} {pq[i]:.0f}' for i in things)
+    return f'{pq[occurs].mean() if occurs.any() else 0:.1f} % ({shown})'
+
+
+def report_drive(
+    console: Console, listener: Listener, sent: int, confusion: Confusion, objects: str
+) -> None:
     status, answers = listener.status, listener.kept
     p50, p95 = np.percentile([each.latency_ms for each in answers], (50, 95))
     dropped = {
@@ -200,6 +219,7 @@ def report_drive(console: Console, listener: Listener, sent: int, confusion: Con
         *_list_stages(listener),
         ['points labelled right', f'{100 * confusion.accuracy():.1f} %'],
         ['against the truth', str(confusion.occurring())],
+        ['panoptic quality of its objects', objects],
     ]
     facts = ', '.join(status[key] for key in ('device', 'engine', 'precision') if key in status)
     console.table(f'the drive ({facts})', ['', 'value'], rows)
@@ -210,37 +230,9 @@ def _list_stages(listener: Listener) -> list[list[object]]:
     total = means.get('total_ms', 0.0)
     return [
         [f'  of it {stage}, mean', f'{means[key]:.1f} ms, {100 * means[key] / total:.0f} %']
-        for stage in ('preprocess', 'inference', 'postprocess')
+        for stage in ('preprocess', 'inference', 'postprocess', 'objects')
         if (key := f'{stage}_ms') in means
     ]
-
-
-def draw_drive(answers: list[Received], table: ClassTable, out: Path) -> list[Path]:
-    """A strip of views over the drive, and the last scan beside its truth."""
-    chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
-    views = [draw_view(received, table, RANGE_M, 480) for received in chosen]
-    points, truth, labels = read(answers[len(answers) // 2])
-    title = 'make demo: the middle of the drive'
-    full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
-    paths = [out / 'strip.png', out / 'scan.png']
-    for path, picture in zip(paths, (np.concatenate(views, 1), full)):
-        save_picture(path, picture)
-    return paths
-
-
-def draw_view(received: Received, table: ClassTable, range_m: float, side_px: int) -> np.ndarray:
-    """The labelled scan from above, (side_px, side_px, 3)."""
-    points, _, labels = read(received)
-    layers = (labels != IGNORE).astype(np.uint8)
-    panel = Panel(title='', colours=table.colour(labels), layers=layers)
-    return draw_panel(points, panel, range_m, side_px)
-
-
-def animate(answers: list[Received], table: ClassTable, path: Path) -> None:
-    """The drive in FRAMES views, evenly spread over it."""
-    rows = np.linspace(0, len(answers) - 1, FRAMES).round().astype(int)
-    views = [draw_view(answers[i], table, ANIMATION_RANGE_M, FRAME_PX) for i in rows]
-    save_animation(path, views, FRAME_MS)
 
 
 def run_demo(arguments: argparse.Namespace, console: Console) -> None:
@@ -257,11 +249,13 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '
             f'see {arguments.out / "node.log"} and {arguments.out / "replay.log"}.'
         )
-    report_drive(console, listener, arguments.scans, score_drive(listener.kept, table))
-    for path in draw_drive(listener.kept, table, arguments.out):
+    objects = describe_quality(score_drive_objects(listener.kept, folder, table), table)
+    confusion = score_drive(listener.kept, table)
+    report_drive(console, listener, arguments.scans, confusion, objects)
+    for path in draw_drive(listener, table, arguments.out):
         console.line(f'picture {path}')
     if arguments.animation:
-        animate(listener.kept, table, arguments.animation)
+        animate_drive(listener, table, arguments.animation)
         console.line(f'animation {arguments.animation}')
     console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
     console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true \\')

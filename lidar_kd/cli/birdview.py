@@ -60,6 +60,12 @@ def _splat(
     picture[tuple(pixels[inside].T)] = panel.colours[order][point[inside]]
 
 
+def place_pixels(xy: NDArray[np.floating], range_m: float, side_px: int) -> NDArray[np.float64]:
+    """(N, 2) column and row in a panel of `range_m` to each side."""
+    scale = side_px / (2 * range_m * _MARGIN)
+    return side_px / 2 - xy[:, ::-1].astype(np.float64) * scale
+
+
 def list_pixels(sizes: NDArray[np.int_]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Per pixel of all squares: which point, and its offset from the point's position."""
     areas = sizes**2

@@ -50,15 +50,21 @@ def draw_costmap(
     half = math.ceil(settings.costmap_range_m / cell_m)
     side, origin_m = 2 * half, -half * cell_m
     cost_of = list_costs(table, settings)
-    cost, cell, z = _choose_cells(points, cost_of[labels], cell_m, half)
-    on_ground = np.isin(labels, table.group_ids('ground'))[cost >= 0]
-    cost, cell, z = cost[cost >= 0], cell[cost >= 0], z[cost >= 0]
-    ground = _find_heights(cell[on_ground], z[on_ground], side)
-    costs = _blend(
-        _mean(cell[on_ground], cost[on_ground], side),
-        _cost_of_shape(ground, settings),
-        _highest_cost(cell[~on_ground], z[~on_ground], cost[~on_ground], ground.bottom, settings),
-    )
+    rows = _choose_rows_within(points, cost_of[labels] != _NOT_DRAWN, half * cell_m)
+    is_ground = np.zeros(256, np.bool_)
+    is_ground[table.group_ids('ground')] = True
+    cost, z, on_ground = cost_of[labels[rows]], points[rows, 2], is_ground[labels[rows]]
+    cell = _find_cells(points[rows, :2], cell_m, half)
+    up = ~on_ground
+    with np.errstate(
+        over='ignore', invalid='ignore', divide='ignore'
+    ):  # a driver may send any height
+        ground = _find_heights(cell[on_ground], z[on_ground], side)
+        costs = _blend(
+            _mean(cell[on_ground], cost[on_ground], side),
+            _cost_of_shape(ground, settings),
+            _highest_cost(cell[up], z[up], cost[up], ground.bottom, settings),
+        )
     return Costmap(costs=costs, cell_m=cell_m, origin_m=origin_m)
 
 
@@ -78,36 +84,41 @@ def list_costs(table: ClassTable, settings: OutputSettings) -> NDArray[np.int16]
     return costs
 
 
-def _choose_cells(
-    points: NDArray[np.float32], cost: NDArray[np.int16], cell_m: float, half: int
-) -> tuple[NDArray[np.int16], Ids, Floats]:
-    """The cost of each point, -1 where it lies outside or nowhere; its cell; its height."""
-    with np.errstate(invalid='ignore', over='ignore'):
-        place = np.floor(points[:, :2].astype(np.float64) / cell_m) + half
-        inside = ((place >= 0) & (place < 2 * half)).all(1) & np.isfinite(points[:, 2])
-    column, row = np.where(inside[:, None], place, 0).astype(np.int64).T
-    at_sensor = ~points[:, :3].any(1)  # where drivers put what gave no echo
-    return (
-        np.where(inside & ~at_sensor, cost, _NOT_DRAWN).astype(np.int16),
-        row * 2 * half + column,
-        points[:, 2].astype(np.float64),
-    )
+def _choose_rows_within(
+    points: NDArray[np.float32], drawn: NDArray[np.bool_], range_m: float
+) -> Ids:
+    """Of `drawn` those that lie within the map."""
+    rows = np.flatnonzero(drawn)
+    x, y, z = (points[rows, column] for column in range(3))
+    inside = (np.abs(x) < range_m) & (np.abs(y) < range_m) & np.isfinite(z)
+    inside &= (x != 0) | (y != 0) | (z != 0)  # where drivers put what gave no echo
+    chosen: Ids = rows[inside]
+    return chosen
 
 
-def _find_heights(cell: Ids, z: Floats, side: int) -> Heights:
-    bottom, top = np.full(side * side, np.inf), np.full(side * side, -np.inf)
+def _find_cells(xy: NDArray[np.float32], cell_m: float, half: int) -> Ids:
+    """(n,) row and column in one number."""
+    place = np.floor(xy / np.float32(cell_m)).astype(np.int64) + half
+    column, row = np.clip(place, 0, 2 * half - 1).T  # rounding may lead out of the last
+    cells: Ids = row * 2 * half + column
+    return cells
+
+
+def _find_heights(cell: Ids, z: NDArray[np.float32], side: int) -> Heights:
+    bottom = np.full(side * side, np.inf, np.float32)
+    top = -bottom
     np.minimum.at(bottom, cell, z)
     np.maximum.at(top, cell, z)
     bottom[np.isinf(bottom)] = top[np.isinf(top)] = np.nan
-    return Heights(bottom.reshape(side, side), top.reshape(side, side), _mean(cell, z, side))
+    lowest, highest = (each.reshape(side, side).astype(np.float64) for each in (bottom, top))
+    return Heights(lowest, highest, _mean(cell, z, side))
 
 
 def _mean(cell: Ids, values: NDArray[Any], side: int) -> Floats:
     """(side, side) over the points of each cell, NaN without any."""
     counts = np.bincount(cell, minlength=side * side)
     sums = np.bincount(cell, values, side * side)
-    with np.errstate(invalid='ignore'):
-        mean: Floats = (sums / counts).reshape(side, side)
+    mean: Floats = (sums / counts).reshape(side, side)
     return mean
 
 
@@ -128,7 +139,11 @@ def _rise(height: Floats) -> Floats:
 
 
 def _highest_cost(
-    cell: Ids, z: Floats, cost: NDArray[np.int16], bottom: Floats, settings: OutputSettings
+    cell: Ids,
+    z: NDArray[np.float32],
+    cost: NDArray[np.int16],
+    bottom: Floats,
+    settings: OutputSettings,
 ) -> Floats:
     """(side, side) of what stands on the ground and does not hang above it; NaN without any."""
     ground = _spread_heights(bottom).ravel()[cell]

@@ -54,6 +54,10 @@ _FAST_DDS = (
     'Kilted FASTRTPS_DEFAULT_PROFILES_FILE) to config/node/fastdds_large_clouds.xml on both sides'
 )
 _FAST_DDS_PROFILE = 'does it run with the Fast DDS profile that this node has?'
+_LASER_SCAN = (
+    "a scan in one plane shows no classes; connect a 3D LiDAR's PointCloud2 (its driver often "
+    'publishes both)'
+)
 _CYCLONE_DDS = (
     "big clouds overflow the socket's buffer: sudo sysctl -w net.core.rmem_max=2147483647, then "
     "SocketReceiveBufferSize in Cyclone DDS's configuration"
@@ -105,6 +109,8 @@ class Input:
         if self._policy == ReliabilityPolicy.RELIABLE and offered != {self._policy}:
             return f'{opening}, incompatible QoS: they are best effort, set reliability to auto'
         kinds = {each.topic_type for each in publishers} - {'sensor_msgs/msg/PointCloud2'}
+        if 'sensor_msgs/msg/LaserScan' in kinds:
+            return f'{opening} of type sensor_msgs/msg/LaserScan: {_LASER_SCAN}'
         if kinds:
             return f'{opening} of type {", ".join(sorted(kinds))}: it must be PointCloud2'
         remedy = explain_losses(get_rmw_implementation_identifier(), os.environ)

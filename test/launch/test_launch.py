@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+import json
 from pathlib import Path
 import sys
 from types import ModuleType
@@ -15,8 +16,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from lidar_kd.cli.bag import make_bag_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENT = ROOT / 'launch' / 'segment.launch.py'
+MESSAGES = {'Objects', 'Costmap'}  # displays that show no cloud
 has_launch = find_spec('launch_ros') is not None  # `launch` alone is also the checkout's folder
 needs_launch = pytest.mark.skipif(
     not has_launch, reason='launch and launch_ros are not here: they come with a ROS distribution'
@@ -36,7 +40,7 @@ def test_every_argument_of_the_node_is_there_and_described() -> None:
     names = {key.value for key in arguments.keys}
     assert names == {
         'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
-        'log_level', 'autostart', 'fixed_frame',
+        'log_level', 'autostart', 'fixed_frame', 'autoware', 'labelled_bag',
     }  # fmt: skip
     assert all(value.elts[1].value.endswith('.') for value in arguments.values)
 
@@ -69,7 +73,10 @@ def test_rviz_shows_the_newest_labelled_cloud_in_colour() -> None:
     displays = {each['Name']: each for each in tree['Visualization Manager']['Displays']}
     assert displays['Classes']['Color Transformer'] == 'RGB8'
     assert displays['Label ids']['Channel Name'] == 'label'
-    for name in ('Classes', 'Label ids', 'Obstacles'):
+    assert {each['Topic']['Value'] for name, each in displays.items() if name in MESSAGES} == {
+        '/lidar_kd/markers', '/lidar_kd/costmap',
+    }  # fmt: skip
+    for name in ('Classes', 'Label ids', 'Obstacles', 'What cannot move'):
         topic = displays[name]['Topic']
         assert (topic['Depth'], topic['Reliability Policy']) == (1, 'Best Effort')
 
@@ -105,6 +112,7 @@ def test_rviz_begins_in_the_frame_of_the_replay(segment: ModuleType) -> None:
         ({'autostart': 'False'}, {'autostart': False}),
         ({'autostart': '1', 'use_sim_time': 'true'}, {'autostart': True, 'use_sim_time': True}),
         ({'bag': 'drive'}, {'use_sim_time': True}),
+        ({'autoware': 'true'}, {'output_classes': 'autoware', 'debug_stamped': True}),
         ({'bag': 'drive', 'use_sim_time': '0'}, {'use_sim_time': False}),
     ],
     ids=str,
@@ -116,7 +124,32 @@ def test_only_what_was_given_goes_before_the_parameters_file(
     assert segment.choose_parameters({**defaults, **given}) == expected
 
 
-@pytest.mark.parametrize('name', ['autostart', 'use_sim_time'])
+def test_a_bag_is_labelled_by_the_command_that_a_shell_would_start(segment: ModuleType) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    given = {**defaults, 'labelled_bag': 'out', 'model': 'a.safetensors'}
+    with pytest.raises(ValueError, match='labelled_bag needs the bag'):
+        segment.label_bag(given)
+    program, *words = segment.label_bag({**given, 'bag': 'drive'})
+    assert program == 'python3'  # the active environment's, as that of the node
+    assert words == ['-m', 'lidar_kd.cli.bag', 'drive', 'out', '--bundle', 'a.safetensors']
+    assert make_bag_parser().parse_args(words[2:]).out == Path('out')
+
+
+def test_in_autowares_place_the_topics_have_its_names(segment: ModuleType) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    assert segment.choose_remaps(defaults) == [('~/points', '/points')]
+    given = {**defaults, 'autoware': 'true', 'points': '/sensing/lidar/concatenated/pointcloud'}
+    remaps = dict(segment.choose_remaps(given))
+    assert remaps.pop('~/points') == '/sensing/lidar/concatenated/pointcloud'
+    assert remaps == {
+        '~/segmented': '~/output/pointcloud/segmentation',
+        '~/labeled': '~/output/pointcloud/visualization',
+        '~/obstacles': '~/output/pointcloud/filtered',
+        '~/detected_objects': '~/output/objects',
+    }
+
+
+@pytest.mark.parametrize('name', ['autostart', 'use_sim_time', 'autoware'])
 def test_a_flag_that_is_neither_true_nor_false_is_refused(segment: ModuleType, name: str) -> None:
     defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
     with pytest.raises(ValueError, match=f'{name}:=yes is neither true nor false'):
@@ -141,3 +174,23 @@ def test_the_launch_description_names_its_arguments_and_starts_the_node(
     description = segment.generate_launch_description()
     declared = [each for each in description.entities if isinstance(each, DeclareLaunchArgument)]
     assert {each.name for each in declared} == set(segment.ARGUMENTS)
+
+
+def test_the_foxglove_layout_shows_topics_that_the_node_has() -> None:
+    layout = json.loads((ROOT / 'config' / 'node' / 'foxglove.json').read_text())
+    panels = layout['configById']
+    scene = panels['3D!lidar_kd']
+    assert scene['topics']['/lidar_kd/labeled']['colorField'] == 'rgb'
+    assert set(scene['topics']) == {f'/lidar_kd/{name}' for name in constants('SHOWN')}
+    plotted = {path['value'].removesuffix('.data') for path in panels['Plot!lidar_kd']['paths']}
+    stages = ('total', 'inference', 'objects')
+    assert plotted == {f'/lidar_kd/debug/processing_time/{stage}_ms' for stage in stages}
+
+    def leaves(tree: Any) -> set[str]:
+        return {tree} if isinstance(tree, str) else leaves(tree['first']) | leaves(tree['second'])
+
+    assert leaves(layout['layout']) == set(panels)
+
+
+def constants(name: str) -> list[str]:
+    return [each.value for each in constant(name).elts]

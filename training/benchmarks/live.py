@@ -2,11 +2,12 @@
 """The node live: scans of about 120,000 points at 10 Hz in one process, the node in a second, this
 one listens.
 
-python training/bench.py live --scans 600
+python training/bench.py live --scans 600 --every-topic
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 import secrets
@@ -35,9 +36,12 @@ START_LIMIT_S = 180.0  # for the node to load torch and its bundle
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
 NAMESPACE = f'/live_{secrets.token_hex(4)}'  # nobody else's
 CACHE = Path('runs/cache/live')
+EVERY = ('objects', 'markers', 'static')  # those whose message packages are here
 
 
-def run_live(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+def run_live(
+    console: Console, *, scans: int, repeats: int, every_topic: bool = False
+) -> dict[str, float]:
     """`repeats` is not used: one long run is what is asked for."""
     require_ros()
     prepare_environment()
@@ -48,7 +52,7 @@ def run_live(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
         links.mkdir()
         for number in range(scans):
             (links / f'{number:06d}.bin').symlink_to(drive[number % len(drive)])
-        return _run(console, links, scans, bundle)
+        return _run(console, links, scans, bundle, EVERY if every_topic else ())
 
 
 def name_machine() -> str:
@@ -69,13 +73,15 @@ def _simulate(console: Console) -> list[Path]:
     return sorted(path.resolve() for path in CACHE.glob('sequences/00/velodyne/*.bin'))
 
 
-def _run(console: Console, scans: Path, count: int, bundle: Path) -> dict[str, float]:
+def _run(
+    console: Console, scans: Path, count: int, bundle: Path, others: Sequence[str]
+) -> dict[str, float]:
     from training.live.listener import listening
 
     rss_mb: list[float] = []
     with ExitStack() as stack:
         listener, listen = stack.enter_context(
-            listening(NAMESPACE, 'segmented', lambda one: one.latency_ms)
+            listening(NAMESPACE, 'segmented', lambda one: one.latency_ms, others, most=1)
         )
         logs = scans.with_name('node.log'), scans.with_name('replay.log')
         parameters = {'model': bundle.resolve(), 'reliability': 'reliable'}
@@ -108,6 +114,9 @@ def _run(console: Console, scans: Path, count: int, bundle: Path) -> dict[str, f
         check_alive(replay, logs[1])
         listen(1.5)
         metrics = _measure(listener.kept, listener.times_ms['pipeline_latency_ms'], count, rss_mb)
+        if objects_ms := listener.times_ms['objects_ms']:
+            p50, p95 = np.percentile(objects_ms, (50, 95))
+            metrics |= {'objects_p50_ms': float(p50), 'objects_p95_ms': float(p95)}
         _report(console, metrics, listener.status)
         return metrics
 

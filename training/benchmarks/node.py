@@ -12,6 +12,7 @@ from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.ros.replay.layouts import encode_scan, find_layout, LAYOUTS
 from training.benchmarks.clock import Clock, threads
 from training.benchmarks.engine import rounds
+from training.benchmarks.node_scene import run_scenes
 from training.benchmarks.scans import distinct_scans
 
 POINTS = 120_000
@@ -37,7 +38,7 @@ def run_node(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
             for _, scan in rounds(len(clouds), repeats * ROUNDS):
                 _measure(clock, scan, payloads[scan], keeps)
             advance()
-    return _report(console, clocks)
+    return {**_report(console, clocks), **run_scenes(console, clouds, repeats)}
 
 
 def _measure(clock: Clock, scan: int, message: Payload, keeps: NDArray[np.bool_]) -> None:

@@ -26,6 +26,7 @@ from ros_partner import (
     values_of,
     wait_for,
 )
+from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Header
 import yaml
 
@@ -227,6 +228,11 @@ def test_silence_is_explained(small_bundle: str) -> None:
         partner.destroy_publisher(partner._scans)
         wait_for(
             lambda: 'start the driver, or remap' in partner.diagnose().message, 'no publisher'
+        )
+        partner.create_publisher(LaserScan, f'/{NAME}/points', 1)
+        wait_for(
+            lambda: 'a scan in one plane shows no classes' in partner.diagnose().message,
+            'a word on LaserScan',
         )
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from lidar_kd.errors import ConfigError
 from training.bench import BENCHMARKS
+from training.benchmarks.odometry import compare_poses, require_kiss_icp
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
@@ -50,7 +53,28 @@ def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, 
 def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
     if name == 'live':
         pytest.importorskip('rclpy', reason='the node runs on ROS')
+    if name == 'odometry':
+        pytest.importorskip('kiss_icp', reason='KISS-ICP is not here: pip install kiss-icp')
     assert run_benchmark(name, tmp_path)
+
+
+def test_odometry_without_kiss_icp_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'kiss_icp', None)
+    with pytest.raises(ConfigError, match='KISS-ICP is not here.*pip install kiss-icp'):
+        require_kiss_icp()
+
+
+def test_poses_are_compared_from_where_both_begin() -> None:
+    truth = np.tile(np.eye(4), (3, 1, 1))
+    truth[:, 0, 3] = [100, 101, 102]  # along x, from a place of its own
+    found = np.tile(np.eye(4), (3, 1, 1))
+    found[:, 0, 3] = [0, 1, 2]
+    assert compare_poses(found, truth) == (0.0, 0.0)
+    found[:, 1, 3] = [0, 3, 4]  # sideways by 3 and 4 m
+    found[2, :2, :2] = [[0, -1], [1, 0]]  # and turned by 90 degrees at the end
+    error_m, error_deg = compare_poses(found, truth)
+    assert error_m == pytest.approx(np.sqrt((9 + 16) / 3))
+    assert error_deg == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize('name', WITH_PEER)

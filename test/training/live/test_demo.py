@@ -14,7 +14,10 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
 pytest.importorskip('open3d', reason='the simulator needs open3d')
 
+import numpy as np
 from ros_partner import leave_domain
+
+from training.views.drive import LEFT
 
 ROOT = Path(__file__).resolve().parents[3]
 SCANS = 8
@@ -43,10 +46,15 @@ def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> 
     assert told['scans sent'] == told['received by the node'] == str(SCANS)
     assert 1 <= int(told['labelled']) <= SCANS
     assert 'mIoU' in told['against the truth']
+    assert re.match(r'\d+\.\d % \(.*car \d+', told['panoptic quality of its objects'])
     assert 'segment.launch.py' in done.stdout
     for name in ('strip.png', 'scan.png'):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 1000
+    with Image.open(tmp_path / 'strip.png') as picture:
+        assert picture.size == (5 * 480, 2 * 480)  # labels and boxes above, what is left below
+        below = np.asarray(picture)[480:]
+        assert (below == LEFT).all(2).any()
     assert processes_of(tmp_path) == []
 
 
