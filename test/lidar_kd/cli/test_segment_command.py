@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command labels files, continues where it stopped and answers bad input with a sentence."""
 
-import errno
-import os
 from pathlib import Path
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -285,22 +282,6 @@ def test_a_bad_bundle_is_told_and_nothing_is_written(
     (folder / 'bad.safetensors').write_bytes(b'junk')
     refuse(capsys, run(folder / 'bad.safetensors', folder, '-o', out), 'not a complete')
     assert not out.exists()
-
-
-def test_a_disk_that_is_full_in_the_middle_is_told_by_its_name(
-    folder: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))  # as good as full after one label
-    try:
-        code = run(bundle, folder, '-o', folder.parent / 'out')
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert code == 2
-    assert (
-        f'.label: cannot be written ({os.strerror(errno.EFBIG)}); free' in capsys.readouterr().err
-    )
-    assert list((folder.parent / 'out').rglob('*.*')) == []
 
 
 def test_an_output_that_is_no_folder_is_told(
