@@ -103,7 +103,7 @@ def _from_student(config: Config, bundle: Path) -> dict[str, object]:
             f'{SELF_TEACHER}: the first student alone takes the place of the teacher in the '
             'methods of the configuration; it names no frozen teacher or no method: set both.'
         )
-    teacher = config.teacher.model_copy(update={'config': None, 'bundle': bundle})
+    teacher = config.teacher.model_copy(update={'config': None, 'bundle': bundle, 'ensemble': ()})
     return {'teacher': teacher.model_dump(), 'teachers': {}}
 
 

@@ -85,6 +85,7 @@ class TeacherSettings(Section):
 
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
+    ensemble: tuple[Path, ...] = ()  # more bundles: the mean of the posteriors of all answers
     cache: bool = False  # it sees scans before augmentation, each once: outputs kept on disk
 
     @model_validator(mode='after')
@@ -113,6 +114,12 @@ class MainTeacherSettings(TeacherSettings):
 
     def _ways(self) -> list[str]:
         return [*super()._ways(), *(['shared'] if self.shared else [])]
+
+    @model_validator(mode='after')
+    def _not_with_itself(self) -> MainTeacherSettings:
+        if self.shared and self.ensemble:
+            raise ValueError('ensemble: a student that is its own teacher has no others beside it')
+        return self
 
 
 class Methods(Section):

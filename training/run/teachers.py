@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+import hashlib
 import math
 from pathlib import Path
 from typing import cast
@@ -15,16 +17,26 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.sparse import fold_norms
 from lidar_kd.voxels import Voxels
+from training.run.ensemble import Ensemble
 
 
 class FrozenTeacher:
-    """No module, so that it is no part of what is trained or saved."""
+    """No module, so that it is no part of what is trained or saved.
 
-    def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        self.spec, self.sha256 = bundle.spec, bundle.sha256
-        self.name = bundle.spec.run_or(bundle.name)
-        self.parameters = sum(p.numel() for p in bundle.model.parameters())
-        self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
+    others: bundles that answer with it, in the mean; they look at the same voxels.
+    """
+
+    def __init__(
+        self, bundle: Bundle, device: torch.device, others: Sequence[Bundle] = ()
+    ) -> None:
+        bundles = [bundle, *others]
+        self.spec = bundle.spec
+        self.sha256 = _digest_together([each.sha256 for each in bundles])
+        self.name = bundle.spec.run_or(bundle.name) + f' and {len(others)} more' * bool(others)
+        networks = [fold_norms(each.model) for each in bundles]
+        self.parameters = sum(p.numel() for each in bundles for p in each.model.parameters())
+        network = Ensemble(networks) if others else networks[0]
+        self.network: nn.Module = network.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, voxels: Voxels) -> Output:
@@ -34,13 +46,27 @@ class FrozenTeacher:
 
 
 def load_teacher(
-    path: Path, labels: str, intensity_scale: float, device: torch.device
+    paths: Sequence[Path], labels: str, intensity_scale: float, device: torch.device
 ) -> FrozenTeacher:
-    """A bundle whose answers the student can be compared with."""
-    bundle = load_bundle(path)
-    bundle.require_columns()
-    check_teacher_spec(bundle.spec, labels, intensity_scale, str(path))
-    return FrozenTeacher(bundle, device)
+    """A bundle whose answers the student can be compared with, or several that answer as one."""
+    bundles = [load_bundle(path) for path in paths]
+    first, *others = bundles
+    for path, bundle in zip(paths, bundles):
+        bundle.require_columns()
+        check_teacher_spec(bundle.spec, labels, intensity_scale, str(path))
+        if bundle.spec.grid != first.spec.grid:
+            raise ConfigError(
+                f'{path}: its voxels are not those of {paths[0]}; teachers of an ensemble look at '
+                'the same ones: take it out of teacher.ensemble.'
+            )
+    return FrozenTeacher(first, device, others)
+
+
+def _digest_together(digests: Sequence[str]) -> str:
+    """That of a single one is its own: answers that were kept are found again."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(' '.join(digests).encode()).hexdigest()
 
 
 def check_teacher_spec(spec: BundleSpec, labels: str, intensity_scale: float, where: str) -> None:
