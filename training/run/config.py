@@ -144,6 +144,7 @@ class Config(Section):
     teachers: dict[str, TeacherSettings] = {}  # method -> one of its own, as a fused one for m2skd
     method: tuple[str, ...] = ()  # distill only; a sum of several divides automatic shares
     methods: Methods = Methods()
+    known_gain: str | None = None  # of this configuration as it is; the run's report quotes it
     log_every: PositiveInt = 20  # steps
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
 
@@ -255,7 +256,7 @@ def describe_changes(ours: Config, theirs: dict[str, Any]) -> list[str]:
     other = _flatten_settings(theirs)
     return [
         f'{key} {other.get(key)} -> {mine.get(key)}'
-        for key in sorted(mine.keys() | other.keys())
+        for key in sorted((mine.keys() | other.keys()) - {'known_gain'})  # which decides nothing
         if mine.get(key) != other.get(key)
     ]
 

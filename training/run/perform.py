@@ -232,11 +232,16 @@ def report_run(parts: Parts, console: Console) -> None:
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
         confusion = score(watch, scans, advance=advance)
+    known = parts.config.known_gain
     result = Result(
         title=parts.config.name,
         table=parts.spec.labels,
         confusion=confusion,
-        facts={'scored on': scans.describe(), **segmenter.spec.provenance},
+        facts={
+            'scored on': scans.describe(),
+            **segmenter.spec.provenance,
+            **({'measured before': known} if known else {}),
+        },
         latency_ms=watch.latency_ms,
     )
     show(console, result)
