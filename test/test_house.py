@@ -15,7 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / 'lidar_kd').rglob('*.py'))
 OTHERS = [path for name in ('training', 'test', 'launch') for path in (ROOT / name).rglob('*.py')]
 PYTHON = [*LIBRARY, *sorted(OTHERS), ROOT / 'setup.py']
-SOURCES = [*PYTHON, *sorted((ROOT / 'lidar_kd').rglob('*.[ch]'))]
+OTHER_TONGUES = {'.c', '.h', '.js', '.css', '.html'}
+SOURCES = [
+    *PYTHON,
+    *sorted(p for p in (ROOT / 'lidar_kd').rglob('*.*') if p.suffix in OTHER_TONGUES),
+]
 
 # from the bottom up: a file imports its own room and those before it (design.md)
 ORDER = [

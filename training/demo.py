@@ -44,7 +44,7 @@ from training.scores.metrics import Confusion, horizontal_range
 from training.scores.panoptic import PanopticQuality
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
-from training.views.drive import animate_drive, draw_drive, read_labelled
+from training.views.drive import animate_drive, draw_drive, read_labelled, write_drive_page
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received
@@ -254,6 +254,9 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     report_drive(console, listener, arguments.scans, confusion, objects)
     for path in draw_drive(listener, table, arguments.out):
         console.line(f'picture {path}')
+    page = arguments.out / 'drive.html'
+    write_drive_page(page, listener.kept, table)
+    console.line(f'to look at in a browser: {page}')
     if arguments.animation:
         animate_drive(listener, table, arguments.animation)
         console.line(f'animation {arguments.animation}')

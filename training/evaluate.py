@@ -5,6 +5,7 @@
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 07 09 --tta
   python training/evaluate.py --predictions FOLDER --data NUSCENES --kind nuscenes --sequences val
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 08 --panoptic
+  python training/evaluate.py --bundle best.safetensors --data KITTI --html look.html
   torchrun --nproc-per-node 4 training/evaluate.py --bundle best.safetensors --data KITTI
 
 Every original point counts, in a single pass over each scan unless --tta says otherwise. Every
@@ -46,6 +47,7 @@ from lidar_kd.segmenter import Precision, Segmenter
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS
 from training.data.scan import Points, ScanSet
+from training.reports.page import rated_by, RatedAnswer, without_probability, write_answer_page
 from training.reports.report import (
     choose_spread,
     figures,
@@ -61,6 +63,8 @@ from training.scores.panoptic import number_objects, PanopticQuality, ScoredObje
 from training.scores.predictions import StoredPredictions
 from training.scores.scoring import Answer, check_tables, Labels, score_answers, Stopwatch
 
+PAGE_SCANS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
@@ -75,6 +79,7 @@ class ScoringOptions:
     out: Path | None = None
     pictures: int = 3
     json: Path | None = None
+    html: Path | None = None
     device: str = 'auto'
     precision: Precision = 'auto'
 
@@ -121,6 +126,12 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
     add('--out', type=Path, metavar='FOLDER', help='write report.{txt,md,json,csv} and pictures')
     add('--pictures', type=int, default=3, metavar='N', help='scans to draw (%(default)s)')
     add('--json', type=Path, metavar='FILE', help='write the figures as one flat object')
+    add(
+        '--html',
+        type=Path,
+        metavar='FILE',
+        help=f'write a page to look around in with any browser: at most {PAGE_SCANS} of the scans',
+    )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
     add(
         '--precision',
@@ -138,12 +149,14 @@ class Candidate:
     name: str
     facts: dict[str, str]
     answer: Answer
+    rated: RatedAnswer | None = None  # the same with probabilities, where there are some
     latency_ms: Sequence[float] = ()  # grows with every answer
     device: str = 'cpu'
 
 
 def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
-    for folder in (options.out, options.json and options.json.parent):
+    files = filter(None, (options.json, options.html))
+    for folder in (options.out, *(file.parent for file in files)):
         if folder is not None:
             prepare_folder(folder)
     scans = open_labelled_scans(options)
@@ -234,6 +247,7 @@ def _load_network(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Cand
             'passes': AUGMENTED if options.tta else 'a single one over each scan',
         },
         answer=lambda scan: stopwatch(scan.points),
+        rated=None if options.tta else rated_by(segmenter),
         latency_ms=stopwatch.latency_ms,
         device=str(segmenter.device),
     )
@@ -253,6 +267,13 @@ def leave_files(
         with writing(options.json), write_atomically(options.json) as temporary:
             temporary.write_text(json.dumps(figures(result), indent=1) + '\n', encoding='utf-8')
         console.line(f'figures: {options.json}')
+    if options.html is not None:
+        rated = candidate.rated or without_probability(candidate.answer)
+        with console.progress(min(PAGE_SCANS, len(scans)), 'writing the page') as advance:
+            write_answer_page(
+                options.html, result.title, rated, scans, most=PAGE_SCANS, advance=advance
+            )
+        console.line(f'to look at in a browser: {options.html}')
     if options.out is None:
         return
     written = write_report(options.out, result)

@@ -51,6 +51,7 @@ def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> 
     for name in ('strip.png', 'scan.png'):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 1000
+    assert (tmp_path / 'drive.html').read_text().count('lidarKd.arrive()</script>') > 0
     with Image.open(tmp_path / 'strip.png') as picture:
         assert picture.size == (5 * 480, 2 * 480)  # labels and boxes above, what is left below
         below = np.asarray(picture)[480:]
