@@ -23,7 +23,7 @@ SOURCES = [
 
 # from the bottom up: a file imports its own room and those before it (design.md)
 ORDER = [
-    *('errors', 'labels', 'intensity', 'sparse', 'voxels', 'models', 'bundle'),
+    *('errors', 'labels', 'sensor', 'sparse', 'voxels', 'models', 'bundle'),
     *('segmenter', 'objects', 'scans', 'cloud', 'cli', 'ros'),
 ]
 TRAINING_ORDER = [
@@ -31,7 +31,7 @@ TRAINING_ORDER = [
     *('comparing', 'benchmarks'),
 ]
 CORE = {
-    *('bundle', 'segmenter', 'labels', 'voxels', 'intensity', 'errors', 'models', 'sparse'),
+    *('bundle', 'segmenter', 'labels', 'voxels', 'sensor', 'errors', 'models', 'sparse'),
 }
 # the only modules that know ROS
 ROS_ROOMS = {'ros'}

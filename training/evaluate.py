@@ -44,6 +44,7 @@ from lidar_kd.errors import (
     writing,
 )
 from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS
 from training.data.scan import Points, ScanSet
@@ -228,7 +229,7 @@ def _load_network(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Cand
     device = options.device
     if device == 'auto' and ranks.world > 1 and torch.cuda.is_available():
         device = f'cuda:{ranks.local}'
-    segmenter = Segmenter(bundle, device=device, precision=options.precision)
+    segmenter = Segmenter(bundle, device=device, precision=options.precision, sensor=EACH_ALONE)
     segmenter.warm_up()
 
     def segment(points: Points) -> Labels:

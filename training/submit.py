@@ -26,6 +26,7 @@ from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.kinds import open_dataset
 from training.data.scan import ScanSet
 from training.scores.augmented import NAME as AUGMENTED
@@ -136,7 +137,9 @@ def predict(
         if not path.is_file() or path.stat().st_size != size
     ]
     console.line(f'{scans.describe()}; {len(scans) - len(missing)} predicted before')
-    segmenter = Segmenter(bundle, device=options.device, precision=options.precision)
+    segmenter = Segmenter(
+        bundle, device=options.device, precision=options.precision, sensor=EACH_ALONE
+    )
     with console.progress(len(missing), 'predicting') as advance:
         for index in missing:
             points = scans[index].points

@@ -28,6 +28,7 @@ from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.scans import find_full_scale, read_scan
 from lidar_kd.scans.bags import is_bag
 from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 
 _DESCRIPTION = """\
 Write one label per point of LiDAR scans.
@@ -150,7 +151,7 @@ def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:
     jobs = show_some(jobs) if options.html else jobs
     bundle = load_bundle(options.bundle or find_shipped_bundle())
     device = rank.choose_device(options.device)
-    segmenter = Segmenter(bundle, device=device, precision=options.precision)
+    segmenter = Segmenter(bundle, device=device, precision=options.precision, sensor=EACH_ALONE)
     for folder in sorted({job.label.parent for job in jobs}):
         check_output(folder)
     share = rank.take_share(jobs)

@@ -12,6 +12,7 @@ from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.batch import make_batch
 from training.reports.page import rated_by, write_answer_page
 from training.reports.report import Result, show, write_pictures, write_report
@@ -228,7 +229,7 @@ def report_run(parts: Parts, console: Console) -> None:
             f'{folder.bundle}: it was there and is gone; make it of the checkpoint again: '
             f'training/export.py {folder.path} --out {folder.bundle}'
         )
-    segmenter = Segmenter(folder.bundle, device=str(parts.device))
+    segmenter = Segmenter(folder.bundle, device=str(parts.device), sensor=EACH_ALONE)
     segmenter.warm_up()
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from lidar_kd.cli.birdview import draw_panel, Panel, place_pixels
 from lidar_kd.cli.page import choose_page_rows, PageScan, writing_page
-from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
+from lidar_kd.cli.picture import draw_scan, draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.labels import ClassTable, IGNORE
 from training.live.outline import Outline
@@ -39,12 +39,15 @@ Labelled = tuple[Points, NDArray[np.uint8], NDArray[np.uint8]]  # points, truth,
 
 def read_labelled(received: Received) -> Labelled:
     cloud = decode(received.cloud)
-    return cloud.points, cloud.rows['truth'], cloud.rows['label']
+    labels = cloud.rows['label']
+    is_known = 'truth' in (cloud.rows.dtype.names or ())
+    truth = cloud.rows['truth'] if is_known else np.full(len(labels), IGNORE, np.uint8)
+    return cloud.points, truth, labels
 
 
 def draw_drive(listener: Listener, table: ClassTable, out: Path) -> list[Path]:
     """A strip of views over the drive: labels and boxes, below it what is left for SLAM; and the
-    middle of the drive beside its truth.
+    middle of the drive, beside its truth where that is known.
     """
     answers = listener.kept
     chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
@@ -54,7 +57,10 @@ def draw_drive(listener: Listener, table: ClassTable, out: Path) -> list[Path]:
     ]
     points, truth, labels = read_labelled(answers[len(answers) // 2])
     title = 'make demo: the middle of the drive'
-    full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
+    if (truth == IGNORE).all():
+        full = draw_scan(points, labels, table, title=title, range_m=RANGE_M)
+    else:
+        full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
     paths = [out / 'strip.png', out / 'scan.png']
     strip = np.concatenate([np.concatenate(views, 1) for views in rows])
     for path, picture in zip(paths, (strip, full)):

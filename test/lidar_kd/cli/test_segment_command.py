@@ -36,7 +36,7 @@ class FrontIsCar:
     engine = SimpleNamespace(name='toy')
     dtype = torch.float32
 
-    def __init__(self, bundle: Bundle, *, device: str, precision: str) -> None:
+    def __init__(self, bundle: Bundle, *, device: str, precision: str, sensor: object) -> None:
         self.calls.clear()
         self.brightest.clear()
 
