@@ -184,7 +184,8 @@ def test_colcon_builds_a_package_that_the_ament_index_finds(
     said = run(colcon, tmp_path, changes)
     prefix = tmp_path / 'install' / 'lidar_kd'
     assert_in_ament_index(prefix, checkout)
-    assert os.access(prefix / 'lib' / 'lidar_kd' / 'lidar-kd-segment', os.X_OK)
+    for command in ('lidar-kd-bag', 'lidar-kd-segment'):
+        assert os.access(prefix / 'lib' / 'lidar_kd' / command, os.X_OK)
     if not layout:
         assert_has_a_student(packages_below(prefix))
     if changes:

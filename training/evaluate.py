@@ -10,7 +10,8 @@
 
 Every original point counts, in a single pass over each scan unless --tta says otherwise. Every
 mean IoU is printed with the convention it follows: SemanticKITTI's, nuScenes' and ours.
---panoptic also finds the objects in the answers and prints their panoptic quality by class.
+--panoptic also finds the objects in the answers and prints their panoptic quality by class;
+with --predictions of panoptic submissions, --panoptic stored scores the objects in them.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ScoringOptions:
     bundle: Path | None = None
     predictions: Path | None = None
     tta: bool = False
-    panoptic: Literal['answers', 'truth'] | None = None
+    panoptic: Literal['answers', 'truth', 'stored'] | None = None
     out: Path | None = None
     pictures: int = 3
     json: Path | None = None
@@ -120,9 +121,10 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
         '--panoptic',
         nargs='?',
         const='answers',
-        choices=('answers', 'truth'),
-        help='panoptic quality beside the IoU; "truth": of the objects found in the true labels, '
-        'which is what clustering alone can reach',
+        choices=('answers', 'truth', 'stored'),
+        help='panoptic quality beside the IoU, of the objects found in the answers; "truth": of '
+        'those found in the true labels, which is what clustering alone can reach; "stored": of '
+        'those that panoptic predictions hold',
     )
     add('--out', type=Path, metavar='FOLDER', help='write report.{txt,md,json,csv} and pictures')
     add('--pictures', type=int, default=3, metavar='N', help='scans to draw (%(default)s)')
@@ -206,7 +208,11 @@ def score_objects(options: ScoringOptions, answer: Answer, scans: ScanSet) -> Sc
     if scans[0].instances is None:
         raise DataError(f'{scans.root}: no object numbers to score against; drop --panoptic.')
     quality = PanopticQuality(scans.table.num_classes)
-    return ScoredObjects(answer, partial(number_objects, scans.table), quality)
+    if options.panoptic != 'stored':
+        return ScoredObjects(answer, partial(number_objects, scans.table), quality)
+    if not isinstance(answer, StoredPredictions):
+        raise ConfigError('--panoptic stored needs predictions that hold objects: --predictions.')
+    return ScoredObjects(answer, answer.number, quality)
 
 
 def open_candidate(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Candidate:
