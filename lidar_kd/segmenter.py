@@ -65,6 +65,7 @@ class Segmenter:
         """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         bundle.require_columns()
+        bundle.require_answers()
         self.spec = bundle.spec
         self.device = choose_device(device)
         self.engine = select_engine(self.device, engine)

@@ -23,14 +23,21 @@ from training.run.ensemble import Ensemble
 class FrozenTeacher:
     """No module, so that it is no part of what is trained or saved.
 
-    others: bundles that answer with it, in the mean; they look at the same voxels.
+    others: bundles that answer with it, in the mean; they look at the same voxels. by_features: it
+    has no answers in the classes of the data, or none at all, and teaches by its features and
+    their relations alone.
     """
 
     def __init__(
-        self, bundle: Bundle, device: torch.device, others: Sequence[Bundle] = ()
+        self,
+        bundle: Bundle,
+        device: torch.device,
+        others: Sequence[Bundle] = (),
+        *,
+        by_features: bool = False,
     ) -> None:
         bundles = [bundle, *others]
-        self.spec = bundle.spec
+        self.spec, self.by_features = bundle.spec, by_features
         self.sha256 = _digest_together([each.sha256 for each in bundles])
         self.name = bundle.spec.run_or(bundle.name) + f' and {len(others)} more' * bool(others)
         networks = [fold_norms(each.model) for each in bundles]
@@ -48,18 +55,24 @@ class FrozenTeacher:
 def load_teacher(
     paths: Sequence[Path], labels: str, intensity_scale: float, device: torch.device
 ) -> FrozenTeacher:
-    """A bundle whose answers the student can be compared with, or several that answer as one."""
+    """A bundle that the student can be compared with, in its answers where both have the same
+    classes (labels: the name of the data's table); or several that answer as one.
+    """
     bundles = [load_bundle(path) for path in paths]
     first, *others = bundles
     for path, bundle in zip(paths, bundles):
         bundle.require_columns()
-        check_teacher_spec(bundle.spec, labels, intensity_scale, str(path))
-        if bundle.spec.grid != first.spec.grid:
+        check_intensity(bundle.spec, intensity_scale, str(path))
+        if _looks_at(bundle) != _looks_at(first):
             raise ConfigError(
-                f'{path}: its voxels are not those of {paths[0]}; teachers of an ensemble look at '
-                'the same ones: take it out of teacher.ensemble.'
+                f'{path}: its voxels or classes are not those of {paths[0]}; teachers of an '
+                'ensemble have the same ones: take it out of teacher.ensemble.'
             )
-    return FrozenTeacher(first, device, others)
+    return FrozenTeacher(first, device, others, by_features=first.spec.labels.name != labels)
+
+
+def _looks_at(bundle: Bundle) -> tuple[object, str]:
+    return bundle.spec.grid, bundle.spec.labels.name
 
 
 def _digest_together(digests: Sequence[str]) -> str:
@@ -67,15 +80,6 @@ def _digest_together(digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256(' '.join(digests).encode()).hexdigest()
-
-
-def check_teacher_spec(spec: BundleSpec, labels: str, intensity_scale: float, where: str) -> None:
-    if spec.labels.name != labels:
-        raise ConfigError(
-            f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "
-            f"labelled in those of '{labels}'; choose a teacher of the same label table."
-        )
-    check_intensity(spec, intensity_scale, where)
 
 
 def check_intensity(spec: BundleSpec, scale: float, where: str) -> None:

@@ -69,7 +69,7 @@ def test_teachers_that_look_at_other_voxels_are_refused(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other = save_teacher(tmp_path / 'other.safetensors', grid=OTHER_GRID)
-    with pytest.raises(ConfigError, match=r'other.safetensors: its voxels are not those of'):
+    with pytest.raises(ConfigError, match=r'other.safetensors: its voxels or classes are not'):
         load(pair[0], other)
 
 
