@@ -15,7 +15,7 @@ export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PR
 LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' -c constraints.txt --no-emit-package torch
 
-.PHONY: test demo docs lint format bench lock clean
+.PHONY: test demo docs lint format bench gpu lock clean
 
 test: lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
@@ -39,6 +39,11 @@ docs: .venv/.docs
 
 bench: $(READY)
 	$(BIN)/python training/bench.py engine
+
+# What only a machine with a GPU can show, in some ten minutes: the tests, then the figures.
+gpu: $(READY)
+	$(BIN)/python -m pytest -q -m cuda
+	$(BIN)/python training/bench.py gpu --scans 4 --repeats 2 --json runs/gpu.json
 
 # After a change of constraints.txt or setup.py; needs uv.
 lock:
