@@ -57,6 +57,7 @@ class Segmenter:
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         bundle.require_columns()
         self.spec = bundle.spec
+        self.bundle = f'{bundle.name} ({bundle.sha256})'  # for diagnostics
         self.device = choose_device(device)
         self.engine = select_engine(self.device, engine)
         self.dtype = choose_dtype(precision, self.device, self.engine)
