@@ -51,7 +51,12 @@ setup(
     ],
     cmdclass={'build_ext': BuildKernels},
     zip_safe=False,
-    entry_points={'console_scripts': ['lidar-kd-segment = lidar_kd.cli.segment:main']},
+    entry_points={
+        'console_scripts': [
+            'lidar-kd-bag = lidar_kd.cli.bag:main',
+            'lidar-kd-segment = lidar_kd.cli.segment:main',
+        ]
+    },
     # Why each is needed and which version is tested: constraints.txt.
     install_requires=[
         'numpy',

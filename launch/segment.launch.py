@@ -35,6 +35,7 @@ ARGUMENTS = {
         "RViz's fixed frame: that of your clouds, or target_frame; lidar is the replay's.",
     ),
     'bag': ('', 'Also play this bag, in a loop, with its clock.'),
+    'labelled_bag': ('', 'Label all of bag into this new one instead, without node or player.'),
     'use_sim_time': ('', 'Time from /clock; empty: true with bag, else what params_file says.'),
     'sensors': (
         '',
@@ -110,6 +111,8 @@ def set_unless_set(name: str, value: str) -> SetEnvironmentVariable:
 
 def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
+    if values['labelled_bag']:
+        return []
     if values['sensors']:
         return [start_sensors(values)]
     return [
@@ -144,9 +147,22 @@ def start_sensors(values: Mapping[str, str]) -> Node:
 
 
 def start_bag(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    bag = LaunchConfiguration('bag').perform(context)
-    play = ['ros2', 'bag', 'play', bag, '--clock', '--loop']
-    return [ExecuteProcess(cmd=play, output='screen')] if bag else []
+    values = read_arguments(context)
+    play = ['ros2', 'bag', 'play', values['bag'], '--clock', '--loop']
+    command = label_bag(values) if values['labelled_bag'] else play if values['bag'] else []
+    return [ExecuteProcess(cmd=command, output='screen')] if command else []
+
+
+def label_bag(values: Mapping[str, str]) -> list[str]:
+    """The command, in the active environment; it goes on where it was interrupted."""
+    if not values['bag']:
+        raise ValueError('labelled_bag needs the bag that is to be labelled: bag:=FOLDER.')
+    given = {'--bundle': values['model'], '--device': values['device']}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return [
+        *('python3', '-m', 'lidar_kd.cli.bag', values['bag'], values['labelled_bag']),
+        *options,
+    ]
 
 
 def start_rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:

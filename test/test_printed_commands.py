@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from lidar_kd.cli import segment
+from lidar_kd.cli import bag, segment
 from training.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,11 +50,12 @@ NOT_TRIED = {
     'rosdep': 'needs the network',
     'ruff': '`make lint` calls it',
     'rviz2': 'needs a display',
+    'sh': 'e1.sh takes days',
     'source': 'changes the shell that it is typed in',
     'sudo': 'changes the system',
     'tensorboard': 'serves until it is stopped',
 }
-OURS = ('python', 'torchrun', 'make', 'ros2', 'lidar-kd-segment')
+OURS = ('python', 'torchrun', 'make', 'ros2', 'lidar-kd-bag', 'lidar-kd-segment')
 MAKES = ('-o', '--out', '--json', '>', '--animation')  # what follows need not be there yet
 AND = re.compile(r'\s(?:&&|\|\||\|)\s|;\s')
 
@@ -161,9 +162,9 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert {*wanted} <= {*targets}
     elif first == 'ros2':
         check_ros2(rest)
-    elif first == 'lidar-kd-segment':
+    elif first in ('lidar-kd-bag', 'lidar-kd-segment'):
         monkeypatch.setattr(sys, 'argv', words)
-        segment.main()
+        (bag if first == 'lidar-kd-bag' else segment).main()
     elif first in ('python', 'torchrun'):
         check_python(rest, monkeypatch)
     else:
@@ -172,8 +173,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script = next((i for i, word in enumerate(words) if word.endswith('.py')), None)
-    if words[0] == '-m':
-        assert importlib.util.find_spec(words[1])
+    if script is None and '-m' in words:
+        assert importlib.util.find_spec(words[words.index('-m') + 1])
         return
     if script is None:  # python -c CODE, or a script without a suffix
         assert words[0] == '-c' or (ROOT / words[0]).is_file()

@@ -171,8 +171,8 @@ def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:
     bag = next((path for path in options.inputs if is_bag(path)), None)
     if bag:
         raise DataError(
-            f'{bag}: a bag is no scan file; play it to the node with ros2 launch lidar_kd '
-            f'replay.launch.py path:={shlex.quote(str(bag))}, beside segment.launch.py.'
+            f'{bag}: a bag is no scan file; label it with lidar-kd-bag '
+            f'{shlex.quote(str(bag))} OUT.'
         )
     jobs = plan_jobs(options.inputs, options.output, pictures=options.picture)
     bundle = load_bundle(options.bundle or find_shipped_bundle())

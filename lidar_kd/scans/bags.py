@@ -8,12 +8,14 @@ from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
 import struct
+from textwrap import shorten
 from typing import Any
 
 from lidar_kd.errors import DataError
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 FILES = ('.mcap', '.db3', '.bag')
+_REASON = 200  # letters of what a library says about damage
 
 
 def is_bag(path: Path) -> bool:
@@ -34,7 +36,7 @@ class Bag:
         self._process = 0
         self._reader: Any = None
         self.topic = _choose_topic(self.path, topic, self._open().topics)
-        with _told_as_data_error(self.path):
+        with reading_bag(self.path):
             self.stamps_ns = [stamp for _, stamp, _ in self._messages()]
         if not self.stamps_ns:
             raise DataError(f'{self.path}: no cloud on {self.topic}; record it again.')
@@ -49,7 +51,7 @@ class Bag:
         """The message with this number, in order of reception: PointCloud2's attributes."""
         stamp = self.stamps_ns[index]
         twins = index - self.stamps_ns.index(stamp)  # received in the same nanosecond
-        with _told_as_data_error(self.path):
+        with reading_bag(self.path):
             found = self._messages(stamp, stamp + 1)
             for _ in range(twins):
                 next(found)
@@ -67,13 +69,14 @@ class Bag:
     def _open(self) -> Any:
         if self._process != os.getpid():
             self._stack = ExitStack()
-            self._reader = self._stack.enter_context(_open_reader(self.path))
+            self._reader = self._stack.enter_context(open_recording(self.path))
             self._process = os.getpid()
         return self._reader
 
 
 @contextmanager
-def _open_reader(path: Path) -> Iterator[Any]:
+def open_recording(path: Path) -> Iterator[Any]:
+    """rosbags' reader of a bag of any kind."""
     try:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import get_typestore, Stores
@@ -87,23 +90,26 @@ def _open_reader(path: Path) -> Iterator[Any]:
     if place.is_dir() and not (place / 'metadata.yaml').is_file():
         raise DataError(f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {place}.')
     with ExitStack() as stack:
-        with _told_as_data_error(path):
+        with reading_bag(path):
             reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             stack.enter_context(reader)
         yield reader
 
 
 @contextmanager
-def _told_as_data_error(path: Path) -> Iterator[None]:
+def reading_bag(path: Path) -> Iterator[None]:
     """What rosbags and its storages raise for damaged files has no common class."""
     import apsw
     from rosbags.highlevel.anyreader import AnyReaderError, ReaderErrors
+    from rosbags.rosbag2 import reader
 
-    damaged = (AnyReaderError, *ReaderErrors, apsw.Error, struct.error)
+    zstd_error = reader.zstd.ZstdError  # type: ignore[attr-defined]
+    damaged = (AnyReaderError, *ReaderErrors, apsw.Error, struct.error, zstd_error)
+    python = (ValueError, LookupError, TypeError, StopIteration, AssertionError, OSError)
     try:
         yield
-    except (*damaged, ValueError, LookupError, TypeError, StopIteration, AssertionError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
+    except (*damaged, *python, RuntimeError, MemoryError, OverflowError, EOFError) as error:
+        reason = shorten(str(error), _REASON, placeholder=' ...') or type(error).__name__
         raise DataError(f'{path}: the bag is damaged ({reason}); copy it again.') from None
 
 

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from lidar_kd.cli.bag import make_bag_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENT = ROOT / 'launch' / 'segment.launch.py'
 MESSAGES = {'Objects', 'Costmap'}  # displays that show no cloud
@@ -38,7 +40,7 @@ def test_every_argument_of_the_node_is_there_and_described() -> None:
     names = {key.value for key in arguments.keys}
     assert names == {
         'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
-        'log_level', 'autostart', 'fixed_frame', 'autoware', 'sensors',
+        'log_level', 'autostart', 'fixed_frame', 'autoware', 'sensors', 'labelled_bag',
     }  # fmt: skip
     assert all(value.elts[1].value.endswith('.') for value in arguments.values)
 
@@ -120,6 +122,17 @@ def test_only_what_was_given_goes_before_the_parameters_file(
 ) -> None:
     defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
     assert segment.choose_parameters({**defaults, **given}) == expected
+
+
+def test_a_bag_is_labelled_by_the_command_that_a_shell_would_start(segment: ModuleType) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    given = {**defaults, 'labelled_bag': 'out', 'model': 'a.safetensors'}
+    with pytest.raises(ValueError, match='labelled_bag needs the bag'):
+        segment.label_bag(given)
+    program, *words = segment.label_bag({**given, 'bag': 'drive'})
+    assert program == 'python3'  # the active environment's, as that of the node
+    assert words == ['-m', 'lidar_kd.cli.bag', 'drive', 'out', '--bundle', 'a.safetensors']
+    assert make_bag_parser().parse_args(words[2:]).out == Path('out')
 
 
 def test_in_autowares_place_the_topics_have_its_names(segment: ModuleType) -> None:

@@ -2,7 +2,8 @@
 """`bench.py methods`: what each method's terms cost beside the student's step and the teacher.
 
 Terms are timed from the networks' answers to the gradient at the student's answers, with the
-smallest pair of networks, beside which they weigh most.
+smallest pair of networks, beside which they weigh most. Consistent teaching from disk is what a
+teacher costs that has answered before: voxels of the scans as it saw them, and its answers read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from pathlib import Path
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.models import build_model
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import fold_norms, select_engine
-from lidar_kd.voxels import CartesianGrid
+from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.scans import distinct_scans
 from training.data.batch import Batch, make_batch, voxel_labels
@@ -37,12 +39,14 @@ from training.methods.srkd import SrkdSettings
 from training.methods.supervised import Supervised, SupervisedSettings
 from training.run.align import align_own, make_inputs
 from training.run.loss import DistillationLoss
+from training.run.teacher_cache import CachedTeacher
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT, TEACHER, GRID = 'minkunet_quarter', 'minkunet_half', CartesianGrid(voxel_m=0.2)
 BATCH = 4  # scans
 CLASSES = SEMANTICKITTI.num_classes
 SUPERVISED = 'supervised'
+FROM_DISK = 'consistent teaching from disk'  # what it costs beside the student's step
 WHATS = (*METHODS, SUPERVISED)
 
 
@@ -91,10 +95,14 @@ class _Pair:
         )
         self.supervised = Supervised(SupervisedSettings(), torch.ones(CLASSES))
         self._step = DistillationLoss(self.student, self.supervised)
+        self._folder = tempfile.TemporaryDirectory()
+        self._kept = CachedTeacher(self._ask, Path(self._folder.name))
 
     def measure(self, batch: Batch, index: int, clock: Clock) -> None:
         clock.time('student step', index, lambda: self._learn(batch))
         theirs = clock.time('teacher', index, lambda: self.ask_teacher(batch))
+        self.recall(batch)  # the first time it is asked
+        clock.time(FROM_DISK, index, lambda: self.recall(batch))
         ours = self.answer(batch)
         for what in WHATS:
             inputs = compare(ours, theirs, batch)
@@ -117,9 +125,16 @@ class _Pair:
             answer.requires_grad_()
         return ours
 
-    @torch.no_grad()
     def ask_teacher(self, batch: Batch) -> Output:
-        answer: Output = self.teacher(batch.voxels)
+        return self._ask(batch.voxels)
+
+    def recall(self, batch: Batch) -> Output:
+        """What the teacher said of these points, on voxels that are its own."""
+        return self._kept(voxelize(batch.points, GRID, batch=batch.owner))
+
+    @torch.no_grad()
+    def _ask(self, voxels: Voxels) -> Output:
+        answer: Output = self.teacher(voxels)
         return answer
 
     def _learn(self, batch: Batch) -> None:
@@ -164,7 +179,10 @@ def _label(cloud: NDArray[np.float32]) -> Scan:
 def _report(console: Console, clock: Clock, peaks: dict[str, float]) -> dict[str, float]:
     step, teacher = clock.median('student step'), clock.median('teacher')
     rows = [['student step', f'{step:.0f}', '', ''], ['teacher', f'{teacher:.0f}', '', '']]
-    metrics = {'student_step_ms': step, 'teacher_ms': teacher}
+    disk = clock.median(FROM_DISK)
+    rows.append([f'{FROM_DISK}: {disk / step:.1%} of the step', f'{disk:.0f}', '', ''])
+    metrics = {'student_step_ms': step, 'teacher_ms': teacher, 'from_disk_ms': disk}
+    metrics['from_disk_share'] = disk / step
     for what in WHATS:
         ms = clock.median(what)
         share = ms / (step + teacher)

@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
-from training.comparing.figures import ALONE, PSEUDO_LABELS
+from training.comparing.figures import ALONE, LABEL_SMOOTHING, PSEUDO_LABELS, SELF_TEACHER
 from training.run.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.old_names import find_run, refuse_old_arm, spell_as_before
@@ -17,16 +17,22 @@ from training.run.yaml_file import check_settings
 
 # what the others differ in
 _NOT_ALONE = {'seed', 'name', 'method', 'methods', 'teacher', 'teachers'}
+_BARE = (ALONE, LABEL_SMOOTHING)  # arms that no teacher has a part in
+SMOOTHING = 0.1  # of LABEL_SMOOTHING, as Szegedy et al. (2016)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run: an arm (the student alone, a method or a sum of methods) with a seed."""
+    """One run: an arm (the student alone, a method or a sum of methods) with a seed.
+
+    taught_by: the run that must be finished first, as its student is this one's teacher.
+    """
 
     arm: str
     seed: int
     config: Config
     folder: RunFolder
+    taught_by: Planned | None = None
 
     @property
     def name(self) -> str:
@@ -64,28 +70,61 @@ def _check_steps(config: Config) -> None:
 def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
     refuse_old_arm(arm)
-    method = () if arm in (ALONE, PSEUDO_LABELS) else tuple(arm.split('+'))
-    own = {name: teacher for name, teacher in config.teachers.items() if name in method}
-    changes: dict[str, object] = {
-        'name': f'{arm}-{seed}',
-        'seed': seed,
-        'method': method,
-        'teachers': {name: teacher.model_dump() for name, teacher in own.items()},
+    first = _plan_run(config, ALONE, config.seed, out) if arm == SELF_TEACHER else None
+    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed}
+    if arm in _BARE:
+        changes |= _without_teacher(config, arm)
+    elif first is not None:
+        changes |= _from_student(config, first.folder.bundle)
+    else:
+        changes |= _from_teacher(config, arm)
+    one = check_settings(config.model_dump(by_alias=True) | changes, Config, arm)
+    folder = RunFolder(find_run(_share(out, one, arm) if arm in _BARE else out, one.name))
+    return Planned(arm=arm, seed=seed, config=one, folder=folder, taught_by=first)
+
+
+def _without_teacher(config: Config, arm: str) -> dict[str, object]:
+    streets = config.data.streets.model_copy(update={'unlabelled': 0})
+    smoothing = SMOOTHING if arm == LABEL_SMOOTHING else config.loss.label_smoothing
+    return {
+        'teacher': None,
+        'teachers': {},
+        'method': (),
+        'methods': Methods(),
+        'data': config.data.model_copy(update={'unlabelled': (), 'streets': streets}),
+        'loss': config.loss.model_copy(update={'label_smoothing': smoothing}),
     }
-    if arm == ALONE:
-        streets = config.data.streets.model_copy(update={'unlabelled': 0})
-        data = config.data.model_copy(update={'unlabelled': (), 'streets': streets})
-        changes |= {'teacher': None, 'methods': Methods(), 'data': data}
+
+
+def _from_student(config: Config, bundle: Path) -> dict[str, object]:
+    """What a teacher no larger than the student is worth: the methods of the configuration."""
+    if config.teacher is None or config.teacher.shared or not config.method:
+        raise ConfigError(
+            f'{SELF_TEACHER}: the first student alone takes the place of the teacher in the '
+            'methods of the configuration; it names no frozen teacher or no method: set both.'
+        )
+    teacher = config.teacher.model_copy(update={'config': None, 'bundle': bundle})
+    return {'teacher': teacher.model_dump(), 'teachers': {}}
+
+
+def _from_teacher(config: Config, arm: str) -> dict[str, object]:
     if arm == PSEUDO_LABELS and (config.teacher is None or config.teacher.pseudo_labels is None):
         raise ConfigError(
             f'{PSEUDO_LABELS}: the teacher gives them only where teacher.pseudo_labels is set; '
             'set it, as to 0.5, or name a method.'
         )
-    one = check_settings(config.model_dump(by_alias=True) | changes, Config, arm)
-    if arm == ALONE:
-        # without defaults: a key that is new one day has its own in the runs that are there
-        known = spell_as_before(one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True))
-        if one.data.kind == 'streets':  # which are others when the simulator changes
-            known += digest_streets(one.data.streets)
-        out = out.parent / f'alone-{hashlib.sha256(known.encode()).hexdigest()[:8]}'
-    return Planned(arm=arm, seed=seed, config=one, folder=RunFolder(find_run(out, one.name)))
+    method = () if arm == PSEUDO_LABELS else tuple(arm.split('+'))
+    own = {name: teacher for name, teacher in config.teachers.items() if name in method}
+    return {
+        'method': method,
+        'teachers': {name: teacher.model_dump() for name, teacher in own.items()},
+    }
+
+
+def _share(out: Path, one: Config, arm: str) -> Path:
+    """A folder beside the comparisons, named by all that such runs have in common."""
+    # without defaults: a key that is new one day has its own in the runs that are there
+    known = spell_as_before(one.model_dump_json(exclude=_NOT_ALONE, exclude_defaults=True))
+    if one.data.kind == 'streets':  # which are others when the simulator changes
+        known += digest_streets(one.data.streets)
+    return out.parent / f'{arm}-{hashlib.sha256(known.encode()).hexdigest()[:8]}'

@@ -12,7 +12,8 @@ from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 from lidar_kd.cli.picture import save_picture
-from training.comparing.figures import ALONE, Comparison, title_of
+from training.comparing.figures import ALONE, Comparison
+from training.comparing.tables import title_of
 
 INK = '#22262e'
 COLOURS = ('#8a919e', '#d0342c', '#1f4e9c', '#2f9e6b', '#b8860b', '#7b3fa0')

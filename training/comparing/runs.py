@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runs of a comparison left, scored again side by side: answers, agreement and cost."""
+"""What the runs of a comparison left, scored again side by side: answers, agreement and cost.
+
+Answers are kept on disk, so that a comparison that grows seed by seed asks each network once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+import hashlib
+from itertools import groupby
 import math
 from pathlib import Path
 from statistics import median
@@ -12,17 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from lidar_kd.bundle import load_bundle
+from lidar_kd.bundle import digest_of, load_bundle
 from lidar_kd.cli.console import Console
+from lidar_kd.errors import ConfigError, prepare_folder, write_atomically
 from lidar_kd.segmenter import Segmenter
 from training.comparing.figures import Cost, Outcome
 from training.data.batch import make_batch
+from training.data.class_counts import CACHE
+from training.data.fusion import FusedScans
+from training.data.instances import digest_files
 from training.data.scan import ScanSet
 from training.run.folder import RunFolder
 from training.run.macs import gmacs
 from training.scores.metrics import Confusion
 from training.scores.scoring import Labels, score_answers
 
+CHOICE, REPORT = 'choice', 'report'  # halves of the streets
 _TIMED_SCANS = 20
 
 
@@ -46,20 +57,62 @@ def score_teacher(scans: ScanSet, answers: Sequence[Labels]) -> Outcome:
 
 
 def score_run(scans: ScanSet, answers: Sequence[Labels], **facts: Any) -> Outcome:
-    by_name = {frame.name: labels for frame, labels in zip(scans.frames, answers)}
-    confusion: Confusion = score_answers(lambda scan: by_name[scan.name], scans)
+    whole = Confusion(scans.table.num_classes)
+    counts = []
+    for street in _score_streets(scans, answers):
+        counts.append(street.matrix)
+        whole += street
     hard = [int(train_id) for train_id in scans.table.hard_ids]
-    iou = [None if np.isnan(value) else float(value) for value in confusion.iou()]
+    iou = [None if np.isnan(value) else float(value) for value in whole.iou()]
     return Outcome(
-        miou=confusion.occurring().value,
-        hard_miou=confusion.occurring(hard).value,
+        miou=whole.occurring().value,
+        hard_miou=whole.occurring(hard).value,
         iou=dict(zip(scans.table.names, iou)),
+        counts=np.stack(counts),
+        hard=hard,
         **facts,
     )
 
 
+def _score_streets(scans: ScanSet, answers: Sequence[Labels]) -> list[Confusion]:
+    """Each sequence by itself: a whole one is what a bootstrap draws."""
+    by_name = {frame.name: labels for frame, labels in zip(scans.frames, answers)}
+    streets = groupby(scans.frames, key=lambda frame: frame.sequence)
+    return [
+        score_answers(lambda scan: by_name[scan.name], replace(scans, frames=tuple(frames)))
+        for _, frames in streets
+    ]
+
+
+def choose_half(scans: ScanSet, half: str) -> ScanSet:
+    """The first half of the sequences to choose settings by, or the second one to report on."""
+    names = list(dict.fromkeys(frame.sequence for frame in scans.frames))
+    if len(names) < 2:
+        raise ConfigError(
+            f'--half {half}: {scans.root} has {len(names)} sequence to score on; name more of '
+            'them in data.validation, or leave --half out.'
+        )
+    middle = len(names) // 2
+    chosen = {*(names[:middle] if half == CHOICE else names[middle:])}
+    frames = tuple(frame for frame in scans.frames if frame.sequence in chosen)
+    return replace(scans, frames=frames)
+
+
 def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
     """Labels of each scan's own points; what fusion added is seen and not answered for."""
+    if isinstance(scans, FusedScans):
+        return _ask(bundle, scans)
+    name = hashlib.sha256(f'{digest_of(bundle)} {digest_files(scans)}'.encode()).hexdigest()
+    path = CACHE / 'answers' / f'{name[:16]}.npz'
+    if not path.is_file():
+        prepare_folder(path.parent)
+        with write_atomically(path) as temporary, temporary.open('wb') as file:
+            np.savez_compressed(file, *_ask(bundle, scans))
+    with np.load(path) as kept:
+        return [kept[name] for name in kept.files]
+
+
+def _ask(bundle: Path, scans: ScanSet) -> list[Labels]:
     segmenter, answers = Segmenter(bundle), []
     for index in range(len(scans)):
         scan = scans[index]

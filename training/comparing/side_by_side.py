@@ -26,11 +26,20 @@ Command = Sequence[str]
 
 
 class SideBySide:
-    """Runs by name, each with its folder and what starts it; the first failure ends all."""
+    """Runs by name, each with its folder and what starts it; the first failure ends all.
+
+    after: the run that must have ended before one starts, by name.
+    """
 
     def __init__(
-        self, runs: Mapping[str, tuple[RunFolder, Command]], at_once: int, console: Console
+        self,
+        runs: Mapping[str, tuple[RunFolder, Command]],
+        at_once: int,
+        console: Console,
+        *,
+        after: Mapping[str, str] | None = None,
     ) -> None:
+        self._after = dict(after or {})
         self._folders = {name: folder for name, (folder, _) in runs.items()}
         self._waiting = {name: command for name, (_, command) in runs.items()}
         self._running: dict[str, subprocess.Popen[str]] = {}
@@ -55,8 +64,10 @@ class SideBySide:
                 self._end()
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._at_once:
-            name = next(iter(self._waiting))
+        while len(self._running) < self._at_once:
+            name = next((name for name in self._waiting if self._may_start(name)), None)
+            if name is None:
+                return
             self._said[name] = said = tempfile.TemporaryFile('w+')  # noqa: SIM115 - of the run
             self._running[name] = subprocess.Popen(
                 self._waiting.pop(name),
@@ -67,6 +78,10 @@ class SideBySide:
                 start_new_session=True,  # Ctrl-C is for this process, which then ends them
             )
             self._console.line(f'{name}: started, its log: {self._folders[name].log}')
+
+    def _may_start(self, name: str) -> bool:
+        """Whether the run that it learns from, if there is one, has ended."""
+        return self._after.get(name) not in {*self._waiting, *self._running}
 
     def _collect(self) -> None:
         for name in [name for name, run in self._running.items() if run.poll() is not None]:

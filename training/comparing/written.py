@@ -9,19 +9,20 @@ from pathlib import Path
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import write_atomically
-from training.comparing.figures import Comparison, Table
+from training.comparing.figures import Comparison
+from training.comparing.tables import make_tables, Table
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    for table in comparison.tables():
+    for table in make_tables(comparison):
         console.table(*table)
 
 
 def write(folder: Path, comparison: Comparison) -> None:
     """comparison.{txt,md,json}"""
     texts = {
-        'comparison.md': '\n'.join(map(_markdown, comparison.tables())),
-        'comparison.txt': '\n'.join(map(_plain, comparison.tables())),
+        'comparison.md': '\n'.join(map(_markdown, make_tables(comparison))),
+        'comparison.txt': '\n'.join(map(_plain, make_tables(comparison))),
         'comparison.json': json.dumps(comparison.figures(), indent=2) + '\n',
     }
     for name, text in texts.items():

@@ -8,11 +8,8 @@ length 1, so neither width nor scale of the features counts; a row that is no me
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from training.methods.terms import float32
-
-_SMALLEST = 1e-8  # length of a feature; a shorter one has no direction
+from training.methods.terms import float32, unit_rows
 
 
 def cosine_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -22,8 +19,8 @@ def cosine_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     made. In float64, for the three nearly cancel once the student is good.
     """
     with float32(student):
-        s = _directions(student, valid).double()
-        t = _directions(teacher.detach(), valid).double()
+        s = unit_rows(student, valid).double()
+        t = unit_rows(teacher.detach(), valid).double()
         squares = _square(s, s) + _square(t, t) - 2 * _square(t, s)
         return (squares / _pairs(valid)).float()
 
@@ -39,7 +36,7 @@ def distance_mse(student: Tensor, teacher: Tensor, valid: Tensor, weight: Tensor
 def cosine_l1(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """(K,) mean over pairs of members of |cos_S - cos_T|; M2SKD's affinity of one object."""
     with float32(student):
-        s, t = _directions(student, valid), _directions(teacher.detach(), valid)
+        s, t = unit_rows(student, valid), unit_rows(teacher.detach(), valid)
         difference = s @ s.mT - t @ t.mT
         return difference.abs().sum((1, 2)) / _pairs(valid)
 
@@ -47,11 +44,6 @@ def cosine_l1(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 def mean_over_sets(each: Tensor) -> Tensor:
     """(K,) -> (); 0 where there is no set."""
     return each.sum() / max(1, len(each))
-
-
-def _directions(features: Tensor, valid: Tensor) -> Tensor:
-    """Rows of length 1; 0 where there is no member."""
-    return normalize(features.float(), dim=2, eps=_SMALLEST) * valid[:, :, None]
 
 
 def _square(left: Tensor, right: Tensor) -> Tensor:

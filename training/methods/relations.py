@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 from torch import distributed, Tensor
-from torch.nn.functional import normalize
 
-from training.methods.terms import float32
+from training.methods.terms import float32, unit_rows
 
 LEAST_TAU = 0.02  # exp(1 / tau) stays far inside float32
-_SMALLEST = 1e-8  # length of a feature; a shorter one has no direction
 
 
 def cross_relation(student: Sequence[Tensor], teacher: Sequence[Tensor], *, tau: float) -> Tensor:
@@ -27,8 +25,8 @@ def cross_relation(student: Sequence[Tensor], teacher: Sequence[Tensor], *, tau:
     the mean of this value over the ranks is the loss of the global batch.
     """
     with float32(student[0]):
-        ours = [normalize(features.float(), eps=_SMALLEST) for features in student]
-        theirs = [normalize(f.detach().float(), eps=_SMALLEST) for f in teacher]
+        ours = [unit_rows(features) for features in student]
+        theirs = [unit_rows(f.detach()) for f in teacher]
         first = len(ours) * (distributed.get_rank() if _ranks() > 1 else 0)
         everyone, their_everyone = gather_from_ranks(ours), gather_from_ranks(theirs)
         share = _ranks() / len(everyone) ** 2

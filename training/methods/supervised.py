@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 import torch
 from torch import nn, Tensor
 from torch.nn.functional import cross_entropy
@@ -32,6 +32,8 @@ class SupervisedSettings(BaseModel):
     fused_ce: NonNegativeFloat | None = None  # of a student that is its own teacher: only this
     # cross-entropy where fused voxels have another label, [code] 0.2; None: all of the above
     class_power: NonNegativeFloat = 0.5  # class weight = share ** -power; 0: all the same [ours]
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # of the cross-entropies: the share of
+    # a label that is spread over all classes (Szegedy et al., 2016)
 
 
 class Supervised(nn.Module):
@@ -71,7 +73,13 @@ class Supervised(nn.Module):
             return weight * mean_cross_entropy(logits, labels, whole, self.class_weights)
 
     def _cross_entropy(self, rows: _Rows) -> Tensor:
-        return mean_cross_entropy(rows.logits(), rows.labels, rows.starts, self.class_weights)
+        return mean_cross_entropy(
+            rows.logits(),
+            rows.labels,
+            rows.starts,
+            self.class_weights,
+            self.settings.label_smoothing,
+        )
 
 
 class _Rows(NamedTuple):
@@ -87,14 +95,26 @@ def _lovasz(rows: _Rows) -> Tensor:
 
 
 def mean_cross_entropy(
-    logits: Tensor, labels: Tensor, starts: Sequence[int], class_weights: Tensor
+    logits: Tensor,
+    labels: Tensor,
+    starts: Sequence[int],
+    class_weights: Tensor,
+    smoothing: float = 0.0,
 ) -> Tensor:
-    """logits (N, C), labels (N,) uint8 or int, class_weights (C,); weighted mean per scan."""
-    each = cross_entropy(
-        logits.float(), labels.long(), class_weights, ignore_index=IGNORE, reduction='none'
-    )
+    """logits (N, C), labels (N,) uint8 or int, class_weights (C,); weighted mean per scan.
+
+    smoothing: the share of each label that is spread over the classes; a row keeps the weight of
+    its own, so that what is spread does not favour rare classes.
+    """
     known = labels < len(class_weights)
     weight = class_weights.index_select(0, labels.long().masked_fill(~known, 0)) * known
+    each = weight * cross_entropy(
+        logits.float(),
+        labels.long(),
+        ignore_index=IGNORE,
+        reduction='none',
+        label_smoothing=smoothing,
+    )
     scans = list(zip(starts, starts[1:]))
     means = [each[a:b].sum() / weight[a:b].sum().clamp(min=1e-12) for a, b in scans]
     return torch.stack(means).mean()

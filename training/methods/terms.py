@@ -16,7 +16,8 @@ from torch import nn, Tensor
 
 from lidar_kd.labels import IGNORE
 
-_SMALLEST = 1e-8  # sum of squares
+_SMALLEST = 1e-8  # length, or sum of squares
+_FAINT = 1e-2  # of the mean length of rows [ours]
 _ROWS = 1 << 14  # of logits at a time: they stay in the cache
 
 
@@ -69,6 +70,21 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return outer[0] * gradient, None, None, None
+
+
+def unit_rows(features: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Rows (..., D) of length 1; those that are not valid (...) and faint ones are 0.
+
+    A narrow network's ReLU leaves some voxels with nothing or next to it. Scaled up, they would
+    have a gradient of up to 1e8 times the others', by which an automatic weight is then measured.
+    """
+    rows = features.float()
+    length = torch.linalg.vector_norm(rows, dim=-1)
+    known = torch.ones_like(length, dtype=torch.bool) if valid is None else valid
+    mean = (length * known).sum().detach() / known.sum().clamp(min=1)
+    clear = known & (length > (_FAINT * mean).clamp(min=_SMALLEST))
+    unit = rows / length.clamp(min=_SMALLEST)[..., None]
+    return torch.where(clear[..., None], unit, 0.0)
 
 
 def labelled(labels: Tensor) -> Tensor:

@@ -39,6 +39,15 @@ class RunFolder:
         """The report, which is about the bundle, is the last thing a run writes."""
         return self.report.is_file() and self.bundle.is_file()
 
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a process trains here at the moment."""
+        lock = self.path / '.lock'
+        if not lock.is_file():
+            return False
+        with lock.open() as file:  # let go again at once: a run that begins waits for seconds
+            return not _locked(file)
+
     @contextmanager
     def occupied(self) -> Iterator[None]:
         """No other process trains here meanwhile; one that was killed holds nothing."""

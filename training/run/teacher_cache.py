@@ -8,7 +8,7 @@ called and whichever run asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
@@ -22,7 +22,6 @@ from lidar_kd.errors import DataError, write_atomically
 from lidar_kd.models.output import Output
 from lidar_kd.sparse import Level
 from lidar_kd.voxels import Voxels
-from training.run.teachers import FrozenTeacher
 
 Answers = dict[str, Tensor]  # of one scan
 _ROWS = ('voxel_logits', 'voxel_features', 'own_point_logits', 'own_point_features',
@@ -48,7 +47,7 @@ class Remembered(Output):
 class CachedTeacher:
     """Answers as the teacher does, from the folder where it has answered before."""
 
-    def __init__(self, teacher: FrozenTeacher, folder: Path) -> None:
+    def __init__(self, teacher: Callable[[Voxels], Output], folder: Path) -> None:
         self._teacher, self._folder = teacher, folder
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -105,14 +105,14 @@ def test_a_folder_gets_raw_labels_in_its_own_structure(folder: Path, bundle: Pat
     assert np.fromfile(label, '<u4').tolist() == RAW
 
 
-def test_a_bag_is_sent_to_the_replay(
+def test_a_bag_is_sent_to_its_own_command(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = tmp_path / 'my drive.mcap'
     bag.touch()
     assert run(bundle, bag) == 2
     said = capsys.readouterr().err
-    assert f"replay.launch.py path:='{bag}'" in said
+    assert f"label it with lidar-kd-bag '{bag}' OUT" in said
 
 
 def test_labels_go_beside_the_scans_by_default(folder: Path, bundle: Path) -> None:

@@ -16,6 +16,7 @@ from lidar_kd.errors import ConfigError
 from training import compare
 from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
 from training.comparing.plan import plan_runs
+from training.comparing.tables import make_tables
 from training.run.config import load_config
 
 SRKD = Path(__file__).resolve().parents[3] / 'config' / 'srkd.yaml'
@@ -59,7 +60,7 @@ def test_methods_are_compared_with_one_another_seed_by_seed() -> None:
     }
     both = comparison(arms=arms)
     # 1, 3 and 2 points: mean 2, variance 1, error sqrt(1/3)
-    title, columns, rows = both.tables()[1]
+    title, columns, rows = make_tables(both)[3]
     assert 'less that of the column' in title
     assert columns == ('', 'srkd', 'pvkd')
     assert rows == [('srkd', '', '-2.00 +- 0.58'), ('pvkd', '+2.00 +- 0.58', '')]
@@ -71,14 +72,29 @@ def test_one_seed_has_no_standard_error() -> None:
     one = comparison(arms={'alone': [outcome(0.5)], 'srkd': [outcome(0.6)]})
     assert math.isnan(one.gain('srkd').error)
     assert one.figures()['srkd_gain_se'] is None
-    assert '+10.00' in one.tables()[0][2][1]
+    assert make_tables(one)[1][2] == [('srkd', '+10.00', '-', '-', '-')]
 
 
 def test_scans_without_any_hard_class_have_a_dash_there() -> None:
     arms = {arm: [outcome(0.5, math.nan), outcome(0.6, math.nan)] for arm in ('alone', 'srkd')}
     without = comparison(arms=arms)
     assert without.figures()['srkd_hard_gain'] is None
-    assert without.tables()[0][2][1][1:5] == ('55.00 +- 7.07', '+0.00 +- 0.00', '-', '-')
+    scores, gains, hard, *_ = make_tables(without)
+    assert scores[2][1][1:5] == ('55.00', '7.07', '-', '-')
+    assert gains[2][0][1:4] == ('+0.00', '0.00', '+0.00 to +0.00')
+    assert hard[2][0][1:] == ('-', '-', '-', '-')
+
+
+def test_standard_deviations_and_standard_errors_have_columns_of_their_own() -> None:
+    scores, gains, *_ = make_tables(comparison())
+    # 50, 52 and 51: deviation 1; gains of 3, 1 and 4: error 0.88, t interval 2.67 -+ 3.79
+    assert scores[1][1:3] == ('mIoU %', 'deviation')
+    assert scores[2][0][1:3] == ('51.00', '1.00')
+    assert gains[1][1:4] == ('gain', 'standard error', '95 % by seeds (t)')
+    assert gains[2] == [('srkd', '+2.67', '0.88', '-1.13 to +6.46', '-')]
+    assert not [
+        cell for table in (scores, gains) for row in table[2] for cell in row if '+-' in cell
+    ]
 
 
 def test_figures_have_the_names_that_others_rely_on() -> None:
@@ -97,7 +113,8 @@ def test_every_teacher_has_its_row() -> None:
     figures = comparison(teachers=taught).figures()
     assert figures['pvkd_teacher_miou'] == pytest.approx(40.0)
     assert (figures['macs_share'], figures['pvkd_macs_share']) == (2 / 16, 1.0)
-    (_, _, scores), (_, columns, classes), (_, _, costs) = comparison(teachers=taught).tables()
+    tables = make_tables(comparison(teachers=taught))
+    (_, _, scores), _, _, (_, columns, classes), (_, _, costs) = tables
     assert [row[0] for row in scores][2:] == ['teacher', "pvkd's teacher"]
     assert columns[-2:] == ('teacher', "pvkd's teacher")
     assert classes[0][-2:] == ('60.00', '40.00')
@@ -107,7 +124,7 @@ def test_every_teacher_has_its_row() -> None:
 def test_a_teacher_that_is_shown_the_past_is_scored_without_it_too() -> None:
     taught = TeacherFigures(cost=TEACHER, outcome=outcome(0.5), shown_the_past=outcome(0.6, 0.3))
     both = comparison(teachers={'teacher': taught})
-    rows = {row[0]: row[1:4:2] for row in both.tables()[0][2]}
+    rows = {row[0]: (row[1], row[3]) for row in make_tables(both)[0][2]}
     assert rows['teacher'] == ('50.00', '10.00')
     assert rows['teacher, shown the past'] == ('60.00', '30.00')
     assert both.figures()['teacher_miou'] == pytest.approx(50)
@@ -115,7 +132,7 @@ def test_a_teacher_that_is_shown_the_past_is_scored_without_it_too() -> None:
 
 
 def test_a_class_that_is_nowhere_has_a_dash() -> None:
-    title, columns, rows = comparison(teachers={'teacher': TAUGHT}).tables()[1]
+    title, columns, rows = make_tables(comparison(teachers={'teacher': TAUGHT}))[3]
     assert columns == ('class', 'alone', 'srkd', 'teacher')
     assert rows[1] == ('person', '-', '-', '-')
     assert rows[0] == ('car', '51.00', '53.67', '60.00')

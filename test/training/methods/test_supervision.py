@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,17 @@ def test_a_batch_is_supervised_scan_by_scan() -> None:
     torch.testing.assert_close(parts[0], alone)
     lovasz = [lovasz_softmax(logits[:10], labels[:10]), lovasz_softmax(logits[10:], labels[10:])]
     torch.testing.assert_close(mean_lovasz(logits, labels, (0, 10, 30)), sum(lovasz) / 2)
+
+
+def test_smoothed_labels_are_worked_out_by_hand() -> None:
+    # posteriors 3/4, 1/4 and 1/2, 1/2; a fifth of each label is halved between both classes
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+    labels, weights = torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([2.0, 5.0])
+    first = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    loss = mean_cross_entropy(logits, labels, (0, 2), weights, 0.2)
+    assert float(loss) == pytest.approx((2 * first + 5 * math.log(2)) / 7)
+    bare = torch.tensor([0, IGNORE], dtype=torch.uint8)
+    assert float(mean_cross_entropy(logits, bare, (0, 2), weights, 0.2)) == pytest.approx(first)
 
 
 def test_scans_without_labels_are_not_supervised() -> None:

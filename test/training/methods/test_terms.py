@@ -22,6 +22,7 @@ from training.methods.terms import (
     divergence,
     feature_distance,
     feature_mse,
+    unit_rows,
 )
 
 N, SETS = 12, 3
@@ -193,6 +194,33 @@ def test_box_affinities_equal_loops_over_pairs_and_padding_adds_nothing() -> Non
         found = cosine_l1(student, teacher, valid)[box]
         expected = (cosines(s) - cosines(t)).abs().mean()
         assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_faint_rows_have_neither_direction_nor_gradient() -> None:
+    # lengths 5, 0, 0.01 and, no member, 100: the mean of the members is 1.67, a hundredth of that
+    # is above 0.01
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.01, 0.0], [60.0, 80.0]]).requires_grad_()
+    valid = torch.tensor([True, True, True, False])
+    unit = unit_rows(rows, valid)
+    torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8], [0, 0], [0, 0], [0, 0]]))
+    unit[:, 0].sum().backward()
+    assert rows.grad is not None
+    # d (x / |x|) / dx = 1 / |x| - x^2 / |x|^3 = 0.2 - 0.072, d / dy = -x y / |x|^3
+    torch.testing.assert_close(rows.grad[0], torch.tensor([0.128, -0.096]))
+    assert (rows.grad[1:] == 0).all()
+
+
+def test_a_dead_row_does_not_drown_the_gradient_of_the_others() -> None:
+    student, teacher = made_up(1, N, 5), made_up(1, N, 7, seed=1)
+    every, others = ALL_VALID[:1].clone(), ALL_VALID[:1].clone()
+    student[0, 3], others[0, 3] = 0.0, False
+    norms = []
+    for valid in (every, others):
+        said = student.clone().requires_grad_()
+        cosine_mse(said, teacher, valid).sum().backward()
+        assert said.grad is not None
+        norms.append(float(said.grad.norm()) * float(valid.sum()) ** 2)
+    assert norms[0] == pytest.approx(norms[1])
 
 
 def test_features_without_a_direction_give_numbers() -> None:
