@@ -16,8 +16,9 @@ export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PR
 test: lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
 
+# SCANS=PATH: scans of yours, a folder of them or a bag, in place of the simulated drive.
 demo: $(READY)
-	$(BIN)/python training/demo.py
+	$(BIN)/python training/demo.py $(if $(SCANS),--own '$(SCANS)' --out runs/demo-own)
 
 lint: $(READY)
 	$(BIN)/ruff check

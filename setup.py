@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / NATIVE))  # a PEP 517 build does not put the check
 from build_kernels import BuildKernels  # noqa: E402
 
 NAME = 'lidar_kd'
+PAGE = ['cli/page/*.html', 'cli/page/*.css', 'cli/page/*.js']
 HAS_SPCONV = 'platform_machine == "x86_64" and python_version < "3.12"'
 HAS_ROS_WHEELS = 'platform_machine == "x86_64" and sys_platform == "linux"'
 
@@ -35,7 +36,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['py.typed', 'weights/*.safetensors']},
+    package_data={NAME: ['py.typed', 'weights/*.safetensors', *PAGE]},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),

@@ -26,7 +26,7 @@ from lidar_kd.labels import ClassTable
 from lidar_kd.models import build_model
 from lidar_kd.voxels import Grid
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no `sensor`
 COLUMNS = 4  # of a point that a network sees
 _KEY = 'lidar_kd'  # of our document among the file's metadata
 _NOT_STORED = 'num_batches_tracked'  # counts training steps; means nothing to a frozen network
@@ -51,17 +51,38 @@ class IntensitySpec(_StrictSettings):
     source: str = ''  # for people: where the convention comes from, 'KITTI, 0-1'
 
 
+class SensorSpec(_StrictSettings):
+    """How the scans were taken that the network learnt from; None: unknown, or in many ways."""
+
+    height_m: PositiveFloat | None = None  # of an upright, level sensor above the ground
+    ground_intensity: PositiveFloat | None = None  # median near the sensor, after `scale`
+
+
+# Bundles from before the format told it, by their data. KITTI's student knows one sensor, and its
+# intensities are left alone.
+_KNOWN_SENSORS = {
+    'streets': SensorSpec(height_m=1.73, ground_intensity=0.3),
+    'semantickitti': SensorSpec(height_m=1.73),
+    'nuscenes': SensorSpec(height_m=1.84),
+}
+
+
 class BundleSpec(_StrictSettings):
     format_version: int = Field(default=FORMAT_VERSION, ge=1, le=FORMAT_VERSION)
     model: ModelSpec
     grid: Grid
     intensity: IntensitySpec = Field(default_factory=IntensitySpec)
+    sensor: SensorSpec | None = None
     labels: ClassTable
     provenance: dict[str, str] = Field(default_factory=dict)  # data, teacher, date, scores, ...
 
     def run_or(self, name: str) -> str:
         """The run that made it, if one did: the files of all runs are called alike."""
         return self.provenance.get('run', name)
+
+    def trained_on(self) -> SensorSpec:
+        """The sensor it knows; what older bundles do not tell follows from their data."""
+        return self.sensor or _KNOWN_SENSORS.get(self.intensity.source, SensorSpec())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.intensity import limit_intensity
 from lidar_kd.labels import IGNORE
 from lidar_kd.models.output import Output, SegmentationNetwork
+from lidar_kd.sensor import SensorFit, SensorOptions
+from lidar_kd.sensor.intensity import limit_intensity
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.voxels import voxelize, Voxels
 
@@ -53,7 +54,11 @@ class Segmenter:
         device: str = 'auto',
         precision: Precision = 'auto',
         engine: str | None = None,
+        sensor: SensorOptions | None = None,
     ) -> None:
+        """`sensor`: by default scans are brought to the pose and brightness of training, which
+        the first ones tell; `sensor.begin()` where another sensor's follow.
+        """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         bundle.require_columns()
         self.spec = bundle.spec
@@ -63,6 +68,7 @@ class Segmenter:
         self.dtype = choose_dtype(precision, self.device, self.engine)
         model = copy.deepcopy(bundle.model)  # folding changes the weights
         self._model = cast(SegmentationNetwork, fold_norms(model).to(self.device).eval())
+        self.meet(sensor or SensorOptions())
         self._timing: dict[str, float] = {}
         self.engine.memory.tune(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
@@ -75,6 +81,12 @@ class Segmenter:
         height = generator.uniform(-2, 1, points)
         scan = [distance * np.cos(angle), distance * np.sin(angle), height, np.zeros(points)]
         self.segment(np.stack(scan, 1).astype(np.float32))
+        self.sensor.begin()
+
+    def meet(self, options: SensorOptions) -> None:
+        """From now on scans come from a sensor of which nothing is known but `options`."""
+        known = self.spec.trained_on()
+        self.sensor = SensorFit(known.height_m, known.ground_intensity, options)
 
     @torch.inference_mode()
     def segment(self, points: NDArray[np.float32]) -> Segmentation:
@@ -122,6 +134,7 @@ class Segmenter:
         scan = np.array(points[:, :4], dtype=np.float32, order='C')  # ours to scale
         scan[:, 3] *= self.spec.intensity.scale
         limit_intensity(scan[:, 3])
+        self.sensor.correct(scan)
         on_device = torch.from_numpy(scan).to(self.device)
         voxels = voxelize(on_device, self.spec.grid, engine=self.engine)
         return replace(voxels, features=voxels.features.to(self.dtype))

@@ -15,11 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / 'lidar_kd').rglob('*.py'))
 OTHERS = [path for name in ('training', 'test', 'launch') for path in (ROOT / name).rglob('*.py')]
 PYTHON = [*LIBRARY, *sorted(OTHERS), ROOT / 'setup.py']
-SOURCES = [*PYTHON, *sorted((ROOT / 'lidar_kd').rglob('*.[ch]'))]
+OTHER_TONGUES = {'.c', '.h', '.js', '.css', '.html'}
+SOURCES = [
+    *PYTHON,
+    *sorted(p for p in (ROOT / 'lidar_kd').rglob('*.*') if p.suffix in OTHER_TONGUES),
+]
 
 # from the bottom up: a file imports its own room and those before it (design.md)
 ORDER = [
-    *('errors', 'labels', 'intensity', 'sparse', 'voxels', 'models', 'bundle'),
+    *('errors', 'labels', 'sensor', 'sparse', 'voxels', 'models', 'bundle'),
     *('segmenter', 'objects', 'scans', 'cloud', 'cli', 'ros'),
 ]
 TRAINING_ORDER = [
@@ -27,7 +31,7 @@ TRAINING_ORDER = [
     *('comparing', 'benchmarks'),
 ]
 CORE = {
-    *('bundle', 'segmenter', 'labels', 'voxels', 'intensity', 'errors', 'models', 'sparse'),
+    *('bundle', 'segmenter', 'labels', 'voxels', 'sensor', 'errors', 'models', 'sparse'),
 }
 # the only modules that know ROS
 ROS_ROOMS = {'ros'}

@@ -17,6 +17,7 @@ import lidar_kd
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = 'lidar_kd/sparse/engines/native/_kernels.abi3.so'
+PAGE = [p for p in (ROOT / 'lidar_kd/cli/page').iterdir() if p.suffix in ('.html', '.css', '.js')]
 STUDENTS = sorted((ROOT / 'lidar_kd' / 'weights').glob('*.safetensors'))
 COST = 'sparse convolution falls back to plain torch, about 5x slower'
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.
@@ -89,9 +90,9 @@ def assert_in_ament_index(prefix: Path, checkout: Path) -> None:
 
 
 def assert_has_a_student(packages: Path) -> None:
-    """The weights that ship, and the mark that types do, lie in the installation."""
+    """The weights, the page's parts, and the mark that types ship lie in the installation."""
     assert (packages / 'lidar_kd' / 'py.typed').is_file()
-    for path in STUDENTS:
+    for path in [*STUDENTS, *PAGE]:
         assert (packages / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
 
@@ -183,7 +184,8 @@ def test_colcon_builds_a_package_that_the_ament_index_finds(
     said = run(colcon, tmp_path, changes)
     prefix = tmp_path / 'install' / 'lidar_kd'
     assert_in_ament_index(prefix, checkout)
-    assert os.access(prefix / 'lib' / 'lidar_kd' / 'lidar-kd-segment', os.X_OK)
+    for command in ('lidar-kd-bag', 'lidar-kd-segment'):
+        assert os.access(prefix / 'lib' / 'lidar_kd' / command, os.X_OK)
     if not layout:
         assert_has_a_student(packages_below(prefix))
     if changes:

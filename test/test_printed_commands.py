@@ -56,7 +56,8 @@ NOT_TRIED = {
     'tensorboard': 'serves until it is stopped',
 }
 OURS = ('python', 'torchrun', 'make', 'ros2', 'lidar-kd-bag', 'lidar-kd-segment')
-MAKES = ('-o', '--out', '--json', '>', '--animation')  # what follows need not be there yet
+# what follows need not be there yet
+MAKES = ('-o', '--out', '--json', '--html', '>', '--animation')
 AND = re.compile(r'\s(?:&&|\|\||\|)\s|;\s')
 
 

@@ -30,6 +30,7 @@ from training.benchmarks.objects import run_objects
 from training.benchmarks.odometry import run_odometry
 from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
+from training.benchmarks.sensitivity import run_sensitivity
 from training.benchmarks.train_step import run_train_step
 
 BENCHMARKS = {
@@ -41,6 +42,10 @@ BENCHMARKS = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'sensitivity': (
+        run_sensitivity,
+        'mIoU of the shipped student under other intensities, mountings and beams, auto and off',
+    ),
     'odometry': (run_odometry, 'KISS-ICP on a drive with traffic, with and without ~/static'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),

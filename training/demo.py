@@ -4,6 +4,7 @@
 A drive through a made-up town (kept in runs/demo) is replayed as a driver would publish it, the
 node labels it with the shipped student, and this process listens: three processes over real DDS.
 It ends with a table, pictures, and what to try next.
+`make demo SCANS=PATH` does the same with scans of yours: a folder of them, a sequence or a bag.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 from pathlib import Path
 import secrets
 import shlex
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.labels import ClassTable
+from lidar_kd.ros.replay.source import open_source
 from training.live.processes import (
     check_alive,
     end_on_sigterm,
@@ -44,7 +47,7 @@ from training.scores.metrics import Confusion, horizontal_range
 from training.scores.panoptic import PanopticQuality
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
-from training.views.drive import animate_drive, draw_drive, read_labelled
+from training.views.drive import animate_drive, draw_drive, read_labelled, write_drive_page
 
 if TYPE_CHECKING:
     from training.live.listener import Listener, Received
@@ -64,7 +67,8 @@ def parse_demo() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('--bundle', type=Path, help='the network (default: the shipped student)')
-    add('--scans', type=int, default=100, help='length of the drive at 10 Hz (default 100)')
+    add('--scans', type=int, default=100, help='at most so many, at 10 Hz (default 100)')
+    add('--own', type=Path, metavar='PATH', help='scans of yours instead: a folder or a bag')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
     add('--out', type=Path, default=Path('runs/demo'), help='output folder (default runs/demo)')
     add('--animation', type=Path, metavar='GIF', help='also draw the drive as a moving picture')
@@ -75,6 +79,13 @@ def parse_demo() -> argparse.Namespace:
         help="ROS_DOMAIN_ID of the three processes (default: another than the environment's)",
     )
     return parser.parse_args()
+
+
+def open_scans(arguments: argparse.Namespace, console: Console) -> tuple[Path, int]:
+    """Where they lie, and how many are shown."""
+    if arguments.own is None:
+        return simulate_drive(arguments.out, arguments.scans, console), arguments.scans
+    return arguments.own, min(arguments.scans, len(open_source(str(arguments.own))))
 
 
 def simulate_drive(out: Path, scans: int, console: Console) -> Path:
@@ -88,7 +99,9 @@ def simulate_drive(out: Path, scans: int, console: Console) -> Path:
     return root / 'sequences' / '00'
 
 
-def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Console) -> Listener:
+def drive(
+    folder: Path, scans: int, bundle: Path, arguments: argparse.Namespace, console: Console
+) -> Listener:
     """Node, replay and listener until the last scan is answered."""
     from training.live.listener import listening
 
@@ -116,7 +129,13 @@ def drive(folder: Path, bundle: Path, arguments: argparse.Namespace, console: Co
         hint = f'the node was not heard of within {START_LIMIT_S:.0f} s; see {log}.'
         wait_until(is_ready, listen, START_LIMIT_S, hint)
         warn_of_strangers(listener.strangers(), namespace, console)
-        _replay(stack, folder, namespace, arguments, (listener, listen), console)
+        log = arguments.out / 'replay.log'
+        replayed = {'path': folder.resolve(), 'truth': arguments.own is None, 'loop': False}
+        own_names = {'__ns': namespace}
+        replay = stack.enter_context(
+            running('replay_node', {**replayed, 'listeners': 1}, own_names, log)
+        )
+        _follow_to_the_end(replay, log, scans, (listener, listen), console)
         return listener
 
 
@@ -128,24 +147,20 @@ def warn_of_strangers(others: list[str], namespace: str, console: Console) -> No
         )
 
 
-def _replay(
-    stack: ExitStack,
-    folder: Path,
-    namespace: str,
-    arguments: argparse.Namespace,
+def _follow_to_the_end(
+    replay: subprocess.Popen[bytes],
+    log: Path,
+    scans: int,
     heard: tuple[Listener, Callable[[float], None]],
     console: Console,
 ) -> None:
-    """The drive, from the first scan to the last answer."""
-    log, scans = arguments.out / 'replay.log', arguments.scans
-    replayed = {'path': folder.resolve(), 'truth': True, 'loop': False, 'listeners': 1}
-    replay = stack.enter_context(running('replay_node', replayed, {'__ns': namespace}, log))
+    """From the first scan to the last answer that is wanted."""
     limit_s = SCAN_S * scans + SLACK_S
     with console.progress(scans, 'driving') as step:
-        for _ in follow(*heard, replay.poll, limit_s):
+        for _ in follow(*heard, replay.poll, limit_s, scans):
             step()
     check_alive(replay, log)
-    if replay.poll() is None:
+    if replay.poll() is None and len(heard[0].kept) < scans:
         raise ConfigError(f'the replay did not end within {limit_s:.0f} s; see {log}.')
     heard[1](1.5)  # the last answers, and diagnostics that count them
 
@@ -155,10 +170,11 @@ def follow(
     listen: Callable[[float], None],
     ended: Callable[[], int | None],
     limit_s: float,
+    most: int,
 ) -> Iterator[None]:
-    """Yields once per labelled scan until the replay has ended, or the time is up."""
+    """Yields once per labelled scan until the replay has ended, or enough are, or time is up."""
     seen, end_s = 0, time.monotonic() + limit_s
-    while ended() is None and time.monotonic() < end_s:
+    while ended() is None and time.monotonic() < end_s and seen < most:
         listen(0.2)
         while seen < len(listener.kept):
             seen += 1
@@ -198,8 +214,21 @@ def describe_quality(quality: PanopticQuality, table: ClassTable) -> str:
     return f'{pq[occurs].mean() if occurs.any() else 0:.1f} % ({shown})'
 
 
+def compare_with_truth(
+    answers: list[Received], folder: Path, table: ClassTable
+) -> list[list[object]]:
+    """Rows of the table."""
+    confusion = score_drive(answers, table)
+    objects = describe_quality(score_drive_objects(answers, folder, table), table)
+    return [
+        ['points labelled right', f'{100 * confusion.accuracy():.1f} %'],
+        ['against the truth', str(confusion.occurring())],
+        ['panoptic quality of its objects', objects],
+    ]
+
+
 def report_drive(
-    console: Console, listener: Listener, sent: int, confusion: Confusion, objects: str
+    console: Console, listener: Listener, sent: int, found: list[list[object]]
 ) -> None:
     status, answers = listener.status, listener.kept
     p50, p95 = np.percentile([each.latency_ms for each in answers], (50, 95))
@@ -217,9 +246,9 @@ def report_drive(
         ['latency, header stamp to arrival, p50', f'{p50:.1f} ms'],
         ['latency, header stamp to arrival, p95', f'{p95:.1f} ms'],
         *_list_stages(listener),
-        ['points labelled right', f'{100 * confusion.accuracy():.1f} %'],
-        ['against the truth', str(confusion.occurring())],
-        ['panoptic quality of its objects', objects],
+        ['mounting', status.get('mounting', '?')],
+        ['intensity level', status.get('intensity level', '?')],
+        *found,
     ]
     facts = ', '.join(status[key] for key in ('device', 'engine', 'precision') if key in status)
     console.table(f'the drive ({facts})', ['', 'value'], rows)
@@ -242,18 +271,20 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     bundle = arguments.bundle or find_shipped_bundle()
     table = read_spec(bundle).labels
     arguments.out.mkdir(parents=True, exist_ok=True)
-    folder = simulate_drive(arguments.out, arguments.scans, console)
-    listener = drive(folder, bundle, arguments, console)
+    folder, scans = open_scans(arguments, console)
+    listener = drive(folder, scans, bundle, arguments, console)
     if not listener.kept:
         raise ConfigError(
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '
             f'see {arguments.out / "node.log"} and {arguments.out / "replay.log"}.'
         )
-    objects = describe_quality(score_drive_objects(listener.kept, folder, table), table)
-    confusion = score_drive(listener.kept, table)
-    report_drive(console, listener, arguments.scans, confusion, objects)
+    found = [] if arguments.own else compare_with_truth(listener.kept, folder, table)
+    report_drive(console, listener, scans, found)
     for path in draw_drive(listener, table, arguments.out):
         console.line(f'picture {path}')
+    page = arguments.out / 'drive.html'
+    write_drive_page(page, listener.kept, table)
+    console.line(f'to look at in a browser: {page}')
     if arguments.animation:
         animate_drive(listener, table, arguments.animation)
         console.line(f'animation {arguments.animation}')

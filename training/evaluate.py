@@ -5,11 +5,13 @@
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 07 09 --tta
   python training/evaluate.py --predictions FOLDER --data NUSCENES --kind nuscenes --sequences val
   python training/evaluate.py --bundle best.safetensors --data KITTI --sequences 08 --panoptic
+  python training/evaluate.py --bundle best.safetensors --data KITTI --html look.html
   torchrun --nproc-per-node 4 training/evaluate.py --bundle best.safetensors --data KITTI
 
 Every original point counts, in a single pass over each scan unless --tta says otherwise. Every
 mean IoU is printed with the convention it follows: SemanticKITTI's, nuScenes' and ours.
---panoptic also finds the objects in the answers and prints their panoptic quality by class.
+--panoptic also finds the objects in the answers and prints their panoptic quality by class;
+with --predictions of panoptic submissions, --panoptic stored scores the objects in them.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ from lidar_kd.errors import (
     writing,
 )
 from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.kinds import KINDS, open_dataset
 from training.data.nuscenes import SPLITS
 from training.data.scan import Points, ScanSet
+from training.reports.page import rated_by, RatedAnswer, without_probability, write_answer_page
 from training.reports.report import (
     choose_spread,
     figures,
@@ -61,6 +65,8 @@ from training.scores.panoptic import number_objects, PanopticQuality, ScoredObje
 from training.scores.predictions import StoredPredictions
 from training.scores.scoring import Answer, check_tables, Labels, score_answers, Stopwatch
 
+PAGE_SCANS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
@@ -71,10 +77,11 @@ class ScoringOptions:
     bundle: Path | None = None
     predictions: Path | None = None
     tta: bool = False
-    panoptic: Literal['answers', 'truth'] | None = None
+    panoptic: Literal['answers', 'truth', 'stored'] | None = None
     out: Path | None = None
     pictures: int = 3
     json: Path | None = None
+    html: Path | None = None
     device: str = 'auto'
     precision: Precision = 'auto'
 
@@ -114,13 +121,20 @@ def make_evaluate_parser() -> argparse.ArgumentParser:
         '--panoptic',
         nargs='?',
         const='answers',
-        choices=('answers', 'truth'),
-        help='panoptic quality beside the IoU; "truth": of the objects found in the true labels, '
-        'which is what clustering alone can reach',
+        choices=('answers', 'truth', 'stored'),
+        help='panoptic quality beside the IoU, of the objects found in the answers; "truth": of '
+        'those found in the true labels, which is what clustering alone can reach; "stored": of '
+        'those that panoptic predictions hold',
     )
     add('--out', type=Path, metavar='FOLDER', help='write report.{txt,md,json,csv} and pictures')
     add('--pictures', type=int, default=3, metavar='N', help='scans to draw (%(default)s)')
     add('--json', type=Path, metavar='FILE', help='write the figures as one flat object')
+    add(
+        '--html',
+        type=Path,
+        metavar='FILE',
+        help=f'write a page to look around in with any browser: at most {PAGE_SCANS} of the scans',
+    )
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
     add(
         '--precision',
@@ -138,12 +152,14 @@ class Candidate:
     name: str
     facts: dict[str, str]
     answer: Answer
+    rated: RatedAnswer | None = None  # the same with probabilities, where there are some
     latency_ms: Sequence[float] = ()  # grows with every answer
     device: str = 'cpu'
 
 
 def evaluate(options: ScoringOptions, ranks: Ranks, console: Console) -> Result:
-    for folder in (options.out, options.json and options.json.parent):
+    files = filter(None, (options.json, options.html))
+    for folder in (options.out, *(file.parent for file in files)):
         if folder is not None:
             prepare_folder(folder)
     scans = open_labelled_scans(options)
@@ -192,7 +208,11 @@ def score_objects(options: ScoringOptions, answer: Answer, scans: ScanSet) -> Sc
     if scans[0].instances is None:
         raise DataError(f'{scans.root}: no object numbers to score against; drop --panoptic.')
     quality = PanopticQuality(scans.table.num_classes)
-    return ScoredObjects(answer, partial(number_objects, scans.table), quality)
+    if options.panoptic != 'stored':
+        return ScoredObjects(answer, partial(number_objects, scans.table), quality)
+    if not isinstance(answer, StoredPredictions):
+        raise ConfigError('--panoptic stored needs predictions that hold objects: --predictions.')
+    return ScoredObjects(answer, answer.number, quality)
 
 
 def open_candidate(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Candidate:
@@ -215,7 +235,7 @@ def _load_network(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Cand
     device = options.device
     if device == 'auto' and ranks.world > 1 and torch.cuda.is_available():
         device = f'cuda:{ranks.local}'
-    segmenter = Segmenter(bundle, device=device, precision=options.precision)
+    segmenter = Segmenter(bundle, device=device, precision=options.precision, sensor=EACH_ALONE)
     segmenter.warm_up()
 
     def segment(points: Points) -> Labels:
@@ -234,6 +254,7 @@ def _load_network(options: ScoringOptions, scans: ScanSet, ranks: Ranks) -> Cand
             'passes': AUGMENTED if options.tta else 'a single one over each scan',
         },
         answer=lambda scan: stopwatch(scan.points),
+        rated=None if options.tta else rated_by(segmenter),
         latency_ms=stopwatch.latency_ms,
         device=str(segmenter.device),
     )
@@ -253,6 +274,13 @@ def leave_files(
         with writing(options.json), write_atomically(options.json) as temporary:
             temporary.write_text(json.dumps(figures(result), indent=1) + '\n', encoding='utf-8')
         console.line(f'figures: {options.json}')
+    if options.html is not None:
+        rated = candidate.rated or without_probability(candidate.answer)
+        with console.progress(min(PAGE_SCANS, len(scans)), 'writing the page') as advance:
+            write_answer_page(
+                options.html, result.title, rated, scans, most=PAGE_SCANS, advance=advance
+            )
+        console.line(f'to look at in a browser: {options.html}')
     if options.out is None:
         return
     written = write_report(options.out, result)

@@ -3,10 +3,12 @@
 
   python training/submit.py --bundle best.safetensors --data KITTI --out submission.zip
   python training/submit.py --bundle best.safetensors --data NUSCENES --kind nuscenes --out s.zip
+  python training/submit.py --bundle best.safetensors --data KITTI --panoptic --out panoptic.zip
   python training/submit.py check submission.zip --data KITTI
 
 The predictions are kept in a folder beside the archive: an interrupted command goes on where it
-stopped. Labels are raw ids (SemanticKITTI) or the challenge's 1 to 16 (nuScenes).
+stopped. Labels are raw ids (SemanticKITTI) or the challenge's 1 to 16 (nuScenes);
+--panoptic adds the numbers of the objects found in them, in the upper 16 bits (SemanticKITTI).
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.kinds import open_dataset
 from training.data.scan import ScanSet
 from training.scores.augmented import NAME as AUGMENTED
 from training.scores.augmented import segment_augmented
+from training.scores.panoptic import number_objects
 from training.scores.predictions import layout_of, LAYOUTS
 from training.scores.scoring import check_tables
 from training.scores.submission import count_points, fill_unanswered, find_problems, pack
@@ -62,6 +66,7 @@ def make_submit_parser() -> argparse.ArgumentParser:
     add('--out', type=Path, default=Path('submission.zip'), metavar='FILE', help='%(default)s')
     add('--folder', type=Path, help='where the predictions are kept (beside the archive)')
     add('--tta', action='store_true', help=AUGMENTED)
+    add('--panoptic', action='store_true', help='with object numbers (semantickitti)')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
     add(
         '--precision',
@@ -102,17 +107,19 @@ def submit(options: argparse.Namespace, console: Console) -> int:
     archive: Path = options.out
     folder = options.folder or archive.with_name(f'{archive.stem}_predictions')
     prepare_folder(archive.parent)
-    claim(prepare_folder(folder), bundle, augmented=options.tta)
+    if options.panoptic:
+        layout_of(scans.kind).require_objects()
+    claim(prepare_folder(folder), bundle, augmented=options.tta, panoptic=options.panoptic)
     predict(options, bundle, scans, folder, console)
     with console.progress(len(scans), 'packing') as advance:
         pack(archive, folder, scans, split, advance)
     return _report(archive, scans, split, console)
 
 
-def claim(folder: Path, bundle: Bundle, *, augmented: bool) -> None:
-    """Answers of two networks must not meet in one archive."""
+def claim(folder: Path, bundle: Bundle, *, augmented: bool, panoptic: bool = False) -> None:
+    """Answers of two networks, or of two kinds, must not meet in one archive."""
     mark = folder / 'network.txt'
-    own = f'{bundle.sha256}{" augmented" * augmented}\n'
+    own = f'{bundle.sha256}{" augmented" * augmented}{" panoptic" * panoptic}\n'
     if mark.is_file() and mark.read_text(encoding='utf-8') != own:
         raise ConfigError(
             f'{folder}: holds predictions of another network; '
@@ -136,16 +143,21 @@ def predict(
         if not path.is_file() or path.stat().st_size != size
     ]
     console.line(f'{scans.describe()}; {len(scans) - len(missing)} predicted before')
-    segmenter = Segmenter(bundle, device=options.device, precision=options.precision)
+    segmenter = Segmenter(
+        bundle, device=options.device, precision=options.precision, sensor=EACH_ALONE
+    )
     with console.progress(len(missing), 'predicting') as advance:
         for index in missing:
-            points = scans[index].points
+            scan = scans[index]
+            points = scan.points
             labels = (
                 segment_augmented(segmenter, points)
                 if options.tta
                 else segmenter.segment(points).labels
             )
-            layout.write(paths[index], fill_unanswered(points, labels), scans.table)
+            labels = fill_unanswered(points, labels)
+            numbers = number_objects(scans.table, scan, labels) if options.panoptic else None
+            layout.write(paths[index], labels, scans.table, numbers)
             advance()
 
 

@@ -32,6 +32,7 @@ from lidar_kd.cli.picture import save_picture
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.scans.bags import is_bag
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.folder import open_folder
 from training.data.kinds import KINDS, open_dataset
 from training.data.scan import Scan, ScanSet
@@ -127,7 +128,7 @@ def open_answers(
         scans = replace(scans, table=bundle.spec.labels)
         scale = 1 / scans.find_full_scale() / bundle.spec.intensity.scale
     check_tables(bundle.spec.labels, scans.table)
-    segmenter = Segmenter(bundle, device=options.device)
+    segmenter = Segmenter(bundle, device=options.device, sensor=EACH_ALONE)
 
     def answer(scan: Scan) -> Labels:
         points = scan.points.copy()

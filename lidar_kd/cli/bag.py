@@ -20,6 +20,7 @@ from lidar_kd.errors import DataError, LidarKdError
 from lidar_kd.scans.recording import Recording
 from lidar_kd.scans.rewriting import read_metadata, STORAGES
 from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 
 _DESCRIPTION = """\
 Label every cloud of a recorded bag, without dropping any.
@@ -141,7 +142,7 @@ def label_recording(
         return 0
     destination = open_destination(recording, options, plan, bundle)
     device = rank.choose_device(options.device)
-    segmenter = Segmenter(bundle, device=device, precision=options.precision)
+    segmenter = Segmenter(bundle, device=device, precision=options.precision, sensor=EACH_ALONE)
     labeller = CloudLabeller(segmenter, recording, options.intensity_scale)
     show_banner(recording, bundle, labeller, segmenter, console)
     label_share(recording, labeller, destination, rank, console)

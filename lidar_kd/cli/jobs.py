@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import os
 from pathlib import Path
 import tempfile
 
 import torch
 
+from lidar_kd.cli.page import choose_page_rows
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.scans import count_points_in_file, find_scans, strip_suffix
 
@@ -24,9 +25,14 @@ class Job:
     scan: Path
     label: Path
     picture: Path | None
+    shown: bool = False  # on the page, for which it is segmented even where its labels exist
+
+    @property
+    def name(self) -> str:
+        return '/'.join(self.scan.parts[-3:])
 
     def is_done(self, bytes_per_point: int, columns: int | None) -> bool:
-        if not self.label.is_file() or (self.picture and not self.picture.is_file()):
+        if self.shown or not self.label.is_file() or (self.picture and not self.picture.is_file()):
             return False
         try:
             points = count_points_in_file(self.scan, columns=columns)
@@ -84,6 +90,12 @@ def plan_jobs(inputs: Sequence[Path], output: Path | None, *, pictures: bool) ->
                     'segment them with different output folders.'
                 )
     return list(by_label.values())
+
+
+def show_some(jobs: Sequence[Job]) -> list[Job]:
+    """The same, those for the page marked."""
+    shown = set(choose_page_rows(len(jobs)))
+    return [replace(job, shown=row in shown) for row, job in enumerate(jobs)]
 
 
 def check_output(folder: Path) -> None:

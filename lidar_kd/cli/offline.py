@@ -16,10 +16,10 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cli.jobs import Rank
 from lidar_kd.cloud import Cloud, decode, MalformedCloud
 from lidar_kd.errors import DataError, write_atomically, writing
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable
 from lidar_kd.scans.recording import CloudKey, Recorded, Recording
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor.intensity import IntensityRange
 
 _LOOKED_AT = 5  # clouds of a topic, to find the range of its intensity
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 import math
 from pathlib import Path
 import shlex
-from statistics import median
 import sys
 import time
 
@@ -20,13 +19,16 @@ import torch
 
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
-from lidar_kd.cli.jobs import check_output, Job, plan_jobs, Rank
+from lidar_kd.cli.jobs import check_output, Job, plan_jobs, Rank, show_some
+from lidar_kd.cli.page import PageScan, PageWriter, writing_page
 from lidar_kd.cli.picture import draw_scan, save_picture
-from lidar_kd.errors import DataError, LidarKdError, write_atomically
+from lidar_kd.cli.summary import LabellingSummary, list_reasons
+from lidar_kd.errors import ConfigError, DataError, LidarKdError, write_atomically
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.scans import find_full_scale, read_scan
 from lidar_kd.scans.bags import is_bag
-from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 
 _DESCRIPTION = """\
 Write one label per point of LiDAR scans.
@@ -41,6 +43,7 @@ continues where it stopped. Exit code 2: something could not be segmented.
 _EXAMPLES = """\
 examples:
   python -m lidar_kd.cli.segment scan.pcd --picture
+  python -m lidar_kd.cli.segment sequences/08/velodyne --html look.html
   python -m lidar_kd.cli.segment sequences/08/velodyne -o labels --bundle student.safetensors
   torchrun --nproc-per-node 4 -m lidar_kd.cli.segment sequences -o labels
 """
@@ -56,51 +59,12 @@ class LabellingOptions:
     device: str = 'auto'
     precision: Precision = 'auto'
     picture: bool = False
+    html: Path | None = None
     format: str = 'raw'
     columns: int | None = None
     intensity_scale: float | None = None  # to 0..1; None: found
     overwrite: bool = False
     intensity_factor: float = 1.0  # to what the bundle expects; found when the run begins
-
-
-@dataclass(kw_only=True)
-class LabellingSummary:
-    """What happened to the scans of this process."""
-
-    table: ClassTable
-    skipped: int = 0
-    failed: int = 0
-    segmented: int = 0
-    per_label: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    unseen: Counter[str] = field(default_factory=Counter)  # reason -> points
-    timing_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, segmentation: Segmentation, read_ms: float) -> None:
-        self.segmented += 1
-        self.per_label += np.bincount(segmentation.labels, minlength=256)
-        self.unseen.update({reason: n for reason, n in segmentation.unseen.items() if n})
-        for stage, elapsed_ms in {'read file': read_ms, **segmentation.timing}.items():
-            self.timing_ms[stage].append(elapsed_ms)
-
-    def show(self, console: Console) -> None:
-        if self.segmented:
-            console.table('Classes', ('class', 'points', 'share'), self._list_classes())
-            stages = [(stage, f'{median(ms):.1f}') for stage, ms in self.timing_ms.items()]
-            console.table('Median latency', ('stage', 'ms'), stages)
-        if self.unseen:
-            console.line(f'points without a label: {_list_reasons(self.unseen)}')
-        console.line(
-            f'{self.segmented} scans segmented ({self.per_label.sum():,} points), '
-            f'{self.skipped} skipped because their labels exist, {self.failed} failed'
-        )
-
-    def _list_classes(self) -> list[tuple[str, str, str]]:
-        total = self.per_label.sum()
-        names = dict(enumerate(self.table.names)) | {IGNORE: 'no label'}
-        order = sorted(np.flatnonzero(self.per_label).tolist(), key=lambda i: -self.per_label[i])
-        return [
-            (names[i], f'{self.per_label[i]:,}', f'{self.per_label[i] / total:.2%}') for i in order
-        ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +103,13 @@ def parse_options(argv: Sequence[str] | None = None) -> LabellingOptions:
     add('--precision', default='auto', choices=precisions, help='of the network (default: auto)')
     add('--picture', action='store_true', help="also draw a bird's-eye view, .png")
     add(
+        '--html',
+        type=Path,
+        metavar='FILE',
+        help='also write a page to look around in with any browser: the scans, or a hundred of '
+        'them, evenly chosen, which are segmented even where their labels exist',
+    )
+    add(
         '--format',
         default='raw',
         choices=tuple(_BYTES_PER_POINT),
@@ -174,10 +145,13 @@ def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:
             f'{bag}: a bag is no scan file; label it with lidar-kd-bag '
             f'{shlex.quote(str(bag))} OUT.'
         )
+    if options.html and rank.world > 1:
+        raise ConfigError('--html: one process writes the page; start this without torchrun.')
     jobs = plan_jobs(options.inputs, options.output, pictures=options.picture)
+    jobs = show_some(jobs) if options.html else jobs
     bundle = load_bundle(options.bundle or find_shipped_bundle())
     device = rank.choose_device(options.device)
-    segmenter = Segmenter(bundle, device=device, precision=options.precision)
+    segmenter = Segmenter(bundle, device=device, precision=options.precision, sensor=EACH_ALONE)
     for folder in sorted({job.label.parent for job in jobs}):
         check_output(folder)
     share = rank.take_share(jobs)
@@ -188,9 +162,22 @@ def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:
     }
     _show_banner(console, bundle, segmenter, rank, facts)
     options = replace(options, intensity_factor=scale / bundle.spec.intensity.scale)
-    summary = segment_all(share, segmenter, bundle.spec.labels, options, console)
+    with _opening_page(options.html, bundle) as page:
+        summary = LabellingSummary(table=bundle.spec.labels, page=page)
+        segment_all(share, segmenter, options, summary, console)
     summary.show(console)
+    if options.html:
+        console.line(f'to look at in a browser: {options.html}')
     return EXIT_BAD_INPUT if summary.failed else 0
+
+
+@contextmanager
+def _opening_page(path: Path | None, bundle: Bundle) -> Iterator[PageWriter | None]:
+    if path is None:
+        yield None
+        return
+    with writing_page(path, f'labelled by {bundle.name}', bundle.spec.labels) as page:
+        yield page
 
 
 def _find_full_scale(jobs: Sequence[Job], options: LabellingOptions) -> float:
@@ -208,14 +195,14 @@ def _find_full_scale(jobs: Sequence[Job], options: LabellingOptions) -> float:
 def segment_all(
     jobs: Sequence[Job],
     segmenter: Segmenter,
-    table: ClassTable,
     options: LabellingOptions,
+    summary: LabellingSummary,
     console: Console,
-) -> LabellingSummary:
+) -> None:
     """Segment what is not done yet; a bad scan is told and the others go on."""
     size = _BYTES_PER_POINT[options.format]
     todo = [job for job in jobs if options.overwrite or not job.is_done(size, options.columns)]
-    summary = LabellingSummary(table=table, skipped=len(jobs) - len(todo))
+    summary.skipped = len(jobs) - len(todo)
     with console.progress(len(todo), 'segment') as step:
         for job in todo:
             try:
@@ -224,7 +211,6 @@ def segment_all(
                 summary.failed += 1
                 console.fail(error)
             step()
-    return summary
 
 
 def segment_one(
@@ -246,14 +232,14 @@ def segment_one(
     if (segmentation.labels == IGNORE).all():
         raise DataError(
             f'{job.scan}: the network can see none of its {len(points):,} points '
-            f'({_list_reasons(segmentation.unseen)}); check its units and its columns.'
+            f'({list_reasons(segmentation.unseen)}); check its units and its columns.'
         )
     _write(job, points, segmentation.labels, options, summary.table)
     summary.add(segmentation, read_ms)
-
-
-def _list_reasons(unseen: Mapping[str, int]) -> str:
-    return ', '.join(f'{n:,} {reason.replace("_", " ")}' for reason, n in unseen.items() if n)
+    if summary.page and job.shown:
+        labels, probability = segmentation.labels, segmentation.probability
+        scan = PageScan(name=job.name, points=points, labels=labels, probability=probability)
+        summary.page.add(scan)
 
 
 def _write(
@@ -268,9 +254,7 @@ def _write(
     try:
         job.label.parent.mkdir(parents=True, exist_ok=True)
         if job.picture:
-            save_picture(
-                job.picture, draw_scan(points, labels, table, title='/'.join(job.scan.parts[-3:]))
-            )
+            save_picture(job.picture, draw_scan(points, labels, table, title=job.name))
         with write_atomically(job.label) as temporary:
             stored.tofile(temporary)
     except OSError as error:

@@ -25,8 +25,8 @@ from lidar_kd.cloud.layout import (
     UINT8,
     UINT32,
 )
-from lidar_kd.intensity import IntensityRange, scale_values
 from lidar_kd.labels import ClassTable
+from lidar_kd.sensor.intensity import IntensityRange, scale_values
 
 # Autoware's PointXYZCPE: consumers refuse every other layout.
 SEGMENTED_FIELDS = (

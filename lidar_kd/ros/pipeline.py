@@ -31,7 +31,6 @@ from lidar_kd.cloud import (
 )
 from lidar_kd.cloud.layout import choose_intensity
 from lidar_kd.errors import BundleError, ConfigError
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
@@ -40,6 +39,8 @@ from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObject
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.ros.sharing import Networks
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+from lidar_kd.sensor import SensorOptions
+from lidar_kd.sensor.intensity import IntensityRange
 
 log = logging.getLogger(__name__)
 SEGMENTED, LABELED = 'segmented', 'labeled'
@@ -77,11 +78,13 @@ class Pipeline:
         except ConfigError:
             self.release()
             raise
+        self._sensor = settings.sensor_options()
         self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
         self.begin()
 
     def begin(self) -> None:
         """Forgets the sensor: the next scan may be another one's."""
+        self._segmenter.meet(self._sensor)
         self._intensity = IntensityRange(_PATIENCE)
         self._intensity_source: tuple[str, float] = '-', 0.0  # field, intensity_scale
         self._finder = SceneFinder()
@@ -108,14 +111,15 @@ class Pipeline:
         pose: Pose | None = None,
         taken_at: Pose | None = None,
     ) -> Labelled:
-        """`pose` (4, 4) brings the scan to where the network and the listeners want it, and
-        `taken_at` from there to where what rests stands still; None: nobody knows.
+        """`pose` (4, 4) brings the outputs to where the listeners want them, and `taken_at` from
+        there to where what rests stands still; None: nobody knows.
         """
         start_s = time.perf_counter()
-        cloud = self._decode(message, settings)
-        cloud = cloud if pose is None else move(cloud, pose)
+        self._meet(settings.sensor_options())
+        seen_by_sensor = self._decode(message, settings)
+        cloud = seen_by_sensor if pose is None else move(seen_by_sensor, pose)
         decoded_ms = 1e3 * (time.perf_counter() - start_s)
-        result = self._segment(cloud, settings)
+        result = self._segment(seen_by_sensor, choose_points(cloud.points, settings))
         stages_ms = {
             'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
             'inference': sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network')),
@@ -142,8 +146,12 @@ class Pipeline:
             entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
         )
 
-    def _segment(self, cloud: Cloud, settings: NodeSettings) -> Segmentation:
-        rows = choose_points(cloud.points, settings)
+    def _meet(self, options: SensorOptions) -> None:
+        if options != self._sensor:
+            self._sensor = options
+            self._segmenter.meet(options)
+
+    def _segment(self, cloud: Cloud, rows: NDArray[np.intp] | None) -> Segmentation:
         if rows is None:
             return self._segmenter.segment(cloud.points)
         seen = self._segmenter.segment(cloud.points[rows])
@@ -214,6 +222,7 @@ class Pipeline:
         return {
             'intensity field': self._intensity_source[0],
             'intensity full scale': f'{seen.full_scale:g}' if seen.settled else '-',
+            **self._segmenter.sensor.facts(),
         }
 
     def release(self) -> None:

@@ -20,6 +20,7 @@ from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.ros.one_parameter import Parameter, Value
 from lidar_kd.ros.one_parameter import parameter_field as _parameter
 from lidar_kd.ros.output_settings import OutputSettings, read_costs
+from lidar_kd.ros.sensor_settings import check_pose, SensorSettings
 
 UNLABELLED = 'unlabelled'  # a filter's word for points without an answer
 MOTIONS = ('resting', 'moving')  # and for those of objects, by what the tracker has seen
@@ -70,7 +71,7 @@ class Filter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeSettings(OutputSettings):
+class NodeSettings(SensorSettings, OutputSettings):
     """The values of all parameters at one moment."""
 
     model: str = _parameter(
@@ -121,8 +122,8 @@ class NodeSettings(OutputSettings):
     )
     target_frame: str = _parameter(
         '',
-        'Frame to bring scans into, by TF at their stamp, before the network sees them: upright, '
-        'at the height the network was trained at; empty: the frame of the scan.',
+        'Frame to bring the outputs into, by TF at their stamp; the network sees scans as the '
+        'sensor does; empty: the frame of the scan.',
         changes='unconfigured',
     )
     intensity_field: str = _parameter(
@@ -184,6 +185,7 @@ class NodeSettings(OutputSettings):
             parameter.name.replace('.', '_'): values[parameter.name] for parameter in parameters()
         }
         check_box(own['crop_box'])
+        check_pose(own['sensor_pose'])
         read_costs(own['costmap_costs'])
         return cls(**own, filters=tuple(_read_filter(name, values) for name in names))
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.scans.pcd import read_pcd
 from lidar_kd.scans.ply import read_ply
+from lidar_kd.sensor.intensity import IntensityRange
 
 SUFFIXES = ('.pcd.bin', '.bin', '.pcd', '.ply', '.npy', '.npz')
 _INTENSITY_FIELDS = (

@@ -168,8 +168,8 @@ def test_safetensors_of_others_are_refused(
 
 
 def test_a_newer_format_is_refused_before_its_keys_are_read(written: Path) -> None:
-    rewrite(written, document=lambda d: d.update(format_version=2, brand_new='key'))
-    refuse(written, r'newer lidar_kd \(format 2; this one reads up to 1\); update lidar_kd')
+    rewrite(written, document=lambda d: d.update(format_version=3, brand_new='key'))
+    refuse(written, r'newer lidar_kd \(format 3; this one reads up to 2\); update lidar_kd')
 
 
 @pytest.mark.parametrize(

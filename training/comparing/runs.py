@@ -22,6 +22,7 @@ from lidar_kd.bundle import digest_of, load_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, prepare_folder, write_atomically
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.comparing.figures import Cost, Outcome
 from training.data.batch import make_batch
 from training.data.class_counts import CACHE
@@ -113,7 +114,7 @@ def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
 
 
 def _ask(bundle: Path, scans: ScanSet) -> list[Labels]:
-    segmenter, answers = Segmenter(bundle), []
+    segmenter, answers = Segmenter(bundle, sensor=EACH_ALONE), []
     for index in range(len(scans)):
         scan = scans[index]
         labels = segmenter.segment(scan.points).labels

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from lidar_kd.labels import ClassTable
 from training.data.paste import cut_instances, paste_on_ground
 from training.data.scan import join_scans, Scan
+from training.data.sensor_changes import change_sensor, SensorChanges
 
 Probability = float
 Rng = np.random.Generator
@@ -37,6 +38,7 @@ class Augmentation(BaseModel):
     lasermix: Probability = Field(default=0.0, ge=0, le=1)
     mix3d: Probability = Field(default=0.0, ge=0, le=1)
     paste: NonNegativeInt = 0  # at most so many objects of the hard classes, onto road
+    sensor: SensorChanges = SensorChanges()  # as another one, or another mounting, would see it
 
     @property
     def mixes(self) -> bool:
@@ -51,7 +53,7 @@ class Augmentation(BaseModel):
     @property
     def keeps_rows(self) -> bool:
         """Whether a scan's points may move, but none comes or goes."""
-        return not (self.brings_points or self.drop)
+        return not (self.brings_points or self.drop or self.sensor.drops)
 
 
 NO_AUGMENTATION = Augmentation(rotation_deg=0, flip=False, scale=0)
@@ -77,6 +79,7 @@ def augment(
         scan = polar_mix(scan, draw_scan(), table.hard_ids, rng)
     if rng.random() < settings.lasermix:
         scan = laser_mix(scan, draw_scan(), rng)
+    scan = change_sensor(scan, settings.sensor, rng)
     scan = move_randomly(scan, settings, rng)
     if rng.random() < settings.mix3d:
         scan = join_scans(scan, move_randomly(draw_scan(), settings, rng))

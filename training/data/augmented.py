@@ -168,6 +168,9 @@ def _claim(scans: ScanSet, out: Path, settings: AugmentedSettings) -> None:
     path = out / STAMP
     if path.is_file():
         there = json.loads(path.read_text(encoding='utf-8'))
+        # what a folder's augmentation does not name was not there yet, or off
+        known = Augmentation.model_validate(there.get('augmentation', {})).model_dump(mode='json')
+        there['augmentation'] = known
         other = [key for key, value in stamp.items() if there.get(key) != value]
         if other:
             raise DataError(

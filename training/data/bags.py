@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from lidar_kd.cloud import decode, MalformedCloud
 from lidar_kd.errors import DataError
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import ClassTable, SEMANTICKITTI
 from lidar_kd.scans.bags import Bag, is_bag
+from lidar_kd.sensor.intensity import IntensityRange
 from training.data.scan import Frame, Raw, ScanSet
 
 _LOOKED_AT = 5  # clouds of a bag, to find the range of its intensity

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.intensity import limit_intensity
+from lidar_kd.sensor.intensity import limit_intensity
 from training.data.augment import augment, Augmentation
 from training.data.batch import AnyGrid, Batch, make_batch, TeacherInput
 from training.data.scan import Scan, Scans

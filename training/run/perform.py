@@ -12,7 +12,9 @@ from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.data.batch import make_batch
+from training.reports.page import rated_by, write_answer_page
 from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once
 from training.run.config import Config, load_config, MAIN, TeacherSettings
@@ -221,7 +223,7 @@ def report_run(parts: Parts, console: Console) -> None:
             f'{folder.bundle}: it was there and is gone; make it of the checkpoint again: '
             f'training/export.py {folder.path} --out {folder.bundle}'
         )
-    segmenter = Segmenter(folder.bundle, device=str(parts.device))
+    segmenter = Segmenter(folder.bundle, device=str(parts.device), sensor=EACH_ALONE)
     segmenter.warm_up()
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
@@ -234,7 +236,12 @@ def report_run(parts: Parts, console: Console) -> None:
         latency_ms=watch.latency_ms,
     )
     show(console, result)
-    write_pictures(folder.path, watch, scans, most=parts.config.validate_.pictures)
+    most = parts.config.validate_.pictures
+    write_pictures(folder.path, watch, scans, most=most)
+    if most:
+        page = folder.path / 'scans.html'
+        write_answer_page(page, parts.config.name, rated_by(segmenter), scans, most=most)
+        console.line(f'to look at in a browser: {page}')
     write_report(folder.path, result, folder.history())  # last: its report.json says finished
     _say_goodbye(folder, confusion.occurring().value, console)
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import nn
 
-from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec
+from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec, SensorSpec
 from lidar_kd.labels import ClassTable
 from lidar_kd.models import build_model
 from training.data.settings import Data
@@ -17,6 +17,8 @@ from training.run.config import Config, NetworkSettings
 from training.run.synced_norm import synchronise_norms
 from training.run.teaching import TeachingPlan
 from training.run.warm_start import warm_start
+from training.streets.materials import GROUND_INTENSITY
+from training.streets.sensors import sensor
 
 
 def describe_student(
@@ -26,8 +28,18 @@ def describe_student(
         model=ModelSpec(name=model.name, settings=model.settings),
         grid=model.grid,
         intensity=IntensitySpec(scale=data.intensity_scale, source=data.kind),
+        sensor=describe_sensor(data),
         labels=labels,
         provenance=facts,
+    )
+
+
+def describe_sensor(data: Data) -> SensorSpec | None:
+    """Of the streets; a data set's is known by its kind."""
+    if data.kind != 'streets':
+        return None
+    return SensorSpec(
+        height_m=sensor(data.streets.sensor).height_m, ground_intensity=GROUND_INTENSITY
     )
 
 

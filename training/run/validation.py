@@ -13,6 +13,7 @@ from torch import nn
 from lidar_kd.bundle import Bundle, BundleSpec
 from lidar_kd.errors import DataError
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from lidar_kd.sparse import select_engine
 from training.data.scan import ScanSet
 from training.run.config import Validate
@@ -46,7 +47,7 @@ class Validation:
     def score_network(self, network: nn.Module) -> Confusion:
         """On the scans of all ranks."""
         bundle = Bundle(model=network, spec=self._spec)
-        segmenter = Segmenter(bundle, device=str(self._device))
+        segmenter = Segmenter(bundle, device=str(self._device), sensor=EACH_ALONE)
         confusion = score(
             lambda points: segmenter.segment(points).labels,
             self._scans,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions on disk as the two benchmarks want them: where they lie and what their bytes mean.
 
-SemanticKITTI  sequences/XX/predictions/NNNNNN.label  uint32 raw ids
+SemanticKITTI  sequences/XX/predictions/NNNNNN.label  uint32 raw ids, object numbers << 16
 nuScenes       lidarseg/SPLIT/TOKEN_lidarseg.bin      uint8 ids 1..16 of the challenge
 """
 
@@ -20,6 +20,8 @@ from training.data.scan import Frame, Scan, ScanSet
 from training.scores.scoring import Labels
 
 Bytes = NDArray[np.uint32] | NDArray[np.uint8]
+Numbers = NDArray[np.uint32]
+_MOST_OBJECTS = 0xFFFF  # of a scan
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class PredictionLayout:
     encode: Callable[[Labels, ClassTable], Bytes]
     decode: Callable[[Bytes, ClassTable, str], Labels]  # the text names the file in errors
     root: str  # what the places start with
+    has_objects: bool  # object numbers lie in the upper 16 bits
 
     def read(self, data: bytes, table: ClassTable, source: str) -> Labels:
         """Train ids, 255 for 'no answer'."""
@@ -42,11 +45,26 @@ class PredictionLayout:
             )
         return self.decode(np.frombuffer(data, self.stored), table, source)
 
-    def write(self, path: Path, labels: Labels, table: ClassTable) -> None:
+    def write(
+        self, path: Path, labels: Labels, table: ClassTable, objects: Numbers | None = None
+    ) -> None:
+        """objects: their numbers (N,), for a panoptic submission."""
+        stored = self.encode(labels, table).astype(self.stored)
+        if objects is not None:
+            self.require_objects()
+            if objects.max(initial=0) > _MOST_OBJECTS:
+                raise DataError(f'{path}: more than {_MOST_OBJECTS} objects have no numbers here.')
+            stored = (stored | objects << 16).astype(self.stored)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path) as temporary:
-                self.encode(labels, table).astype(self.stored).tofile(temporary)
+                stored.tofile(temporary)
+
+    def require_objects(self) -> None:
+        if not self.has_objects:
+            raise ConfigError(
+                f'predictions for {self.kind} hold no object numbers; leave --panoptic out.'
+            )
 
 
 def _encode_raw(labels: Labels, table: ClassTable) -> Bytes:
@@ -82,6 +100,7 @@ LAYOUTS = {
         encode=_encode_raw,
         decode=_decode_raw,
         root='sequences',
+        has_objects=True,
     ),
     'nuscenes': PredictionLayout(
         kind='nuscenes',
@@ -92,6 +111,7 @@ LAYOUTS = {
         encode=_encode_challenge,
         decode=_decode_challenge,
         root='lidarseg',
+        has_objects=False,
     ),
 }
 
@@ -128,12 +148,20 @@ class StoredPredictions:
             )
 
     def __call__(self, scan: Scan) -> Labels:
+        data, path = self._read(scan)
+        return self._layout.read(data, self._table, str(path))
+
+    def number(self, scan: Scan, labels: Labels) -> Numbers:
+        """(N,) the stored object numbers, for panoptic quality."""
+        self._layout.require_objects()
+        return np.frombuffer(self._read(scan)[0], '<u4') >> np.uint32(16)
+
+    def _read(self, scan: Scan) -> tuple[bytes, Path]:
         path = self._paths[scan.name]
         try:
-            data = path.read_bytes()
+            return path.read_bytes(), path
         except OSError as error:
             raise DataError(f'{path}: cannot be read ({error.strerror}); copy it again.') from None
-        return self._layout.read(data, self._table, str(path))
 
 
 def _find_split(root: Path) -> str:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lidar_kd.cli.birdview import draw_panel, Panel, place_pixels
-from lidar_kd.cli.picture import draw_truth_and_answer, save_picture
+from lidar_kd.cli.page import choose_page_rows, PageScan, writing_page
+from lidar_kd.cli.picture import draw_scan, draw_truth_and_answer, save_picture
 from lidar_kd.cloud import decode
 from lidar_kd.labels import ClassTable, IGNORE
 from training.live.outline import Outline
@@ -28,6 +29,7 @@ STRIP, STRIP_PX = 5, 480  # views side by side
 RANGE_M = 40.0
 FRAMES, FRAME_PX, FRAME_MS = 24, 400, 200  # of the animation
 ANIMATION_RANGE_M = 30.0
+PAGE_SCANS = 25
 MOVING, RESTING = (255, 255, 255), (190, 196, 208)
 LEFT = (150, 190, 255)  # what is left without movable things
 Points = NDArray[np.float32]
@@ -37,12 +39,15 @@ Labelled = tuple[Points, NDArray[np.uint8], NDArray[np.uint8]]  # points, truth,
 
 def read_labelled(received: Received) -> Labelled:
     cloud = decode(received.cloud)
-    return cloud.points, cloud.rows['truth'], cloud.rows['label']
+    labels = cloud.rows['label']
+    is_known = 'truth' in (cloud.rows.dtype.names or ())
+    truth = cloud.rows['truth'] if is_known else np.full(len(labels), IGNORE, np.uint8)
+    return cloud.points, truth, labels
 
 
 def draw_drive(listener: Listener, table: ClassTable, out: Path) -> list[Path]:
     """A strip of views over the drive: labels and boxes, below it what is left for SLAM; and the
-    middle of the drive beside its truth.
+    middle of the drive, beside its truth where that is known.
     """
     answers = listener.kept
     chosen = [answers[i * (len(answers) - 1) // max(STRIP - 1, 1)] for i in range(STRIP)]
@@ -52,7 +57,10 @@ def draw_drive(listener: Listener, table: ClassTable, out: Path) -> list[Path]:
     ]
     points, truth, labels = read_labelled(answers[len(answers) // 2])
     title = 'make demo: the middle of the drive'
-    full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
+    if (truth == IGNORE).all():
+        full = draw_scan(points, labels, table, title=title, range_m=RANGE_M)
+    else:
+        full = draw_truth_and_answer(points, truth, labels, table, title=title, range_m=RANGE_M)
     paths = [out / 'strip.png', out / 'scan.png']
     strip = np.concatenate([np.concatenate(views, 1) for views in rows])
     for path, picture in zip(paths, (strip, full)):
@@ -82,6 +90,14 @@ def animate_drive(listener: Listener, table: ClassTable, path: Path) -> None:
     rows = np.linspace(0, len(answers) - 1, FRAMES).round().astype(int)
     views = [draw_view(answers[i], listener, table, ANIMATION_RANGE_M, FRAME_PX) for i in rows]
     save_animation(path, views, FRAME_MS)
+
+
+def write_drive_page(path: Path, answers: list[Received], table: ClassTable) -> None:
+    """Some scans of the drive, to look around in with a browser."""
+    with writing_page(path, 'make demo', table) as page:
+        for row in choose_page_rows(len(answers), PAGE_SCANS):
+            points, truth, labels = read_labelled(answers[row])
+            page.add(PageScan(name=f'scan {row}', points=points, labels=labels, truth=truth))
 
 
 def draw_labelled_scan(

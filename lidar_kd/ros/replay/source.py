@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from lidar_kd.cloud import decode, Payload
 from lidar_kd.errors import ConfigError, DataError
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import SEMANTICKITTI
 from lidar_kd.ros.replay.layouts import DriverLayout, encode_scan, find_layout
 from lidar_kd.scans import find_scans, read_scan
 from lidar_kd.scans.bags import Bag, is_bag
+from lidar_kd.sensor.intensity import IntensityRange
 
 AUTO = 'auto'  # layout: of files xyzi, of bags as recorded
 USUAL_HZ = 10.0

@@ -36,7 +36,7 @@ class FrontIsCar:
     engine = SimpleNamespace(name='toy')
     dtype = torch.float32
 
-    def __init__(self, bundle: Bundle, *, device: str, precision: str) -> None:
+    def __init__(self, bundle: Bundle, *, device: str, precision: str, sensor: object) -> None:
         self.calls.clear()
         self.brightest.clear()
 
@@ -103,6 +103,28 @@ def test_a_folder_gets_raw_labels_in_its_own_structure(folder: Path, bundle: Pat
     ]
     label = folder.parent / 'out/00/velodyne/000000.label'
     assert np.fromfile(label, '<u4').tolist() == RAW
+
+
+def count_scans(page: Path) -> int:
+    return page.read_text(encoding='utf-8').count('<script>lidarKd.arrive()</script>')
+
+
+def test_the_page_holds_every_scan_also_those_that_were_done(folder: Path, bundle: Path) -> None:
+    page = folder.parent / 'pages' / 'look.html'
+    assert run(bundle, folder) == 0
+    assert run(bundle, folder, '--html', page) == 0
+    assert count_scans(page) == 3
+    assert len(FrontIsCar.calls) == 3
+
+
+def test_one_process_writes_the_page(
+    folder: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    refuse(capsys, run(bundle, folder, '--html', folder / 'look.html'), 'without torchrun')
 
 
 def test_a_bag_is_sent_to_its_own_command(

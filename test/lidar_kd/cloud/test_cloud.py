@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 
 from lidar_kd.cloud import decode, encode_labeled, encode_segmented, MalformedCloud, move, select
-from lidar_kd.intensity import IntensityRange
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
+from lidar_kd.sensor.intensity import IntensityRange
 
 REAL = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'clouds'
 

@@ -15,9 +15,9 @@ import torch
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
-from lidar_kd.intensity import MOST_INTENSITY
 from lidar_kd.labels import IGNORE
 from lidar_kd.models import build_model
+from lidar_kd.sensor.intensity import MOST_INTENSITY
 from lidar_kd.voxels import CartesianGrid, voxelize
 from training.benchmarks import data
 from training.data.augment import Augmentation, NO_AUGMENTATION

@@ -51,6 +51,7 @@ def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> 
     for name in ('strip.png', 'scan.png'):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 1000
+    assert (tmp_path / 'drive.html').read_text().count('lidarKd.arrive()</script>') > 0
     with Image.open(tmp_path / 'strip.png') as picture:
         assert picture.size == (5 * 480, 2 * 480)  # labels and boxes above, what is left below
         below = np.asarray(picture)[480:]
@@ -66,3 +67,27 @@ def test_a_bundle_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
         2,
         'error: none.safetensors: no such bundle; check the path.\n',
     )
+
+
+@pytest.mark.slow
+def test_the_demo_takes_a_folder_of_ones_own(small_bundle: str, tmp_path: Path) -> None:
+    leave_domain()
+    rng = np.random.default_rng(0)
+    (tmp_path / 'own').mkdir()
+    for number in range(6):
+        scan = rng.uniform(-10, 10, (4000, 4)).astype('<f4')
+        scan[:, 2:] = (-1.5, 0.3)
+        scan.tofile(tmp_path / 'own' / f'{number}.bin')
+    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', small_bundle]
+    command += ['--own', str(tmp_path / 'own'), '--scans', '4', '--out', str(tmp_path / 'out')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [re.split(r'\s{2,}', line.strip()) for line in done.stdout.splitlines()]
+    told = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert told['scans sent'] == '4'  # of 6 in the folder
+    assert int(told['labelled scans that came back here']) >= 4
+    assert 'mounting' in told
+    assert 'against the truth' not in told  # nobody knows it
+    with Image.open(tmp_path / 'out' / 'scan.png') as picture:
+        assert picture.width == 1600  # one panel and its legend: 4 to 3
+    assert processes_of(tmp_path) == []

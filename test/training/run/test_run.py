@@ -189,6 +189,11 @@ def test_rows_written_before_the_first_checkpoint_are_not_there_twice(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_writes_a_page_of_what_it_draws(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command('--out', 'run', '--set', 'validate.pictures=1') == 0
+    assert 'lidarKd.arrive()</script>' in (tmp_path / 'run' / 'scans.html').read_text()
+
+
 def test_another_configuration_is_refused_and_fresh_starts_over(
     command: Callable[..., int], capsys: Capture, tmp_path: Path
 ) -> None:

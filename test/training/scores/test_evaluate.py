@@ -119,7 +119,11 @@ def test_a_report_a_json_and_pictures_are_left(
     words = ['--bundle', str(bundle), '--data', str(scans.root), '--sequences', '08']
     out = tmp_path / 'new' / 'report'
     words += ['--out', str(out), '--pictures', '1', '--json', str(tmp_path / 'f.json')]
+    words += ['--html', str(tmp_path / 'pages' / 'look.html')]
     assert main(words) == 0
+    page = (tmp_path / 'pages' / 'look.html').read_text()
+    assert page.count('lidarKd.arrive()</script>') == 2
+    assert page.count('"truth", "probability"') == 2
     names = {path.name for path in out.iterdir()}
     expected = {'report.txt', 'report.md', 'report.json', 'report.csv', 'confusion.png'}
     assert names == expected | {'bev_08_000001.png'}
