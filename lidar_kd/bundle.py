@@ -31,6 +31,8 @@ COLUMNS = 4  # of a point that a network sees
 _KEY = 'lidar_kd'  # of our document among the file's metadata
 _NOT_STORED = 'num_batches_tracked'  # counts training steps; means nothing to a frozen network
 _SHOWN = 3  # tensors named in an error
+MOST_HEADER = 8 << 20  # bytes that describe a file's tensors: 1,000 take 0.1 MB
+MOST_SPEC = 1 << 20  # characters of the document
 
 
 class _StrictSettings(BaseModel):
@@ -118,7 +120,9 @@ def save_bundle(
         for name, tensor in model.state_dict().items()
         if not name.endswith(_NOT_STORED)
     }
-    _check_tensors(tensors, _outline(spec, path), spec, path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_names(shapes, _outline(spec, path), spec, path)
+    _check_finite(tensors, spec, path)
     metadata = {_KEY: spec.model_dump_json(), 'format': 'pt'}
     try:
         with write_atomically(path) as temporary:
@@ -134,16 +138,24 @@ def load_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     with _open(path) as file:
         spec = _parse_spec(file.metadata(), path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model = _outline(spec, path)
-    _check_tensors(tensors, model, spec, path)
+        model = _outline(spec, path)
+        # before anything is read: a file may announce more than fits into memory
+        names = [name for name in file.keys() if not name.endswith(_NOT_STORED)]  # noqa: SIM118
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        _check_names(shapes, model, spec, path)
+        tensors = {name: file.get_tensor(name) for name in names}
+    _check_finite(tensors, spec, path)
     _fill(model, tensors)
     return Bundle(model=model.eval(), spec=spec, path=path, sha256=digest_of(path))
 
 
 def digest_of(path: Path) -> str:
     """The first 12 digits, to tell two files apart."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()[:12]
 
 
 def read_spec(path: str | Path) -> BundleSpec:
@@ -172,6 +184,7 @@ def _open(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise BundleError(f'{path}: no such bundle; check the path.')
     try:
+        _check_header(path)
         with safe_open(path, framework='pt') as file:
             yield file
     except (OSError, SafetensorError) as error:
@@ -180,12 +193,27 @@ def _open(path: Path) -> Iterator[Any]:
         ) from None
 
 
+def _check_header(path: Path) -> None:
+    with path.open('rb') as file:
+        size = int.from_bytes(file.read(8), 'little')
+    if size > MOST_HEADER:
+        raise BundleError(
+            f'{path}: not a complete safetensors file (it announces {size:,} bytes about its '
+            f'tensors, at most {MOST_HEADER:,}); copy it again.'
+        )
+
+
 def _parse_spec(metadata: Mapping[str, str] | None, path: Path) -> BundleSpec:
     document = (metadata or {}).get(_KEY)
     if document is None:
         raise BundleError(
             f'{path}: a safetensors file, but not written by lidar_kd; '
             'export it with training/export.py.'
+        )
+    if len(document) > MOST_SPEC:
+        raise BundleError(
+            f'{path}: a bundle description of {len(document):,} characters (at most '
+            f'{MOST_SPEC:,}); export it again.'
         )
     try:
         _check_version(json.loads(document), path)
@@ -241,22 +269,32 @@ def _pack(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to('cpu', wanted, copy=True).contiguous()
 
 
-def _check_tensors(
-    tensors: Mapping[str, Tensor], model: nn.Module, spec: BundleSpec, path: Path
+def _check_names(
+    shapes: Mapping[str, tuple[int, ...]], model: nn.Module, spec: BundleSpec, path: Path
 ) -> None:
-    expected = {k: v for k, v in model.state_dict().items() if not k.endswith(_NOT_STORED)}
-    found = {k: v for k, v in tensors.items() if not k.endswith(_NOT_STORED)}
-    common = expected.keys() & found.keys()
-    problems = {
-        'missing': sorted(expected.keys() - found.keys()),
-        'unexpected': sorted(found.keys() - expected.keys()),
-        'of another shape': [
-            f'{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}'
-            for name in sorted(common)
-            if found[name].shape != expected[name].shape
-        ],
-        'not finite': sorted(name for name in common if not found[name].isfinite().all()),
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not name.endswith(_NOT_STORED)
     }
+    problems = {
+        'missing': sorted(expected.keys() - shapes.keys()),
+        'unexpected': sorted(shapes.keys() - expected.keys()),
+        'of another shape': [
+            f'{name} {shapes[name]} instead of {expected[name]}'
+            for name in sorted(expected.keys() & shapes.keys())
+            if shapes[name] != expected[name]
+        ],
+    }
+    _refuse_weights(problems, spec, path)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], spec: BundleSpec, path: Path) -> None:
+    wrong = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    _refuse_weights({'not finite': wrong}, spec, path)
+
+
+def _refuse_weights(problems: Mapping[str, list[str]], spec: BundleSpec, path: Path) -> None:
     if any(problems.values()):
         detail = '; '.join(f'{len(n)} {kind}: {_list(n)}' for kind, n in problems.items() if n)
         raise BundleError(

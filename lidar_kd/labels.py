@@ -23,6 +23,7 @@ IGNORE = 255
 IGNORED_COLOUR = (110, 110, 110)
 _UNKNOWN = 254  # marks raw ids a table does not know, inside its LUT only
 _MAX_CLASSES = 250
+_LONGEST_NAME = 100
 _RAW_IDS = 1 << 16  # SemanticKITTI keeps the instance id in the upper 16 bits
 
 # Autoware's class ids
@@ -57,7 +58,7 @@ class ClassTable:
         derived = {'movable': movable, 'static': static}
         object.__setattr__(self, 'groups', {**derived, **self.groups})
         if problem := self._find_problem():
-            raise ConfigError(f"label table '{self.name}' {problem}.")
+            raise ConfigError(f"label table '{self.name[:_LONGEST_NAME]}' {problem}.")
 
     @property
     def num_classes(self) -> int:
@@ -157,6 +158,9 @@ class ClassTable:
         sizes = {len(self.palette), len(self.raw_ids), len(self.autoware_ids), self.num_classes}
         if not 1 <= self.num_classes <= _MAX_CLASSES:
             return f'has {self.num_classes} classes; 1 to {_MAX_CLASSES} are possible'
+        spoken = [self.name, *self.names, *self.groups]
+        if not all(0 < len(name) <= _LONGEST_NAME and name.isprintable() for name in spoken):
+            return f'needs names of 1 to {_LONGEST_NAME} letters that can be printed'
         if len(sizes) > 1:
             return f'needs one palette, raw_ids and autoware_ids entry per class, has {sizes}'
         if not self.ignored_raw_ids or not all(self.raw_ids):

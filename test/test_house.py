@@ -28,7 +28,7 @@ ORDER = [
 ]
 TRAINING_ORDER = [
     *('importing', 'live', 'methods', 'streets', 'data', 'scores', 'reports', 'views', 'run'),
-    *('comparing', 'benchmarks'),
+    *('comparing', 'hostile', 'benchmarks'),
 ]
 CORE = {
     *('bundle', 'segmenter', 'labels', 'voxels', 'sensor', 'errors', 'models', 'sparse'),

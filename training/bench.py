@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -22,6 +23,9 @@ from lidar_kd.models import PRESETS
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
+from training.benchmarks.hostile import run_hostile
+from training.benchmarks.kernels import run_kernels
+from training.benchmarks.kills import run_kills
 from training.benchmarks.live import run_live
 from training.benchmarks.methods import run_methods
 from training.benchmarks.models import run_models
@@ -33,7 +37,7 @@ from training.benchmarks.segment import run_segment
 from training.benchmarks.sensitivity import run_sensitivity
 from training.benchmarks.train_step import run_train_step
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
@@ -49,6 +53,9 @@ BENCHMARKS = {
     'odometry': (run_odometry, 'KISS-ICP on a drive with traffic, with and without ~/static'),
     'models': (run_models, 'parameters, work, time and memory of every preset'),
     'methods': (run_methods, 'the terms of every method beside the step they are part of'),
+    'hostile': (run_hostile, 'hostile files by the thousand; exit 1 if one gets through'),
+    'kernels': (run_kernels, 'random work for the native kernels under ASan and UBSan'),
+    'kills': (run_kills, 'tiny runs killed at any moment, beside one that was left alone'),
     'data': (run_data, 'a scan from labels and points to a batch, and the wait for data'),
 }
 
@@ -70,6 +77,12 @@ def parse_bench_options() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
+    parser.add_argument('--cases', type=int, default=2000, help='of hostile, kernels, kills')
+    parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels, kills')
+    parser.add_argument(
+        '--first', type=int, default=0, help='of hostile: number of the first case'
+    )
+    parser.add_argument('--kind', help='of hostile: only this kind of file')
     parser.add_argument(
         '--every-topic', action='store_true',
         help='of live: somebody also listens to objects, markers and the static cloud',
@@ -79,6 +92,10 @@ def parse_bench_options() -> argparse.Namespace:
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.name in ('kernels', 'kills'):
+        return {key: getattr(arguments, key) for key in ('cases', 'seed')}
+    if arguments.name == 'hostile':
+        return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
     if arguments.every_topic:
         if arguments.name != 'live':
@@ -102,7 +119,7 @@ def main() -> int:
             arguments.json.write_text(json.dumps(metrics, indent=1) + '\n')
     except (LidarKdError, OSError) as error:
         return console.fail(error)
-    return 0
+    return int(metrics.get('failures', 0) > 0)
 
 
 if __name__ == '__main__':

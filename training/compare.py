@@ -187,16 +187,16 @@ def write_figures(path: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    arguments = parse_comparison()
-    with join_ranks() as ranks:
-        console = Console(quiet=not ranks.is_first)
-        try:
+    arguments, console = parse_comparison(), Console()
+    try:
+        with join_ranks() as ranks:
+            console = Console(quiet=not ranks.is_first)
             run_comparison(arguments, console, ranks)
-        except Interrupted as interrupted:
-            console.warn(str(interrupted))
-            return EXIT_INTERRUPTED
-        except (LidarKdError, OSError) as error:
-            return console.fail(error)
+    except Interrupted as interrupted:
+        console.warn(str(interrupted))
+        return EXIT_INTERRUPTED
+    except (LidarKdError, OSError) as error:
+        return console.fail(error)
     return 0
 
 

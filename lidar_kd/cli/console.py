@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from lidar_kd.errors import make_printable
+
 EXIT_BAD_INPUT = 2
 _PLAIN_WIDTH = 160  # without a terminal nothing limits the width; tables must not wrap
 
@@ -56,20 +58,20 @@ class Console:
 
     def banner(self, title: str, rows: Mapping[str, object]) -> None:
         """A title and what the run uses, one aligned line each."""
-        self._show(Text(title, 'bold'))
+        self._show(Text(make_printable(title), 'bold'))
         width = max(map(len, rows), default=0)
         for key, value in rows.items():
             self.line(f'  {key:{width}}  {value}')
 
     def line(self, text: str = '') -> None:
-        self._show(Text(text))
+        self._show(Text(make_printable(text)))
 
     def warn(self, text: str) -> None:
-        self._show(Text('warning: ', 'yellow') + Text(text), error=True)
+        self._show(Text('warning: ', 'yellow') + Text(make_printable(text)), error=True)
 
     def fail(self, error: Exception) -> int:
         """Print a user's mistake as one line; returns the exit code 2."""
-        sentence = ' '.join(str(error).split())
+        sentence = ' '.join(make_printable(str(error)).split())
         self._show(Text('error: ', 'bold red') + Text(sentence), error=True)
         return EXIT_BAD_INPUT
 
@@ -85,7 +87,7 @@ class Console:
         for index, column in enumerate(columns):
             table.add_column(column, justify='right' if index else 'left', no_wrap=index > 0)
         for row in rows:
-            table.add_row(*(Text(str(value)) for value in row))
+            table.add_row(*(Text(make_printable(str(value))) for value in row))
         self._show(table)
 
     def _show(self, item: Text | Table, *, error: bool = False) -> None:

@@ -40,6 +40,15 @@ class Job:
             return False  # segmenting it tells what is wrong
         return self.label.stat().st_size == points * bytes_per_point
 
+    def check_label(self, size: int) -> None:
+        """What is there and has another size was not written by the same command."""
+        there = self.label.stat().st_size if self.label.is_file() else size
+        if there != size:
+            raise DataError(
+                f'{self.label}: exists and has {there:,} bytes, not the {size:,} of the labels of '
+                f'{self.scan.name}; choose another folder with -o, or add --overwrite.'
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
@@ -54,10 +63,14 @@ class Rank:
         keys = {'index': 'RANK', 'local': 'LOCAL_RANK', 'world': 'WORLD_SIZE'}
         found = {name: os.environ[key] for name, key in keys.items() if key in os.environ}
         try:
-            return cls(**{name: int(text) for name, text in found.items()})
+            rank = cls(**{name: int(text) for name, text in found.items()})
+            if not (0 <= rank.index < rank.world and rank.local >= 0):
+                raise ValueError
+            return rank
         except ValueError:
             raise ConfigError(
-                f'RANK, LOCAL_RANK and WORLD_SIZE must be numbers, not {found}; unset them.'
+                f'RANK, LOCAL_RANK and WORLD_SIZE must be numbers, RANK below WORLD_SIZE, not '
+                f'{found}; unset them, or start this with torchrun.'
             ) from None
 
     def take_share(self, jobs: Sequence[Job]) -> list[Job]:

@@ -221,6 +221,8 @@ def segment_one(
     read_ms = (time.perf_counter() - start) * 1000
     if not len(points):
         raise DataError(f'{job.scan}: holds no points; record or export it again.')
+    if not options.overwrite:
+        job.check_label(len(points) * _BYTES_PER_POINT[options.format])
     points[:, 3] *= np.float32(options.intensity_factor)
     try:
         segmentation = segmenter.segment(points)
@@ -255,8 +257,9 @@ def _write(
         job.label.parent.mkdir(parents=True, exist_ok=True)
         if job.picture:
             save_picture(job.picture, draw_scan(points, labels, table, title=job.name))
-        with write_atomically(job.label) as temporary:
-            stored.tofile(temporary)
+        if options.overwrite or not job.label.is_file():  # else the picture was missing
+            with write_atomically(job.label) as temporary:
+                stored.tofile(temporary)
     except OSError as error:
         raise DataError(
             f'{job.label}: cannot be written ({error.strerror or error}); '

@@ -87,6 +87,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+MOST_STAGES = 32  # in a list of settings; a damaged one must not build layers for hours
+
 # what Python and torch raise where settings make no network: of the wrong type, negative, infinite
 UNBUILDABLE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
@@ -97,6 +99,12 @@ def build_model(name: str, **settings: Any) -> nn.Module:
     if model not in MODELS:
         known = ', '.join(sorted({*MODELS, *PRESETS}))
         raise ConfigError(f'model: unknown network {name!r}: choose one of {known}')
+    for key, value in settings.items():
+        if isinstance(value, list | tuple) and len(value) > MOST_STAGES:
+            raise ConfigError(
+                f'model {name}: {key} has {len(value):,} entries: at most {MOST_STAGES} are '
+                'possible'
+            )
     try:
         return MODELS[model](**{**preset, **settings})
     except ConfigError:

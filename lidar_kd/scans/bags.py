@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
-import struct
+import sys
 from textwrap import shorten
 from typing import Any
 
@@ -15,6 +15,8 @@ from lidar_kd.errors import DataError
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 FILES = ('.mcap', '.db3', '.bag')
+MOST_GROWTH = 100  # times what a packed file has; clouds shrink to a half or a third
+_PIECE = 1 << 20
 _REASON = 200  # letters of what a library says about damage
 
 
@@ -91,6 +93,7 @@ def open_recording(path: Path) -> Iterator[Any]:
         raise DataError(f'{place}: a bag needs its metadata.yaml; run ros2 bag reindex {place}.')
     with ExitStack() as stack:
         with reading_bag(path):
+            _check_growth(place)
             reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             stack.enter_context(reader)
         yield reader
@@ -98,19 +101,36 @@ def open_recording(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def reading_bag(path: Path) -> Iterator[None]:
-    """What rosbags and its storages raise for damaged files has no common class."""
-    import apsw
-    from rosbags.highlevel.anyreader import AnyReaderError, ReaderErrors
-    from rosbags.rosbag2 import reader
-
-    zstd_error = reader.zstd.ZstdError  # type: ignore[attr-defined]
-    damaged = (AnyReaderError, *ReaderErrors, apsw.Error, struct.error, zstd_error)
-    python = (ValueError, LookupError, TypeError, StopIteration, AssertionError, OSError)
+    """What rosbags, its storages and packers raise for damaged files has no common class."""
     try:
         yield
-    except (*damaged, *python, RuntimeError, MemoryError, OverflowError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001
         reason = shorten(str(error), _REASON, placeholder=' ...') or type(error).__name__
         raise DataError(f'{path}: the bag is damaged ({reason}); copy it again.') from None
+
+
+def _check_growth(place: Path) -> None:
+    """rosbags unpacks a whole file to the disk when it opens it, whatever that grows to."""
+    for packed in sorted(place.glob('*.zstd')) if place.is_dir() else ():
+        most, size = MOST_GROWTH * packed.stat().st_size, 0
+        with _open_zstd(packed) as file:
+            while piece := file.read(_PIECE):
+                size += len(piece)
+                if size > most:
+                    raise DataError(
+                        f'{packed}: unpacks to more than {MOST_GROWTH} times its size, which no '
+                        'recording of clouds does; record it again.'
+                    )
+
+
+def _open_zstd(path: Path) -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd  # rosbags needs it too
+    return zstd.open(path, 'rb')
 
 
 def _choose_topic(path: Path, wanted: str, topics: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
+from lidar_kd.scans.limits import check_file_size, check_point_count, MOST_HEADER, MOST_TEXT
+from lidar_kd.scans.text import parse_numbers
 
 _KINDS = {'F': 'f', 'I': 'i', 'U': 'u'}
 _SIZES = {'F': (4, 8), 'I': (1, 2, 4, 8), 'U': (1, 2, 4, 8)}
@@ -47,11 +49,14 @@ def read_pcd(path: Path) -> dict[str, NDArray[np.generic]]:
     return {name: column for name, count, column in named if count == 1}
 
 
-def decompress_lzf(data: bytes) -> bytes:
-    """LZF, the compression PCL uses; IndexError where the data ends too early."""
+def decompress_lzf(data: bytes, size: int) -> bytes:
+    """LZF, the compression PCL uses; IndexError where the data ends too early.
+
+    size: that is announced; what goes beyond it is not unpacked.
+    """
     out = bytearray()
     at = 0
-    while at < len(data):
+    while at < len(data) and len(out) <= size:
         control = data[at]
         at += 1
         if control < 32:  # a run of control + 1 literal bytes
@@ -77,7 +82,7 @@ def _read_header(content: bytes, path: Path) -> _Header:
     entries: dict[str, list[str]] = {}
     at = 0
     while 'DATA' not in entries:
-        end = content.find(b'\n', at)
+        end = content.find(b'\n', at, MOST_HEADER)
         if end < 0:
             raise DataError(
                 f'{path}: the PCD header has no DATA line; the file is cut off or no PCD.'
@@ -87,11 +92,13 @@ def _read_header(content: bytes, path: Path) -> _Header:
         if words and not words[0].startswith('#'):
             entries[words[0].upper()] = words[1:]
     try:
-        return _parse_header(entries, at)
-    except (KeyError, IndexError, ValueError) as error:
+        header = _parse_header(entries, at)
+    except (KeyError, IndexError, ValueError, ArithmeticError) as error:
         raise DataError(
             f'{path}: the PCD header is damaged ({error}); export the scan again.'
         ) from None
+    check_point_count(header.points, path)
+    return header
 
 
 def _parse_header(entries: dict[str, list[str]], size: int) -> _Header:
@@ -132,19 +139,19 @@ def _name_format(kind: str, width: int) -> str:
 
 
 def _read_ascii(body: bytes, header: _Header, path: Path) -> list[NDArray[np.generic]]:
-    words = body.decode('ascii', 'replace').split()
+    check_file_size(len(body), path, MOST_TEXT)
     width = sum(header.counts)
-    if len(words) != header.points * width:
-        raise DataError(
-            f'{path}: {header.points} points of {width} values are announced, '
-            f'{len(words)} values follow; the file is cut off or damaged.'
-        )
     try:
-        values = np.array(words, np.float64).reshape(header.points, width)
+        values = parse_numbers(body, header.points * width)
     except ValueError as error:
         raise DataError(f'{path}: not a number in the PCD data ({error}); repair it.') from None
+    if len(values) != header.points * width:
+        raise DataError(
+            f'{path}: {header.points} points of {width} values are announced, '
+            f'{len(values)} or more values follow; the file is cut off or damaged.'
+        )
     starts = np.cumsum((0, *header.counts[:-1]))
-    return [values[:, start] for start in starts]
+    return [values.reshape(-1, width)[:, start] for start in starts]
 
 
 def _read_binary(body: bytes, header: _Header, path: Path) -> list[NDArray[np.generic]]:
@@ -158,8 +165,9 @@ def _read_compressed(body: bytes, header: _Header, path: Path) -> list[NDArray[n
     if len(body) < 8:
         raise DataError(f'{path}: the compressed PCD data is cut off; copy the file again.')
     compressed, size = (int(word) for word in np.frombuffer(body, '<u4', 2))
+    check_file_size(size, path)
     try:
-        data = decompress_lzf(body[8 : 8 + compressed])
+        data = decompress_lzf(body[8 : 8 + compressed], size)
     except IndexError:
         data = b''
     if len(body) - 8 < compressed or len(data) != size:

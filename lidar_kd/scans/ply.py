@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
+from lidar_kd.scans.limits import check_file_size, check_point_count, MOST_HEADER, MOST_TEXT
+from lidar_kd.scans.text import find_line, parse_numbers
 
 _FORMATS = {
     'char': 'i1',
@@ -46,18 +48,19 @@ def read_ply(path: Path) -> dict[str, NDArray[np.generic]]:
         encoding, elements, body = _parse_header(content)
         vertex = next(element for element in elements if element.name == 'vertex')
         before = elements[: elements.index(vertex)]
+        check_point_count(vertex.count, path)
         if encoding == 'ascii':
             return _read_ascii(body, before, vertex, path)
         return _read_binary(body, before, vertex, path)
     except DataError:
         raise
-    except (KeyError, IndexError, ValueError, StopIteration) as error:
+    except (KeyError, IndexError, ValueError, ArithmeticError, StopIteration) as error:
         detail = str(error) or 'it has no vertex element'
         raise DataError(f'{path}: not a readable PLY file ({detail}); export it again.') from None
 
 
 def _parse_header(content: bytes) -> tuple[str, list[_Element], bytes]:
-    mark = re.search(rb'^end_header[ \t]*\r?\n', content, re.MULTILINE)
+    mark = re.search(rb'^end_header[ \t]*\r?\n', content[:MOST_HEADER], re.MULTILINE)
     if not content.startswith(b'ply') or not mark:
         raise ValueError("no 'ply' ... 'end_header'")
     header = content[: mark.start()]
@@ -84,20 +87,21 @@ def _read_count(word: str) -> int:
 def _read_ascii(
     body: bytes, before: list[_Element], vertex: _Element, path: Path
 ) -> dict[str, NDArray[np.generic]]:
+    check_file_size(len(body), path, MOST_TEXT)
     names = [name for name, _ in vertex.properties]
-    skipped = sum(element.count for element in before)
-    lines = [line for line in body.decode('ascii', 'replace').splitlines() if line.strip()]
-    words = ' '.join(lines[skipped : skipped + vertex.count]).split()
-    if vertex.has_lists or len(words) != vertex.count * len(names):
-        raise DataError(
-            f'{path}: {vertex.count} vertices of {len(names)} values are announced, '
-            f'{len(words)} values follow; the file is cut off or damaged.'
-        )
+    first = find_line(body, sum(element.count for element in before))
+    last = first + find_line(body[first:], vertex.count)
     try:
-        values = np.array(words, np.float64).reshape(vertex.count, len(names))
+        values = parse_numbers(body[first:last], vertex.count * len(names))
     except ValueError as error:
         raise DataError(f'{path}: not a number in the PLY data ({error}); repair it.') from None
-    return {name: values[:, column] for column, name in enumerate(names)}
+    if vertex.has_lists or len(values) != vertex.count * len(names):
+        raise DataError(
+            f'{path}: {vertex.count} vertices of {len(names)} values are announced, '
+            f'{len(values)} or more values follow; the file is cut off or damaged.'
+        )
+    columns = values.reshape(vertex.count, len(names)).T
+    return dict(zip(names, columns))
 
 
 def _read_binary(

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+import struct
 import tokenize
 from typing import Any
 import zipfile
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.scans.limits import check_file_size, check_point_count, MOST_BYTES
 from lidar_kd.scans.pcd import read_pcd
 from lidar_kd.scans.ply import read_ply
 from lidar_kd.sensor.intensity import IntensityRange
@@ -27,7 +29,8 @@ _INTENSITY_FIELDS = (
 )
 # what numpy raises at a damaged file, by the byte that is hit
 DAMAGED = (
-    *(ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError),
+    *(ValueError, KeyError, EOFError, RuntimeError, MemoryError, SyntaxError, TypeError),
+    *(ArithmeticError, AttributeError, IndexError, struct.error),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 _LOOKED_AT = 5  # scans, to find the range of their intensity
@@ -129,6 +132,7 @@ def _check_file(path: Path) -> None:
         raise DataError(f'{path}: no such file; check the path.')
     if path.stat().st_size == 0:
         raise DataError(f'{path}: the file is empty; copy or record it again.')
+    check_file_size(path.stat().st_size, path)
 
 
 def _read_bin(path: Path, columns: int) -> NDArray[np.float32]:
@@ -140,11 +144,13 @@ def _read_bin(path: Path, columns: int) -> NDArray[np.float32]:
             f'{path}: {size} bytes are no multiple of a point ({columns} float32 = '
             f'{4 * columns} bytes); the file is cut off or has other columns: {remedy}.'
         )
+    check_point_count(size // (4 * columns), path)
     return _pad(np.fromfile(path, '<f4').reshape(-1, columns))
 
 
 def _read_numpy(path: Path) -> NDArray[np.float32]:
     try:
+        check_packing(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return _from_array(loaded, path)
@@ -153,7 +159,26 @@ def _read_numpy(path: Path) -> NDArray[np.float32]:
     except DataError:
         raise
     except DAMAGED as error:
-        raise DataError(f'{path}: not a readable numpy file ({error}); write it again.') from None
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise DataError(f'{path}: not a readable numpy file ({reason}); write it again.') from None
+
+
+def check_packing(path: Path) -> None:
+    """What a .npz unpacks to is bounded only where Python stops at the announced size."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > MOST_BYTES:
+                raise DataError(
+                    f'{path}: {member.filename} grows to {member.file_size:,} bytes (at most '
+                    f'{MOST_BYTES:,}); write it again, of one scan.'
+                )
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(
+                    f'{path}: {member.filename} is packed as numpy never packs; write it again '
+                    'with numpy.savez or savez_compressed.'
+                )
 
 
 def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.float32]:
@@ -164,13 +189,17 @@ def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np
             f'{path}: no array named {" or ".join(_NPZ_KEYS)} among {", ".join(keys) or "none"}; '
             'rename the one that holds the points.'
         )
-    points = _from_array(archive[key], path)
-    if 'intensity' in keys and archive[key].ndim == 2 and archive[key].shape[1] == 3:
+    array = archive[key]
+    if not isinstance(array, np.ndarray):
+        raise DataError(f'{path}: its {key} is no array; write it again with numpy.savez.')
+    points = _from_array(array, path)
+    if 'intensity' in keys and array.ndim == 2 and array.shape[1] == 3:
         points[:, 3] = archive['intensity'].reshape(-1)
     return points
 
 
 def _from_array(array: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    check_point_count(len(array) if array.ndim else 0, path)
     if array.dtype.names:
         return _join_fields({name: array[name].ravel() for name in array.dtype.names}, path)
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in 'fiu':

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lidar_kd.errors import ConfigError
+from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.sensor.intensity import limit_intensity
 from training.data.augment import augment, Augmentation
 from training.data.batch import AnyGrid, Batch, make_batch, TeacherInput
@@ -82,6 +82,33 @@ class TrainingScans(Dataset[Scan]):
         return scan
 
 
+class _Careful(Dataset['Scan | LidarKdError']):
+    """Hands a scan's error on: raised in a worker it would come wrapped in a traceback."""
+
+    def __init__(self, scans: TrainingScans) -> None:
+        self._scans = scans
+
+    def __getitem__(self, turn: Turn) -> Scan | LidarKdError:
+        try:
+            return self._scans[turn]
+        except LidarKdError as error:
+            return error
+
+
+def _collate(
+    scans: Sequence[Scan | LidarKdError], grid: AnyGrid, teacher_inputs: Sequence[TeacherInput]
+) -> Batch | LidarKdError:
+    whole = []
+    for scan in scans:
+        if isinstance(scan, LidarKdError):
+            return scan
+        whole.append(scan)
+    try:
+        return make_batch(whole, grid=grid, teacher_inputs=teacher_inputs)
+    except LidarKdError as error:
+        return error
+
+
 class _Turns:
     """The turns of this rank from batch `first` of an epoch on; the ranks' batches side by side
     make the batch of one process.
@@ -103,6 +130,16 @@ class _Turns:
         for batch in order.reshape(len(self), self._whole)[self.first :]:
             mine = batch[self._rank * self._batch_size :][: self._batch_size]
             yield [Turn(epoch, int(index)) for index in mine]
+
+
+def explain_lost_worker(error: RuntimeError) -> DataError | None:
+    """The sentence where torch says that a worker is gone, which it may do at any place."""
+    if 'DataLoader worker' not in str(error):
+        return None
+    return DataError(
+        'a process that loads scans was ended from outside, as the system does when memory runs '
+        'out; set data.workers lower, then run the same command again: it goes on.'
+    )
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
@@ -140,10 +177,10 @@ class Loader:
         }
         self.epoch = self.batch = 0
         self.waited_s = 0.0
-        self._loader: DataLoader[Scan] = DataLoader(
-            scans,
+        self._loader: DataLoader[Scan | LidarKdError] = DataLoader(
+            _Careful(scans),
             batch_sampler=self._turns,  # of turns, not numbers
-            collate_fn=partial(make_batch, grid=grid, teacher_inputs=teacher_inputs),
+            collate_fn=partial(_collate, grid=grid, teacher_inputs=teacher_inputs),
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_signals_to_the_run,
@@ -160,11 +197,17 @@ class Loader:
         batches = iter(self._loader)
         while self.batch < len(self):
             start = time.perf_counter()
-            batch = next(batches)
+            batch = self._next(batches)
             self.waited_s += time.perf_counter() - start
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
+
+    def _next(self, batches: Iterator[Batch | LidarKdError]) -> Batch:
+        batch = next(batches)
+        if isinstance(batch, LidarKdError):
+            raise batch
+        return batch
 
     def state(self) -> State:
         return {'epoch': self.epoch, 'batch': self.batch, **self._fixed}

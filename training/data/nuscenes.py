@@ -7,7 +7,8 @@ labels are those of nuScenes-lidarseg; nuScenes-panoptic, where unpacked, number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import json
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ SPLITS: dict[str, tuple[str, Callable[[str], bool]]] = {
 def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = None) -> ScanSet:
     """All scenes, those of a split (train, val, test, mini_train, mini_val), or those named."""
     root = Path(root)
-    tables, chosen = _choose(root, scenes)
-    frames = _list_frames(root, tables, chosen)
+    with _told_of_tables(root):
+        tables, chosen = _choose(root, scenes)
+        frames = _list_frames(root, tables, chosen)
     if not frames:
         raise DataError(
             f'{tables}: no {SENSOR} key frame of {scenes or "any scene"}; '
@@ -67,6 +69,20 @@ def open_nuscenes(root: str | Path, scenes: str | Sequence[str | int] | None = N
         read_raw=LabelReader({f.labels: f.numbers for f in frames if f.labels and f.numbers}),
         period_s=PERIOD_S,
     )
+
+
+@contextmanager
+def _told_of_tables(root: Path) -> Iterator[None]:
+    """Rows that lack a column, or name rows that are nowhere."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DataError(
+            f'{root}: the nuScenes tables do not fit together ({type(error).__name__}: {error}); '
+            'unpack the metadata again.'
+        ) from None
 
 
 def _choose(root: Path, wanted: str | Sequence[str | int] | None) -> tuple[Path, dict[str, str]]:
@@ -193,7 +209,7 @@ def _read(tables: Path, name: str, keep: Callable[[Row], bool] = lambda row: Tru
         raise DataError(
             f'{path}: cannot be read ({error.strerror}); unpack the nuScenes metadata again.'
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f'{path}: not an official nuScenes table ({type(error).__name__}: {error}); '
             'unpack the metadata again.'

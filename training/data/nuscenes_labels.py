@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
-from lidar_kd.scans.read import DAMAGED
+from lidar_kd.scans.read import check_packing, DAMAGED
 from training.data.scan import Raw
 
 
@@ -46,6 +46,7 @@ def _read_numbers(path: Path, categories: NDArray[np.uint8]) -> NDArray[np.uint3
 
 def _read_panoptic_file(path: Path) -> NDArray[np.uint32]:
     try:
+        check_packing(path)
         with np.load(path, allow_pickle=False) as file:
             return file['data'].astype(np.uint32).reshape(-1)
     except OSError as error:  # said here: the set knows the lidarseg file only
@@ -53,6 +54,8 @@ def _read_panoptic_file(path: Path) -> NDArray[np.uint32]:
             f'{path}: cannot be read ({error.strerror or error}); unpack nuScenes-panoptic again '
             'or remove panoptic.json to go without object numbers.'
         ) from None
+    except DataError:
+        raise
     except DAMAGED as error:
         raise DataError(
             f'{path}: not a file of nuScenes-panoptic ({type(error).__name__}); unpack it again.'

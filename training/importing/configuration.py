@@ -16,6 +16,12 @@ BASE, DELETE = '_base_', '_delete_'  # of mmengine: files to begin with; what re
 MOST_BASES = 16  # in one another, of which some may name each other
 SEEN_IN_TRAINING = (('model',), ('data', 'train'))  # looked at first: tests may look otherwise
 
+# ValueError and below: PyYAML lets through what is none of its type, as a date of month 99
+UNREADABLE_TEXT = (
+    *(OSError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError),
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+)
+
 
 def read_configuration(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     """The wanted settings of a .py, .yaml or .json file, wherever in it they stand."""
@@ -36,7 +42,7 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f'--set {pair}: write key=value')
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except UNREADABLE_TEXT:
             raise ConfigError(f'--set {pair}: its value is no YAML') from None
     return found
 
@@ -46,7 +52,7 @@ def _read_whole(path: Path, most: int) -> Any:
     try:
         text = path.read_text()
         whole = python_literals(text, path) if path.suffix == '.py' else yaml.safe_load(text)
-    except (OSError, ValueError, SyntaxError, RecursionError, yaml.YAMLError) as error:
+    except UNREADABLE_TEXT as error:
         if isinstance(error, ConfigError):
             raise
         reason = ' '.join(str(error).split())

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 import pickle
 import re
+import struct
 from typing import Any
+import zipfile
 
 from safetensors import safe_open, SafetensorError
 from torch import Tensor
@@ -29,6 +31,8 @@ UNREADABLE = (
     RuntimeError,
     EOFError,
     pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
     # what a pickle that was not written by torch.save, or was spoilt, makes Python raise
     ArithmeticError,
     AssertionError,
@@ -85,6 +89,9 @@ def _tensors(stored: Any, path: Path) -> dict[str, Tensor]:
         kind = 'an object' if isinstance(stored, Inert) else f'a {type(stored).__name__}'
         raise BundleError(f'{path}: holds {kind}, no weights by name: {remedy}')
     tensors = {k: v for k, v in stored.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise BundleError(f'{path}: {name} is larger than what is stored of it: {remedy}')
     if not tensors:
         keys = listed([str(key) for key in stored], KEYS_SHOWN) or 'none'
         raise BundleError(f'{path}: has no tensor by name, its keys are {keys}: {remedy}')

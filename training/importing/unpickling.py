@@ -15,6 +15,7 @@ from pathlib import Path
 import pickle
 from types import SimpleNamespace
 from typing import Any, BinaryIO
+import zipfile
 
 import torch
 
@@ -63,7 +64,9 @@ KNOWN: dict[tuple[str, str], type] = {
 }
 
 
-class TensorUnpickler(pickle.Unpickler):
+class TensorUnpickler(pickle._Unpickler):
+    """Python's own: the one in C makes room for every number up to one that a file names."""
+
     def find_class(self, module: str, name: str) -> Any:
         return KNOWN.get((module, name), Inert)
 
@@ -73,6 +76,7 @@ def load_tensors(path: Path) -> Any:
     file = io.BytesIO(path.read_bytes())
     if _is_program(file):
         raise pickle.UnpicklingError('a TorchScript program, which loading would run')
+    _check_packing(file)
     reader = SimpleNamespace(Unpickler=TensorUnpickler, load=_load, __name__='tensors')
     return torch.load(file, map_location='cpu', weights_only=False, pickle_module=reader)
 
@@ -84,6 +88,17 @@ def _is_program(file: BinaryIO) -> bool:
     records = torch._C.PyTorchFileReader(file).get_all_records() if is_zip else []
     file.seek(0)
     return SCRIPT in records
+
+
+def _check_packing(file: BinaryIO) -> None:
+    is_zip = file.read(len(ZIP)) == ZIP
+    file.seek(0)
+    if not is_zip:
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type for member in archive.infolist()):
+            raise pickle.UnpicklingError('it is packed, as torch.save never does')
+    file.seek(0)
 
 
 def _load(file: BinaryIO, **options: Any) -> Any:

@@ -97,22 +97,21 @@ def write_report(
     texts = {
         'report.txt': as_text(result),
         'report.md': as_markdown(result),
-        'report.json': as_json(result),
         'report.csv': as_csv(result),
+        'report.json': as_json(result),  # last: it says that the rest is there
     }
+    pictures = {'confusion.png': draw_confusion(result.confusion, result.table)}
+    curves = draw_curves(history)
+    if curves is not None:
+        pictures['curves.png'] = curves
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            save_picture(folder / name, picture)
         for name, text in texts.items():
             with write_atomically(folder / name) as temporary:
                 temporary.write_text(text, encoding='utf-8')
-    written = [folder / name for name in texts]
-    save_picture(folder / 'confusion.png', draw_confusion(result.confusion, result.table))
-    written.append(folder / 'confusion.png')
-    curves = draw_curves(history)
-    if curves is not None:
-        save_picture(folder / 'curves.png', curves)
-        written.append(folder / 'curves.png')
-    return written
+    return [folder / name for name in (*texts, *pictures)]
 
 
 def write_pictures(

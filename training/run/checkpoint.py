@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 import pickle
+import struct
 from typing import Any
 import zipfile
+import zlib
 
 import torch
 
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import DataError, write_atomically
+from lidar_kd.errors import DataError, LidarKdError, write_atomically
 from lidar_kd.sparse import select_engine
 from training.run.folder import RunFolder
 from training.run.old_names import rename_state
 
 State = dict[str, Any]
+# what zipfile and torch raise at damaged files: there is no common class
+_DAMAGED = (
+    *(RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+    *(LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError),
+    *(AssertionError, NotImplementedError, struct.error),
+)
 
 
 def load_newest(folder: RunFolder, console: Console) -> State | None:
@@ -31,6 +41,21 @@ def load_newest(folder: RunFolder, console: Console) -> State | None:
         state = load_checkpoint(folder.best)
         console.warn(f'{damaged} {folder.best} is taken instead, of step {state["step"]}.')
         return state
+
+
+@contextmanager
+def told_as_damaged(folder: RunFolder) -> Iterator[None]:
+    """A checkpoint that is whole and says what no run of this configuration does."""
+    try:
+        yield
+    except LidarKdError:
+        raise
+    except _DAMAGED as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f'{folder.path}: its checkpoint does not fit this run ({reason}); start over with '
+            '--fresh.'
+        ) from None
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -64,14 +89,17 @@ def load_checkpoint(path: Path) -> State:
     """Tensors and plain values only: a checkpoint never runs code."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            if archive.testzip() is not None:
+            packed = any(member.compress_type for member in archive.infolist())
+            if packed or archive.testzip() is not None:
                 raise zipfile.BadZipFile
         state: State = torch.load(path, map_location='cpu', weights_only=True)
+        if not isinstance(state, dict) or not isinstance(state.get('step'), int):
+            raise zipfile.BadZipFile
     except OSError as error:
         raise DataError(
             f'{path}: cannot be read ({error.strerror or error}); check the path.'
         ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile):
+    except _DAMAGED:
         raise DataError(
             f'{path}: no complete checkpoint of a run; pass one that train.py wrote, or --fresh.'
         ) from None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import fcntl
 import json
+import logging
 from pathlib import Path
 import time
 from typing import Any, TextIO
@@ -16,7 +17,9 @@ import yaml
 from lidar_kd.errors import ConfigError, write_atomically
 from training.run.config import Config, describe_changes, read_past_settings
 from training.run.old_names import rename_origins
+from training.run.yaml_file import read_settings
 
+log = logging.getLogger(__name__)
 PATIENCE_S = 10.0  # a killed run's loaders take seconds to see that they are alone
 
 
@@ -75,7 +78,7 @@ class RunFolder:
         if results and not self.config.is_file():
             self._refuse('results and no configuration', results)
         if results:  # else there is nothing to lose
-            there = yaml.safe_load(self.config.read_text(encoding='utf-8')) or {}
+            there = read_settings(self.config)
             self._refuse(
                 'another configuration', describe_changes(config, read_past_settings(there))
             )
@@ -96,11 +99,21 @@ class RunFolder:
 
     def changed_origins(self, origins: Mapping[str, str]) -> list[str]:
         """Origins that differ; nothing is known of a run from before they were written."""
-        text = self.origins.read_text() if self.origins.is_file() else '{}'
-        there = rename_origins(json.loads(text))
+        there = self._read_origins()
         common = sorted(there.keys() & origins.keys())
         return [f'{key} {there[key]} -> {origins[key]}'
                 for key in common if there[key] != origins[key]]  # fmt: skip
+
+    def _read_origins(self) -> dict[str, str]:
+        if not self.origins.is_file():
+            return {}
+        try:
+            return rename_origins(json.loads(self.origins.read_text(encoding='utf-8')))
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f'{self.origins}: is damaged ({error}); start over with --fresh, or remove this '
+                'file where nothing that the run learns from has changed.'
+            ) from None
 
     def clear(self) -> None:
         """Removes what an earlier run left here, and nothing else."""
@@ -117,14 +130,29 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding='utf-8').splitlines()
-        return [json.loads(line) for line in lines if line.endswith('}')]
+        lines = self.metrics.read_text(encoding='utf-8', errors='replace').splitlines()
+        rows = [row for row in map(_parse_row, lines) if row is not None]
+        if len(rows) < len(lines):
+            log.warning(
+                '%s: %d lines are damaged and left out', self.metrics, len(lines) - len(rows)
+            )
+        return rows
 
     def forget_after(self, step: int) -> None:
         """Drops the rows that an interrupted run wrote behind its last checkpoint."""
         rows = [row for row in self.history() if row['step'] <= step]
         with write_atomically(self.metrics) as temporary:
             temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def _parse_row(line: str) -> dict[str, Any] | None:
+    """None for what an interrupted or damaged write left: curves do without it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    numbers = isinstance(row, dict) and isinstance(row.get('step'), int)
+    return row if numbers else None
 
 
 def _locked(file: TextIO) -> bool:

@@ -30,6 +30,7 @@ from training.run.checkpoint import (
     load_newest,
     save_checkpoint,
     State,
+    told_as_damaged,
     warn_of_another_machine,
 )
 from training.run.config import Config
@@ -252,6 +253,13 @@ class Run:
         if state is None:
             self._forget_rows()
             return
+        with told_as_damaged(self.folder):
+            self._restore(state)
+        warn_of_another_machine(state, self._device, self.console)
+        self._forget_rows()
+        self.console.line(f'going on from step {self.step} of {self.total}')
+
+    def _restore(self, state: State) -> None:
         self._parts.loader.load_state(state['loader'])
         self.distillation.student.load_state_dict(state['model'])
         self.distillation.load_state(state['distillation'])
@@ -264,9 +272,6 @@ class Run:
         set_random_state(state['rng'][self._ranks.rank], self._device)
         self._running_mean.load_state(state['running_mean'])
         self.validation.load_state(state['best'])
-        warn_of_another_machine(state, self._device, self.console)
-        self._forget_rows()
-        self.console.line(f'going on from step {self.step} of {self.total}')
 
     def _forget_rows(self) -> None:
         """Those that an earlier try wrote and this one will write again."""

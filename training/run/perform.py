@@ -14,6 +14,7 @@ from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.segmenter import choose_device, Segmenter
 from lidar_kd.sensor import EACH_ALONE
 from training.data.batch import make_batch
+from training.data.loader import explain_lost_worker
 from training.reports.page import rated_by, write_answer_page
 from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once
@@ -35,20 +36,31 @@ Job = Callable[[Config, RunFolder, Console, Ranks], None]
 def main(description: str, job: Job, default: Path) -> int:
     """Parses the command line and does the job; returns the exit code."""
     arguments = parse_run_options(description, default)
-    with join_ranks() as ranks:
-        console = Console(quiet=not ranks.is_first)
-        try:
-            config = load_config(arguments.cfg, arguments.set)
-            folder = RunFolder(arguments.out or RUNS / config.name)
-            if arguments.fresh and ranks.is_first:
-                folder.clear()
-            ranks.barrier()
-            job(config, folder, console, ranks)
-        except Interrupted as interrupted:
-            console.warn(str(interrupted))
-            return EXIT_INTERRUPTED
-        except (LidarKdError, OSError) as error:
-            return console.fail(error)
+    try:
+        with join_ranks() as ranks:
+            return _main(arguments, job, ranks)
+    except LidarKdError as error:
+        return Console().fail(error)
+
+
+def _main(arguments: argparse.Namespace, job: Job, ranks: Ranks) -> int:
+    console = Console(quiet=not ranks.is_first)
+    try:
+        config = load_config(arguments.cfg, arguments.set)
+        folder = RunFolder(arguments.out or RUNS / config.name)
+        if arguments.fresh and ranks.is_first:
+            folder.clear()
+        ranks.barrier()
+        job(config, folder, console, ranks)
+    except Interrupted as interrupted:
+        console.warn(str(interrupted))
+        return EXIT_INTERRUPTED
+    except (LidarKdError, OSError) as error:
+        return console.fail(error)
+    except RuntimeError as error:
+        if (sentence := explain_lost_worker(error)) is None:
+            raise
+        return console.fail(sentence)
     return 0
 
 

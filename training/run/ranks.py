@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-import os
 
 import torch
 from torch import distributed, Tensor
+
+from lidar_kd.cli.jobs import Rank
+from lidar_kd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,24 @@ class Ranks:
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
     """Reads what torchrun set; gloo on CPUs, nccl on GPUs."""
-    world = int(os.environ.get('WORLD_SIZE', '1'))
-    if world == 1:
+    rank = Rank.from_environment()
+    if rank.world == 1:
         yield Ranks()
         return
-    local = int(os.environ['LOCAL_RANK'])
     backend = 'gloo'
     if torch.cuda.is_available():
         backend = 'cpu:gloo,cuda:nccl'  # with --device cpu tensors stay there
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(rank.local)
     # the first rank may simulate streets or train a teacher while the others wait
-    distributed.init_process_group(backend, timeout=timedelta(hours=12))
     try:
-        yield Ranks(int(os.environ['RANK']), world, local)
+        distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    except (ValueError, RuntimeError) as error:  # where MASTER_ADDR is not set, or nobody answers
+        reason = ' '.join(str(error).split())
+        raise ConfigError(
+            f'the {rank.world} processes of this run do not find one another ({reason}); start '
+            'it with torchrun, or unset WORLD_SIZE.'
+        ) from None
+    try:
+        yield Ranks(rank.index, rank.world, rank.local)
     finally:
         distributed.destroy_process_group()

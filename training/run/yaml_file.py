@@ -7,6 +7,7 @@ number, 08 the name of a sequence, and a key may occur once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import difflib
 from pathlib import Path
@@ -21,6 +22,11 @@ import yaml
 from lidar_kd.errors import ConfigError
 
 Model = TypeVar('Model', bound=BaseModel)
+MOST_BYTES = 256 << 10  # a configuration has some thousand
+MOST_VALUES = 100_000  # with every alias written out
+MOST_DEPTH = 50
+# what PyYAML lets through where a value is none of its type: a date of month 99, odd base 64
+_ODD_VALUES = (ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
 _PATTERNS = {
     'bool': r'true|false|True|False',
     'null': r'~|null|',
@@ -33,9 +39,9 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        counts = Counter(str(key.value) for key, _ in node.value)
+        for key, count in counts.items():
+            if count > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' occurs twice", node.start_mark
                 )
@@ -49,24 +55,59 @@ for _tag, _pattern in _PATTERNS.items():
 
 
 def parse_yaml(text: str, where: str) -> Any:
+    """What a text says; ConfigError where that is not YAML, or more than any configuration is."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        _count_values(value, {}, 0)
+        return value
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         line = f' line {mark.line + 1}' if mark else ''
         problem = getattr(error, 'problem', None) or 'not YAML'
         raise ConfigError(f'{where}{line}: {problem}; correct the file.') from None
+    except RecursionError:
+        raise ConfigError(f'{where}: is nested too deeply; correct the file.') from None
+    except _ODD_VALUES as error:
+        raise ConfigError(
+            f'{where}: a value cannot be read ({error}); correct the file.'
+        ) from None
 
 
-def read_settings(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The mapping in a file, with `a.b=value` changes applied."""
+def _count_values(value: Any, known: dict[int, int], depth: int) -> int:
+    """With aliases written out, though each is looked at once; a circle is endlessly deep."""
+    if depth > MOST_DEPTH:
+        raise RecursionError
+    if not isinstance(value, dict | list) or id(value) in known:
+        return known.get(id(value), 1)
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    known[id(value)] = 1 + sum(_count_values(part, known, depth + 1) for part in parts)
+    if known[id(value)] > MOST_VALUES:
+        raise ValueError(f'more than {MOST_VALUES:,} values')
+    return known[id(value)]
+
+
+def read_text(path: Path) -> str:
+    """A configuration's text; told in one sentence where it is none."""
     try:
-        text = path.read_text(encoding='utf-8')
+        with path.open('rb') as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(
+                f'{path}: has more than {MOST_BYTES:,} bytes, which no configuration has; '
+                'check the path.'
+            )
+        return content.decode('utf-8')
     except OSError as error:
         raise ConfigError(
             f'{path}: cannot be read ({error.strerror}); check --cfg and teacher.config.'
         ) from None
-    settings = parse_yaml(text, path.name) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'{path}: is no UTF-8 text ({error.reason}); save it as such.') from None
+
+
+def read_settings(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a file, with `a.b=value` changes applied."""
+    settings = parse_yaml(read_text(path), path.name) or {}
     if not isinstance(settings, dict):
         raise ConfigError(f'{path.name}: holds no settings; write `key: value` lines.')
     for change in changes:

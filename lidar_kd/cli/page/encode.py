@@ -184,6 +184,7 @@ def _list_boxes(objects: Objects) -> list[dict[str, Any]]:
             'size': objects.size[index].round(3).tolist(),
             'yaw': round(float(objects.yaw[index]), 4),
             'points': int(objects.points[index]),
+            'confidence': round(float(objects.confidence[index]), 3),
         }
         for index in range(len(objects))
     ]

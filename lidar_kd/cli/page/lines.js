@@ -63,12 +63,14 @@ function cornersOf({ centre, size, yaw }) {
   });
 }
 
+// What is doubtful is faint.
 function addBox(list, box, colour, emphasised) {
   const corners = cornersOf(box);
+  const alpha = emphasised ? 1 : 0.3 + 0.6 * clamp((box.confidence - 0.4) / 0.5, 0, 1);
   for (let i = 0; i < 8; i++) {
     for (const bit of [1, 2, 4]) {
       if (i & bit) continue;
-      list.add(corners[i], corners[i | bit], colour, emphasised ? 1 : 0.85, emphasised ? 3 : 1.5);
+      list.add(corners[i], corners[i | bit], colour, alpha, emphasised ? 3 : 1.5);
     }
   }
 }

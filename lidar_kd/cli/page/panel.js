@@ -46,7 +46,6 @@ class Panel {
     }
     for (const chip of byId('colourings').children) {
       chip.setAttribute('aria-checked', String(chip.dataset.colouring === current));
-      chip.tabIndex = chip.dataset.colouring === current ? 0 : -1;
     }
     return offered;
   }
@@ -174,6 +173,7 @@ class Panel {
     rows.push(['intensity', Number(intensity.toPrecision(3)).toString()]);
     if (box) {
       rows.push(['object', `${box.number}, ${count(box.points)} points`]);
+      rows.push(['confidence', percent(box.confidence)]);
       rows.push(['its box', `${box.size.map((v) => v.toFixed(1)).join(' \u00d7 ')} m`]);
     }
     return rows;

@@ -195,12 +195,34 @@ def test_finished_scans_are_skipped_and_said_so(
 ) -> None:
     run(bundle, folder, '-o', folder.parent / 'out')
     (folder.parent / 'out/01/velodyne/000000.label').unlink()
-    (folder.parent / 'out/00/velodyne/000000.label').write_bytes(b'half')
     capsys.readouterr()
     assert run(bundle, folder, '-o', folder.parent / 'out') == 0
-    # the missing and the half written one are segmented, the other is not
-    assert FrontIsCar.calls == [3, 3]
-    assert '2 scans segmented (6 points), 1 skipped' in capsys.readouterr().out
+    assert FrontIsCar.calls == [3]  # the missing one, not the others
+    assert '1 scans segmented (3 points), 2 skipped' in capsys.readouterr().out
+
+
+def test_labels_of_another_size_are_somebody_elses_and_stay(
+    folder: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = folder.parent / 'out/00/velodyne/000000.label'
+    truth.parent.mkdir(parents=True)
+    truth.write_bytes(b'truth')
+    code = run(bundle, folder, '-o', folder.parent / 'out')
+    refuse(capsys, code, 'exists and has 5 bytes, not the 12 of the labels of 000000.bin')
+    assert truth.read_bytes() == b'truth'
+    assert FrontIsCar.calls == [3, 3]  # the others go on
+    assert run(bundle, folder, '-o', folder.parent / 'out', '--overwrite') == 0
+    assert np.fromfile(truth, '<u4').tolist() == RAW
+
+
+def test_a_picture_of_labels_that_are_there_leaves_those_alone(folder: Path, bundle: Path) -> None:
+    truth = folder.parent / 'out/000000.label'
+    truth.parent.mkdir()
+    truth.write_bytes(bytes(4 * len(RAW)))
+    scan = folder / '01/velodyne/000000.bin'
+    assert run(bundle, scan, '-o', folder.parent / 'out', '--picture') == 0
+    assert truth.with_suffix('.png').is_file()
+    assert truth.read_bytes() == bytes(4 * len(RAW))
 
 
 def test_a_missing_picture_is_a_reason_to_segment_again(folder: Path, bundle: Path) -> None:

@@ -154,12 +154,12 @@ def test_a_compressed_pcd_lies_field_after_field(tmp_path: Path) -> None:
 
 def test_an_lzf_reference_repeats_what_it_has_just_written() -> None:
     # 'abc' literally (control 2), then 6 bytes from 3 back: control (6 - 2) << 5, offset 3 - 1
-    assert decompress_lzf(bytes([2]) + b'abc' + bytes([4 << 5, 2])) == b'abcabcabc'
+    assert decompress_lzf(bytes([2]) + b'abc' + bytes([4 << 5, 2]), 9) == b'abcabcabc'
 
 
 def test_a_long_lzf_reference_has_its_length_in_a_byte_of_its_own() -> None:
     # 'a', then 7 + 20 + 2 = 29 bytes from 1 back
-    assert decompress_lzf(bytes([0]) + b'a' + bytes([7 << 5, 20, 0])) == b'a' * 30
+    assert decompress_lzf(bytes([0]) + b'a' + bytes([7 << 5, 20, 0]), 30) == b'a' * 30
 
 
 @pytest.mark.parametrize('damage', [slice(0, -4), slice(0, 4), slice(0, 0)])
@@ -195,7 +195,7 @@ def test_a_cut_off_pcd_is_refused(tmp_path: Path, encoding: str, body: bytes) ->
         ({'COUNT': '1 1'}, 'header is damaged'),
         ({'POINTS': 'many'}, 'header is damaged'),
         ({'POINTS': '-1'}, 'header is damaged'),
-        ({'POINTS': '99999999999999'}, 'cut off'),
+        ({'POINTS': '99999999999999'}, 'no single scan'),
         ({'FIELDS': 'a b c intensity'}, 'no field x, y, z among a, b, c, intensity'),
         ({'DATA': ''}, 'no DATA line'),
     ],

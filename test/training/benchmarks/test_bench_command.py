@@ -21,8 +21,10 @@ SMALL = {
     'live': ('--scans', '15'),
     'models': ('--scans', '1', '--presets', 'minkunet_quarter', 'litept_s'),
     'methods': ('--scans', '2'),
+    'hostile': ('--cases', '300'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
+ELSEWHERE = {'gpu', 'kernels', 'kills', *WITH_PEER}  # kernels: to compile them takes minutes
 WITHOUT = 'import sys; sys.modules["spconv"] = None'
 RUN = 'import runpy, sys; sys.path[0] = "training"; runpy.run_path({0!r}, run_name="__main__")'
 
@@ -49,7 +51,9 @@ def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, 
     return found
 
 
-@pytest.mark.parametrize('name', [name for name in BENCHMARKS if name not in ('gpu', *WITH_PEER)])
+@pytest.mark.parametrize(
+    'name', [name for name in BENCHMARKS if name not in ('gpu', 'kernels', *WITH_PEER)]
+)
 def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
     if name == 'live':
         pytest.importorskip('rclpy', reason='the node runs on ROS')

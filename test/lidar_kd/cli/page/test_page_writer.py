@@ -136,10 +136,13 @@ def test_boxes_stand_where_the_objects_are(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     offsets = generator.uniform(-1, 1, (4_000, 3)) * (2, 1, 0.75)
     points = np.column_stack([offsets + (10, 5, 0.75), np.zeros(4_000)]).astype(np.float32)
-    scan = PageScan(name='car', points=points, labels=np.zeros(4_000, np.uint8))
+    sure = np.full(4_000, 0.75, np.float32)
+    labels = np.zeros(4_000, np.uint8)
+    scan = PageScan(name='car', points=points, labels=labels, probability=sure)
     (decoded,) = decode_page(write(tmp_path / 'page.html', scan))
     (box,) = decoded.facts['boxes']
     assert (box['number'], box['class'], box['points']) == (1, 0, 4_000)
+    assert box['confidence'] == 0.75
     np.testing.assert_allclose(box['centre'], (10, 5, 0.75), atol=0.05)
     np.testing.assert_allclose(box['size'], (4, 2, 1.5), atol=0.1)
     assert abs(box['yaw']) < np.radians(3)
