@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sensors = read_sensors(Path(own[0]))
         with ros_session(words):
             logging.getLogger('lidar_kd').addHandler(ToRos(rclpy.logging.get_logger('lidar_kd')))
-            serve(sensors, own[1] if len(own) == 2 else '')
+            serve_sensors(sensors, own[1] if len(own) == 2 else '')
     except (LidarKdError, ParameterException) as error:
         return Console().fail(ConfigError(explain_refusal(error)))
     return 0
 
 
-def serve(sensors: Mapping[str, Mapping[str, Any]], namespace: str) -> None:
+def serve_sensors(sensors: Mapping[str, Mapping[str, Any]], namespace: str) -> None:
     """Until a signal or an error ends it."""
     executor = SingleThreadedExecutor()
     with sensor_nodes(sensors, namespace) as nodes:
