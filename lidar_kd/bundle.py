@@ -22,7 +22,7 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.errors import BundleError, ConfigError, write_atomically
-from lidar_kd.labels import ClassTable
+from lidar_kd.labels import ClassTable, NO_CLASSES
 from lidar_kd.models import build_model
 from lidar_kd.voxels import Grid
 
@@ -99,6 +99,14 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.path.stem if self.path else self.spec.model.name
+
+    def require_answers(self) -> None:
+        """An encoder without a head can teach, but not label."""
+        if self.spec.labels == NO_CLASSES:
+            raise BundleError(
+                f'{self.path or self.name}: the network has no head and labels nothing; it is a '
+                'teacher by its features: name it as teacher.bundle, or choose another.'
+            )
 
     def require_columns(self) -> None:
         """An imported network may want more of a point, as its colour or its time."""

@@ -44,8 +44,8 @@ class Answers:
     def __init__(self, widths: Widths, scans: int, seed: int, *, learns: bool = False) -> None:
         random = torch.Generator().manual_seed(seed)
         shapes = {
-            'point_logits': (scans * POINTS, widths.classes),
-            'voxel_logits': (scans * VOXELS, widths.classes),
+            'point_logits': (scans * POINTS, CLASSES),
+            'voxel_logits': (scans * VOXELS, CLASSES),
             'point_features': (scans * POINTS, widths.point),
             'voxel_features': (scans * VOXELS, widths.voxel),
             'early_features': (scans * POINTS, widths.early or 1),

@@ -25,8 +25,10 @@ from lidar_kd.cli.lacking import explain_failed_imports
 
 explain_failed_imports()
 
+from lidar_kd.bundle import read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError, write_atomically
+from lidar_kd.labels import ClassTable
 from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
 from training.comparing.plan import plan_runs, Planned
 from training.comparing.plot import draw_runs
@@ -145,6 +147,7 @@ def report_comparison(
     """Scores every bundle again on the same scans; tables, a plot, files."""
     scans = sources.validation
     student = runs[0].folder.bundle
+    teachers = keep_answering(teachers, scans.table, console)
     answers = {name: answer_all(path, scans) for name, path in teachers.items()}
     costs = measure_costs([student, *teachers.values()], scans, console)
     arms: dict[str, list[Outcome]] = {}
@@ -171,6 +174,16 @@ def report_comparison(
     write(folder, comparison)
     draw_runs(folder / 'comparison.png', comparison)
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
+
+
+def keep_answering(
+    teachers: Mapping[str, Path], labels: ClassTable, console: Console
+) -> dict[str, Path]:
+    """Those that can be scored; others teach by their features alone."""
+    kept = {name: p for name, p in teachers.items() if read_spec(p).labels.name == labels.name}
+    for name in teachers.keys() - kept.keys():
+        console.line(f'{name} teaches by features alone and is not scored')
+    return kept
 
 
 def _score_with_the_past(

@@ -85,8 +85,12 @@ def turn(qkv: Tensor, turns: Tensor) -> Tensor:
     """
     cos, sin = turns[:, :, :, None, None].to(qkv.dtype).unbind(2)
     u, v = qkv[:, :, :2].unflatten(4, (cos.shape[4], 2, -1)).unbind(5)
-    turned = torch.stack([u * cos - v * sin, v * cos + u * sin], 5).flatten(4)
-    return torch.cat([turned, qkv[:, :, 2:]], 2)
+    turned = u * cos - v * sin, v * cos + u * sin
+    if torch.is_grad_enabled():
+        return torch.cat([torch.stack(turned, 5).flatten(4), qkv[:, :, 2:]], 2)
+    for part, result in zip((u, v), turned):
+        part.copy_(result)  # in place: an array as large as qkv costs more than to turn it
+    return qkv
 
 
 class AttentionBlock(nn.Module):

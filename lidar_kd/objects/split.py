@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from lidar_kd.objects.cells import Cells, connect
 
 TIGHTER = (0.75, 0.55, 0.4)  # shares of the gap that are tried, one after the other
 _PIECE = 0.12  # share of a cluster's points that makes a piece an object of its own
+_HEAP = 1 << 18  # distances; what has more is no row of objects, and its crumbs are nobody's
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Pairs = tuple[Ids, Ids, Floats]  # of cells, and how far apart
@@ -54,22 +57,29 @@ def _give_back(cells: Cells, clusters: Ids, pieces: Ids) -> Ids:
     whole = np.bincount(clusters, cells.counts)
     crumb = points[pieces] < _PIECE * whole[clusters]
     joined = pieces.copy()
-    for cluster in np.unique(clusters[crumb]):
-        members = np.flatnonzero(clusters == cluster)
+    for members in _members_of(np.unique(clusters[crumb]), clusters):
         lost, kept = members[crumb[members]], members[~crumb[members]]
-        if len(kept):
-            gaps = np.linalg.norm(cells.middles[lost, None] - cells.middles[None, kept], axis=2)
-            joined[lost] = pieces[kept[gaps.argmin(1)]]
-        else:
+        if not len(kept):
             joined[members] = pieces[members[0]]
+        elif len(lost) * len(kept) <= _HEAP:
+            x, y = (cells.middles[lost, None] - cells.middles[None, kept]).transpose(2, 0, 1)
+            joined[lost] = pieces[kept[(x * x + y * y).argmin(1)]]
     return np.unique(joined, return_inverse=True)[1].reshape(-1)
+
+
+def _members_of(chosen: Ids, clusters: Ids) -> Iterator[Ids]:
+    """The rows of each chosen cluster."""
+    order, starts = sort_by(clusters)
+    ends = np.append(starts[1:], len(order))
+    for cluster in chosen:  # they are numbered 0, 1, ...
+        yield order[starts[cluster] : ends[cluster]]
 
 
 def _cut(cells: Cells, clusters: Ids, largest_m: Floats) -> Ids:
     """Where no gap is left, at the emptiest place along the cluster."""
     cut = clusters.copy()
-    for cluster in np.unique(clusters[find_large(cells, clusters, largest_m)]):
-        members = np.flatnonzero(clusters == cluster)
+    large = np.unique(clusters[find_large(cells, clusters, largest_m)])
+    for members in _members_of(large, clusters):
         axis = _long_axis(cells.middles[members])
         place = cells.middles[members] @ axis
         span, typical = np.ptp(place), 0.8 * largest_m[members[0], 0]

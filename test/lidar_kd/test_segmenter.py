@@ -152,7 +152,7 @@ def test_a_point_without_an_intensity_has_0_and_is_labelled_as_in_the_node(broke
 def test_intensities_from_0_to_255_reach_the_network_as_they_are() -> None:
     segmenter, scan = Segmenter(make_bundle()), make_scan(500)
     scan[:, 3] *= 255
-    assert np.array_equal(segmenter._voxels(scan).points.numpy(), scan)
+    assert np.array_equal(segmenter._voxelize(segmenter._prepare(scan)).points.numpy(), scan)
 
 
 @pytest.mark.parametrize('engine', ENGINES)

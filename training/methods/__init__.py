@@ -23,6 +23,7 @@ from torch import nn
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
+from training.methods.by_features import without_outputs
 from training.methods.inputs import LabelStatistics, Widths
 from training.methods.m2skd import M2skd
 from training.methods.pvkd import Pvkd
@@ -45,7 +46,7 @@ def build_methods(
     trained with the student, never part of it. grid: the student's; boxes follow it.
     """
     for name, teacher in teachers.items():
-        if student.classes != teacher.classes:
+        if teacher.classes not in (None, student.classes):
             raise ConfigError(
                 f'teacher of {name}: it knows {teacher.classes} classes, the student '
                 f'{student.classes}; choose a teacher of the same label table.'
@@ -53,7 +54,7 @@ def build_methods(
     return nn.ModuleDict(
         {
             name: METHODS[name](
-                _follow_grid(getattr(settings, name), grid),
+                _follow_grid(_taught(name, getattr(settings, name), teacher), grid),
                 student=student,
                 teacher=teacher,
                 statistics=statistics,
@@ -61,6 +62,11 @@ def build_methods(
             for name, teacher in teachers.items()
         }
     )
+
+
+def _taught(name: str, settings: Any, teacher: Widths) -> Any:
+    """Without the terms that compare answers, where the teacher has none of the same classes."""
+    return without_outputs(name, settings) if teacher.classes is None else settings
 
 
 def _follow_grid(settings: Any, grid: CartesianGrid | CylinderGrid | None) -> Any:

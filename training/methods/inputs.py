@@ -66,9 +66,12 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
-    """Channels of what a network gives; adapters are built from them."""
+    """Channels of what a network gives; adapters are built from them.
 
-    classes: int
+    classes: None for a teacher that teaches by features and relations alone.
+    """
+
+    classes: int | None
     point: int
     voxel: int
     early: int | None = None

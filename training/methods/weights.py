@@ -164,6 +164,14 @@ def _ratio(term: Tensor, whole: Sequence[Tensor], shared: Sequence[Tensor]) -> T
     return torch.zeros((), device=shared[0].device)
 
 
+def shares_as_numbers(weights: Mapping[str, float | Auto]) -> dict[str, float | Auto]:
+    """For runs without a label: no gradient of supervision is there to measure a share of."""
+    return {
+        name: weight.auto if isinstance(weight, Auto) else weight
+        for name, weight in weights.items()
+    }
+
+
 def _gradient_norm(loss: Tensor, place: Tensor) -> Tensor | None:
     """() of the gradient at some features; None if the loss does not depend on them."""
     if not loss.requires_grad:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -21,10 +23,11 @@ from training.data.settings import Data
 from training.methods import build_methods
 from training.methods.inputs import class_weights, LabelStatistics
 from training.methods.supervised import Supervised, SupervisedSettings
+from training.methods.weights import shares_as_numbers
 from training.run.config import Config, MAIN, Methods
 from training.run.folder import RunFolder
 from training.run.loop import Parts
-from training.run.loss import DistillationLoss, Teacher, TeacherNetwork
+from training.run.loss import DistillationLoss, Method, Teacher, TeacherNetwork
 from training.run.ranks import Ranks
 from training.run.sources import fuse_scans, open_sources, Several, Sources
 from training.run.student import build_student, describe_student, find_provenance, widths_of
@@ -78,6 +81,9 @@ def build_parts(
     statistics = LabelStatistics(table=train.table, class_shares=counts / max(1, counts.sum()))
     supervised = make_supervised(config.loss, counts)
     methods = make_methods(config.methods, student, plan, statistics, config.model.grid)
+    if not counts.sum() and plan.pseudo_label_confidence is None:
+        for method in methods.values():
+            cast(Method, method).weights = shares_as_numbers(cast(Method, method).weights)
     loader = Loader(
         learning,
         config.model.grid,
@@ -117,12 +123,15 @@ def make_methods(
     if not plan.teachers:
         return nn.ModuleDict()
     classes = statistics.table.num_classes
-    networks = {name: teacher.network for name, teacher in plan.networks.items()}
-    asked = {method: networks.get(name, student) for method, name in plan.of_method.items()}
+    itself = widths_of(student, classes)
+    widths = {
+        name: widths_of(teacher.network, None if teacher.by_features else classes)
+        for name, teacher in plan.networks.items()
+    }
     return build_methods(
         settings,
-        student=widths_of(student, classes),
-        teachers={method: widths_of(network, classes) for method, network in asked.items()},
+        student=itself,
+        teachers={method: widths.get(name, itself) for method, name in plan.of_method.items()},
         statistics=statistics,
         grid=grid,
     )

@@ -11,10 +11,12 @@ from pathlib import Path
 from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
+from lidar_kd.labels import NO_CLASSES
 from lidar_kd.segmenter import choose_device, Segmenter
 from lidar_kd.sensor import EACH_ALONE
 from training.data.batch import make_batch
 from training.data.loader import explain_lost_worker
+from training.methods.by_features import outputs_of
 from training.reports.page import rated_by, write_answer_page
 from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once
@@ -224,6 +226,22 @@ def describe_run(parts: Parts, sources: Sources, plan: TeachingPlan) -> dict[str
         )
     if plan.teachers:
         rows['methods'] = config.taught_by
+    rows |= describe_feature_teachers(config, plan)
+    return rows
+
+
+def describe_feature_teachers(config: Config, plan: TeachingPlan) -> dict[str, str]:
+    """Which teachers have no answers in the classes of the data, and what falls away with them."""
+    rows = {}
+    for name, teacher in plan.networks.items():
+        if teacher.by_features:
+            taught = [method for method, asked in plan.of_method.items() if asked == name]
+            gone = [t for m in taught for t in outputs_of(m, getattr(config.methods, m))]
+            has = teacher.spec.labels
+            why = 'it has no head' if has == NO_CLASSES else f'it answers in those of {has.name}'
+            rows[f'{name} teaches'] = (
+                f'by features and relations alone, for {why}; left out: {", ".join(gone)}'
+            )
     return rows
 
 

@@ -71,7 +71,7 @@ def build_student(model: NetworkSettings, spec: BundleSpec, *, synchronised: boo
     return student
 
 
-def widths_of(network: nn.Module, classes: int) -> Widths:
+def widths_of(network: nn.Module, classes: int | None) -> Widths:
     return Widths(
         classes=classes,
         point=cast(int, network.point_width),

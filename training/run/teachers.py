@@ -18,10 +18,14 @@ from lidar_kd.voxels import Voxels
 
 
 class FrozenTeacher:
-    """No module, so that it is no part of what is trained or saved."""
+    """No module, so that it is no part of what is trained or saved.
 
-    def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        self.spec, self.sha256 = bundle.spec, bundle.sha256
+    by_features: it has no answers in the classes of the data, or none at all, and teaches by its
+    features and their relations alone.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device, *, by_features: bool = False) -> None:
+        self.spec, self.sha256, self.by_features = bundle.spec, bundle.sha256, by_features
         self.name = bundle.spec.run_or(bundle.name)
         self.parameters = sum(p.numel() for p in bundle.model.parameters())
         self.network: nn.Module = fold_norms(bundle.model).to(device).eval().requires_grad_(False)
@@ -36,20 +40,12 @@ class FrozenTeacher:
 def load_teacher(
     path: Path, labels: str, intensity_scale: float, device: torch.device
 ) -> FrozenTeacher:
-    """A bundle whose answers the student can be compared with."""
+    """A bundle that the student can be compared with, in its answers where both have the same
+    classes (labels: the name of the data's table)."""
     bundle = load_bundle(path)
     bundle.require_columns()
-    check_teacher_spec(bundle.spec, labels, intensity_scale, str(path))
-    return FrozenTeacher(bundle, device)
-
-
-def check_teacher_spec(spec: BundleSpec, labels: str, intensity_scale: float, where: str) -> None:
-    if spec.labels.name != labels:
-        raise ConfigError(
-            f"{where}: the teacher answers in the classes of '{spec.labels.name}', the data are "
-            f"labelled in those of '{labels}'; choose a teacher of the same label table."
-        )
-    check_intensity(spec, intensity_scale, where)
+    check_intensity(bundle.spec, intensity_scale, str(path))
+    return FrozenTeacher(bundle, device, by_features=bundle.spec.labels.name != labels)
 
 
 def check_intensity(spec: BundleSpec, scale: float, where: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lidar_kd.errors import ConfigError
 from training.data.batch import TeacherInput
 from training.run.config import Config, MAIN
 from training.run.teachers import FrozenTeacher
@@ -69,6 +70,8 @@ class TeachingPlan:
 
 def plan_teaching(config: Config, networks: Mapping[str, FrozenTeacher]) -> TeachingPlan:
     """`networks`: those that `config.asked_teachers` names."""
+    if config.teacher is not None and config.teacher.pseudo_labels is not None:
+        _require_answers(networks)
     teachers = {
         name: PlannedTeacher(
             network=network,
@@ -90,3 +93,12 @@ def plan_teaching(config: Config, networks: Mapping[str, FrozenTeacher]) -> Teac
         pseudo_label_confidence=config.teacher.pseudo_labels if config.teacher else None,
         scans_are_fused=config.data.fusion,
     )
+
+
+def _require_answers(networks: Mapping[str, FrozenTeacher]) -> None:
+    for name, network in networks.items():
+        if network.by_features:
+            raise ConfigError(
+                f"teacher.pseudo_labels: {name} '{network.name}' has no answers in the classes of "
+                'the data; set it to null, or name a teacher of the same label table.'
+            )

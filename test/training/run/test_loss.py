@@ -303,12 +303,6 @@ def test_without_a_teacher_there_are_no_unlabelled_scans(street: Path, tmp_path:
     assert len(prepare(config, tmp_path / 'run').loader) == 2
 
 
-def test_a_teacher_of_another_label_table_is_refused(street: Path, tmp_path: Path) -> None:
-    save_teacher(tmp_path / 'teacher.safetensors', table=NUSCENES)
-    with pytest.raises(ConfigError, match="in the classes of 'nuscenes.*choose a"):
-        find_teachers(distillation(street, tmp_path, 'srkd'))
-
-
 def test_a_teacher_of_another_intensity_scale_is_refused(street: Path, tmp_path: Path) -> None:
     save_teacher(tmp_path / 'teacher.safetensors', scale=0.5)
     with pytest.raises(ConfigError, match=r'with intensity times 0.5, data.intensity_scale is 1;'):

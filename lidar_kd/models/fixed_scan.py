@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scan from points to labels at fixed shapes: one upload, no wait, one download.
+
+On CUDA the whole of it is captured as a graph, once for every size of scan, and replayed; the same
+code runs on a CPU, eagerly, where the tests look at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import logging
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from lidar_kd.labels import IGNORE
+from lidar_kd.models.minkunet import MinkUNet
+from lidar_kd.models.output import SegmentationNetwork
+from lidar_kd.sparse.engines.parts import RowAnswers
+from lidar_kd.sparse.fixed.engine import FixedShapeEngine
+from lidar_kd.sparse.fixed.level import FixedLevel, rooms_for
+from lidar_kd.sparse.fixed.maps import MapBuilder
+from lidar_kd.sparse.fixed.morton import MortonKeys, PAD
+from lidar_kd.voxels import CartesianGrid, Grid, REACH, Voxels
+
+log = logging.getLogger(__name__)
+
+SIZES = (1 << 15, 1 << 16, 1 << 17, 1 << 18)  # points; a scan takes the next larger one
+CUBE = 3
+LEVELS = 5
+WARM_UPS = 3  # eager runs before a capture: libraries choose and load their kernels
+_ENDS = 4 * 4  # bytes: finite, returned, held, overflowed
+
+
+@dataclass(frozen=True, eq=False)
+class FixedAnswers:
+    """labels, probability, entropy: one per input point; unseen: reason -> points."""
+
+    labels: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    unseen: dict[str, int]
+
+
+class FixedGrid:
+    """Points (P, 4) to keys; NaN stands where a scan has fewer points. Its numbers lie on the
+    device beforehand: to bring one there is a wait.
+    """
+
+    def __init__(self, grid: CartesianGrid, device: torch.device) -> None:
+        def on_device(values: Any) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32).to(device)
+
+        self._keys = MortonKeys(device)
+        self._size = on_device(grid.voxel_m)
+        self._origin = None if grid.origin_m is None else on_device(grid.origin_m)
+        self._lower = None if grid.lower_m is None else on_device(grid.lower_m)
+        self._upper = None if grid.upper_m is None else on_device(grid.upper_m)
+
+    def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(P,) keys, PAD where the grid holds no point; (3,) how many points are finite, of these
+        have returned, and of these are held.
+        """
+        xyz = points[:, :3]
+        positions = (xyz if self._origin is None else xyz - self._origin) / self._size
+        total = points.sum(1)
+        finite = total - total == 0  # one call less than isfinite
+        returned = finite & (xyz != 0).any(1)
+        held = returned & self._holds(xyz, positions)
+        cells = torch.where(held[:, None], positions, 0).floor()
+        keys = torch.where(held, self._keys.encode(cells), PAD)
+        return keys, torch.stack([finite, returned, held]).sum(1)
+
+    def _holds(self, xyz: Tensor, positions: Tensor) -> Tensor:
+        held = positions.abs() < REACH
+        if self._lower is not None:
+            held &= xyz >= self._lower
+        if self._upper is not None:
+            held &= xyz < self._upper
+        return held.all(1)
+
+
+class FixedScan:
+    """One size of scan: what is fixed is made here, once."""
+
+    def __init__(
+        self, size: int, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype
+    ) -> None:
+        device = next(model.parameters()).device
+        self.size, self._model, self._dtype = size, cast(SegmentationNetwork, model), dtype
+        self._grid = FixedGrid(grid, device)
+        self._builder = MapBuilder(rooms_for(size, LEVELS), CUBE, device)
+        self._engine, self._answers = FixedShapeEngine(), RowAnswers()
+        on_gpu = device.type == 'cuda'
+        self._host = torch.full((size, 4), math.nan, pin_memory=on_gpu)
+        self._points = self._host.to(device)
+        self._bytes = torch.empty(_ENDS + 9 * size, dtype=torch.uint8, pin_memory=on_gpu)
+        self._graph = self._capture() if on_gpu else None
+        self._nobody = torch.zeros(size, dtype=torch.int32, device=device)
+
+    def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | None:
+        """None where the scan has more cells than there is room for."""
+        self._host[: len(scan)] = torch.from_numpy(scan)
+        self._host[len(scan) :] = math.nan
+        self._points.copy_(self._host, non_blocking=True)
+        if self._graph is None:
+            self._bytes.copy_(self.run(self._points))
+        else:
+            self._graph.replay()
+            self._bytes.copy_(self._result, non_blocking=True)
+            torch.cuda.current_stream().synchronize()
+        return self.read(self._bytes, len(scan))
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Everything from the points on the device to the bytes there."""
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):
+                self.run(self._points)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._result = self.run(self._points)
+        return graph
+
+    @torch.inference_mode()
+    def run(self, points: Tensor) -> Tensor:
+        """(P, 4) -> one run of bytes, as `read` takes it apart; nothing here waits."""
+        keys, counts = self._grid.encode(points)
+        maps = self._builder.build(keys)
+        level = FixedLevel(maps, self._engine, (CUBE,) * 3)
+        features = F.embedding_bag(maps.order, points, maps.starts, mode='mean')
+        voxels = Voxels(
+            points, self._nobody, self._nobody, points[:, :3], maps.point_row,
+            features.to(self._dtype), level,
+        )  # fmt: skip
+        logits = self._model(voxels).voxel_logits
+        return self._pack(logits, maps.point_row, counts, maps.overflowed)
+
+    def _pack(self, logits: Tensor, row: Tensor, counts: Tensor, overflowed: Tensor) -> Tensor:
+        labels, probability, entropy = self._answers(logits)
+        told = probability + entropy
+        lost = told - told != 0  # not finite: an overflow of the number type
+        lost[0].fill_(True)  # nobody's answer
+        answers = (
+            labels.masked_fill_(lost, IGNORE),
+            probability.masked_fill_(lost, 0.0),
+            entropy.masked_fill_(lost, math.nan),
+        )
+        ends = torch.cat([counts, overflowed[None]]).int()
+        parts = [answer.index_select(0, row) for answer in answers]
+        return torch.cat([part.view(torch.uint8) for part in (ends, *parts[1:], parts[0])])
+
+    def read(self, run: Tensor, count: int) -> FixedAnswers | None:
+        """None where the scan had more cells than there is room for."""
+        raw = run.numpy()
+        ends = raw[:_ENDS].view(np.int32)
+        if ends[3]:
+            return None
+        rest = raw[_ENDS:]
+        probability, entropy = rest[: 8 * self.size].view(np.float32).reshape(2, -1)
+        labels = rest[8 * self.size :]
+        finite, returned, held = (int(number) for number in ends[:3])
+        unseen = {
+            'not_finite': count - finite,
+            'no_return': finite - returned,
+            'out_of_range': returned - held,
+        }
+        return FixedAnswers(
+            labels[:count].copy(), probability[:count].copy(), entropy[:count].copy(),
+            {reason: n for reason, n in unseen.items() if n},
+        )  # fmt: skip
+
+
+class FixedScans:
+    """Scans of any size, each by the smallest FixedScan that holds it, made when first needed."""
+
+    def __init__(self, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype) -> None:
+        self._made_of = grid, model, dtype
+        self._scans: dict[int, FixedScan] = {}
+        self._gave_up = False
+
+    def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | None:
+        """None where it has to be answered otherwise."""
+        size = next((size for size in SIZES if size >= len(scan)), None)
+        if size is None or self._gave_up:
+            return None
+        try:
+            if size not in self._scans:
+                self._scans[size] = FixedScan(size, *self._made_of)
+            return self._scans[size].answer(scan)
+        except RuntimeError as error:  # of CUDA: no memory, or a call that no graph can hold
+            self._gave_up = True
+            self._scans.clear()
+            reason = str(error).partition('\n')[0]
+            log.warning(
+                'fixed shapes: given up (%s); scans are answered one call at a time', reason
+            )
+            return None
+
+
+def make_fixed_scans(grid: Grid, model: object, dtype: torch.dtype) -> FixedScans | None:
+    """None for a network that asks for other maps than those that are built here."""
+    if not isinstance(grid, CartesianGrid) or not isinstance(model, MinkUNet):
+        return None
+    return FixedScans(grid, model, dtype)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scan answered at fixed shapes is the scan answered otherwise, and waits for nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lidar_kd import find_shipped_bundle
+from lidar_kd.models import fixed_scan
+from lidar_kd.models.fixed_scan import FixedScan
+from lidar_kd.segmenter import Segmenter
+from training.data.synthetic import make_street, scan_street
+
+# calls that launch nothing on a GPU
+VIEWS = {
+    *('view', 'slice', 'select', 'unsqueeze', 'squeeze', 'expand', 'permute', 't', 'transpose'),
+    *('alias', 'detach', 'as_strided', '_unsafe_view', 'unbind', 'split', 'numpy_T', 'empty'),
+    *('empty_like', 'new_empty', 'scalar_tensor', 'split_with_sizes', 'lift_fresh'),
+}
+# calls after which the host has to wait for the device
+WAITS = {
+    *('_local_scalar_dense', 'item', 'nonzero', '_unique2', 'unique_consecutive', 'unique_dim'),
+    *('masked_select', 'bincount', 'is_nonzero', 'equal', 'repeat_interleave', 'index'),
+}
+
+
+class Calls(TorchDispatchMode):
+    """Counts what is asked of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func.__name__.split('.')[0]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope='module')
+def scan() -> NDArray[np.float32]:
+    points = scan_street(make_street(0), 0)[0][::4].copy()
+    points[3], points[4, :3], points[5, 0] = np.nan, 0, 1e9
+    return points
+
+
+@pytest.fixture(scope='module')
+def segmenters() -> tuple[Segmenter, Segmenter]:
+    def make(*, fixed: bool) -> Segmenter:
+        return Segmenter(
+            find_shipped_bundle(), device='cpu', engine='torch', precision='float32',
+            fixed_shapes=fixed,
+        )  # fmt: skip
+
+    return make(fixed=True), make(fixed=False)
+
+
+def test_the_answers_are_the_same(
+    scan: NDArray[np.float32], segmenters: tuple[Segmenter, Segmenter]
+) -> None:
+    for points in (scan, scan[:1000], scan[3:6], scan[:1], scan[:0]):
+        fixed, eager = (segmenter.segment(points) for segmenter in segmenters)
+        np.testing.assert_array_equal(fixed.labels, eager.labels)
+        np.testing.assert_allclose(fixed.probability, eager.probability, atol=2e-5)
+        np.testing.assert_allclose(fixed.entropy, eager.entropy, atol=2e-5)
+        assert fixed.unseen == eager.unseen
+
+
+def make_fixed(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> FixedScan:
+    model: Any = segmenter._model
+    grid: Any = segmenter.spec.grid
+    return FixedScan(1 << 15, grid, model, dtype)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_it_asks_for_few_things_and_waits_for_none(
+    dtype: torch.dtype, scan: NDArray[np.float32], segmenters: tuple[Segmenter, Segmenter]
+) -> None:
+    fixed = make_fixed(segmenters[0], dtype)
+    fixed._points[: len(scan)] = torch.from_numpy(scan)
+    run: Any = FixedScan.run  # without inference mode, in which calls are counted as a whole
+    with torch.no_grad():
+        run.__wrapped__(fixed, fixed._points)  # packs the weights
+        with Calls() as calls:
+            run.__wrapped__(fixed, fixed._points)
+    assert {name: n for name, n in calls.names.items() if name in WAITS} == {}
+    assert sum(n for name, n in calls.names.items() if name not in VIEWS) <= 300
+
+
+def test_the_same_scan_has_the_same_bits_again(
+    scan: NDArray[np.float32], segmenters: tuple[Segmenter, Segmenter]
+) -> None:
+    first = segmenters[0].segment(scan)
+    segmenters[0].segment(scan[::-1].copy())  # what it left behind must not be seen
+    again = segmenters[0].segment(scan)
+    assert first.probability.tobytes() == again.probability.tobytes()
+    assert first.labels.tobytes() == again.labels.tobytes()
+
+
+def test_a_scan_with_too_many_cells_is_answered_otherwise(
+    segmenters: tuple[Segmenter, Segmenter],
+) -> None:
+    generator = np.random.default_rng(0)
+    apart = generator.uniform(-4000, 4000, (20_000, 4)).astype(np.float32)  # no two in one cell
+    apart[:, 3] = 0
+    assert make_fixed(segmenters[0]).answer(apart) is None
+    fixed, eager = (segmenter.segment(apart) for segmenter in segmenters)
+    np.testing.assert_array_equal(fixed.labels, eager.labels)
+
+
+def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
+    scan: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\nmore')
+
+    monkeypatch.setattr(fixed_scan, 'FixedScan', refuse)
+    segmenter = Segmenter(find_shipped_bundle(), device='cpu', engine='torch', fixed_shapes=True)
+    with caplog.at_level(logging.WARNING):
+        answers = [segmenter.segment(scan[:1000]) for _ in range(2)]
+    assert len(answers[1].labels) == 1000
+    said = [record.message for record in caplog.records if 'fixed shapes' in record.message]
+    assert len(said) == 1
+    assert 'CUDA out of memory' in said[0]
+
+
+def test_a_network_that_asks_for_other_maps_does_without() -> None:
+    grid = Segmenter(find_shipped_bundle(), device='cpu').spec.grid
+    assert fixed_scan.make_fixed_scans(grid, torch.nn.Identity(), torch.float32) is None
