@@ -11,7 +11,7 @@ INPUTS := .ci/setup.sh constraints.txt package.xml pyproject.toml setup.cfg setu
 # ROS finds what pip installed only here.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 
-.PHONY: test demo docs lint format bench clean
+.PHONY: test demo docs lint format bench gpu clean
 
 test: lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
@@ -35,6 +35,11 @@ docs: .venv/.docs
 
 bench: $(READY)
 	$(BIN)/python training/bench.py engine
+
+# What only a machine with a GPU can show, in some ten minutes: the tests, then the figures.
+gpu: $(READY)
+	$(BIN)/python -m pytest -q -m cuda
+	$(BIN)/python training/bench.py gpu --scans 4 --repeats 2 --json runs/gpu.json
 
 # The set-up runs again when what it installs from has changed.
 $(READY): $(INPUTS)

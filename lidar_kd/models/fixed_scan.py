@@ -184,19 +184,19 @@ class FixedScans:
     def __init__(self, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype) -> None:
         self._made_of = grid, model, dtype
         self._scans: dict[int, FixedScan] = {}
-        self._gave_up = False
+        self.gave_up = False
 
     def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | None:
         """None where it has to be answered otherwise."""
         size = next((size for size in SIZES if size >= len(scan)), None)
-        if size is None or self._gave_up:
+        if size is None or self.gave_up:
             return None
         try:
             if size not in self._scans:
                 self._scans[size] = FixedScan(size, *self._made_of)
             return self._scans[size].answer(scan)
         except RuntimeError as error:  # of CUDA: no memory, or a call that no graph can hold
-            self._gave_up = True
+            self.gave_up = True
             self._scans.clear()
             reason = str(error).partition('\n')[0]
             log.warning(

@@ -34,6 +34,11 @@ class Clock:
         """(scans,) medians over the repeats."""
         return np.array([np.median(ms) for _, ms in sorted(self._ms[what].items())])
 
+    def percentile(self, what: str, share: float) -> float:
+        """Of every time that was taken."""
+        times = [each for ms in self._ms[what].values() for each in ms]
+        return float(np.percentile(times, share))
+
     def median(self, what: str) -> float:
         return float(np.median(self.per_scan(what)))
 

@@ -18,6 +18,7 @@ from lidar_kd.sparse.engines.spconv import spconv_missing
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import CLASSES, make_model, rounds
+from training.benchmarks.gpu_segment import time_segment
 from training.benchmarks.scans import distinct_scans
 
 SIZE_M = 0.1
@@ -61,7 +62,8 @@ def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
                 peak = 1e-9 * torch.cuda.max_memory_allocated()
                 peaks[row.name] = max(peak, peaks.get(row.name, 0.0))
             advance()
-    return _report(console, rows, _errors(rows, torch.from_numpy(clouds[0])), clock, peaks)
+    metrics = _report(console, rows, _errors(rows, torch.from_numpy(clouds[0])), clock, peaks)
+    return metrics | time_segment(console, clouds, 20 * repeats, DEVICE)
 
 
 def _rows(console: Console) -> list[Row]:

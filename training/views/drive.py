@@ -97,7 +97,8 @@ def write_drive_page(path: Path, answers: list[Received], table: ClassTable) -> 
     with writing_page(path, 'make demo', table) as page:
         for row in choose_page_rows(len(answers), PAGE_SCANS):
             points, truth, labels = read_labelled(answers[row])
-            page.add(PageScan(name=f'scan {row}', points=points, labels=labels, truth=truth))
+            known = truth if (truth != IGNORE).any() else None
+            page.add(PageScan(name=f'scan {row}', points=points, labels=labels, truth=known))
 
 
 def draw_labelled_scan(

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lidar_kd import find_shipped_bundle
 from lidar_kd.models import fixed_scan
 from lidar_kd.models.fixed_scan import FixedScan
-from lidar_kd.segmenter import Segmenter
+from lidar_kd.segmenter import Precision, Segmenter
 from training.data.synthetic import make_street, scan_street
 
 # calls that launch nothing on a GPU
@@ -134,3 +134,25 @@ def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
 def test_a_network_that_asks_for_other_maps_does_without() -> None:
     grid = Segmenter(find_shipped_bundle(), device='cpu').spec.grid
     assert fixed_scan.make_fixed_scans(grid, torch.nn.Identity(), torch.float32) is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('precision', ['float32', 'float16'])
+def test_a_graph_on_a_gpu_answers_as_the_layers_one_by_one(
+    precision: Precision, scan: NDArray[np.float32]
+) -> None:
+    def make(*, fixed: bool) -> Segmenter:
+        return Segmenter(
+            find_shipped_bundle(), device='cuda', engine='torch', precision=precision,
+            fixed_shapes=fixed,
+        )  # fmt: skip
+
+    graph, layers = make(fixed=True), make(fixed=False)
+    for points in (scan, scan[:1000], scan[::-1].copy(), scan[:0]):
+        first, other, again = (s.segment(points) for s in (graph, layers, graph))
+        same = np.mean(first.labels == other.labels) if len(points) else 1
+        assert same > (0.9999 if precision == 'float32' else 0.99)
+        assert first.probability.tobytes() == again.probability.tobytes()
+    assert graph._fixed is not None
+    assert not graph._fixed.gave_up

@@ -12,9 +12,13 @@ import sys
 import numpy as np
 import pytest
 
+from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from training.bench import BENCHMARKS
+from training.benchmarks import gpu_segment
+from training.benchmarks.gpu_segment import time_segment
 from training.benchmarks.odometry import compare_poses, require_kiss_icp
+from training.benchmarks.scans import distinct_scans
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = {
@@ -102,3 +106,13 @@ def test_the_gpu_benchmark_says_that_there_is_none(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True)
     assert done.returncode == 2
     assert 'torch sees no CUDA device here' in done.stdout + done.stderr
+
+
+def test_segment_is_timed_layer_by_layer_and_at_fixed_shapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu_segment, 'POINTS', 3000)
+    clouds, _ = distinct_scans(1)
+    metrics = time_segment(Console(quiet=True), [clouds[0][::400]], 1, 'cpu')
+    assert len(metrics) == 8
+    assert all(ms > 0 for ms in metrics.values())
