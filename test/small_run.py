@@ -142,7 +142,7 @@ def prepare(
 def find_teachers(config: Config) -> dict[str, FrozenTeacher]:
     cpu, scale = torch.device('cpu'), config.data.intensity_scale
     return {
-        name: load_teacher(teacher.bundle, SEMANTICKITTI.name, scale, cpu)
+        name: load_teacher([teacher.bundle, *teacher.ensemble], SEMANTICKITTI.name, scale, cpu)
         for name, teacher in config.asked_teachers.items()
         if teacher.bundle is not None
     }

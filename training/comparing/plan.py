@@ -71,7 +71,7 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
     refuse_old_arm(arm)
     first = _plan_run(config, ALONE, config.seed, out) if arm == SELF_TEACHER else None
-    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed}
+    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'known_gain': None}
     if arm in _BARE:
         changes |= _without_teacher(config, arm)
     elif first is not None:
@@ -103,7 +103,7 @@ def _from_student(config: Config, bundle: Path) -> dict[str, object]:
             f'{SELF_TEACHER}: the first student alone takes the place of the teacher in the '
             'methods of the configuration; it names no frozen teacher or no method: set both.'
         )
-    teacher = config.teacher.model_copy(update={'config': None, 'bundle': bundle})
+    teacher = config.teacher.model_copy(update={'config': None, 'bundle': bundle, 'ensemble': ()})
     return {'teacher': teacher.model_dump(), 'teachers': {}}
 
 

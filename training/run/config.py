@@ -85,6 +85,7 @@ class TeacherSettings(Section):
 
     bundle: Path | None = None
     config: Path | None = None  # beside this file; trained into its own run folder when missing
+    ensemble: tuple[Path, ...] = ()  # more bundles: the mean of the posteriors of all answers
     cache: bool = False  # it sees scans before augmentation, each once: outputs kept on disk
 
     @model_validator(mode='after')
@@ -114,6 +115,12 @@ class MainTeacherSettings(TeacherSettings):
     def _ways(self) -> list[str]:
         return [*super()._ways(), *(['shared'] if self.shared else [])]
 
+    @model_validator(mode='after')
+    def _not_with_itself(self) -> MainTeacherSettings:
+        if self.shared and self.ensemble:
+            raise ValueError('ensemble: a student that is its own teacher has no others beside it')
+        return self
+
 
 class Methods(Section):
     """Settings of the methods; those that `method` lists are used."""
@@ -137,6 +144,7 @@ class Config(Section):
     teachers: dict[str, TeacherSettings] = {}  # method -> one of its own, as a fused one for m2skd
     method: tuple[str, ...] = ()  # distill only; a sum of several divides automatic shares
     methods: Methods = Methods()
+    known_gain: str | None = None  # of this configuration as it is; the run's report quotes it
     log_every: PositiveInt = 20  # steps
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
 
@@ -248,7 +256,7 @@ def describe_changes(ours: Config, theirs: dict[str, Any]) -> list[str]:
     other = _flatten_settings(theirs)
     return [
         f'{key} {other.get(key)} -> {mine.get(key)}'
-        for key in sorted(mine.keys() | other.keys())
+        for key in sorted((mine.keys() | other.keys()) - {'known_gain'})  # which decides nothing
         if mine.get(key) != other.get(key)
     ]
 

@@ -179,6 +179,8 @@ def _perform(
 def find_origins(config: Config, teachers: Mapping[str, Path]) -> dict[str, str]:
     """Digests of what may change while the configuration stays the same."""
     bundles = dict(teachers)
+    for name, teacher in config.asked_teachers.items():
+        bundles |= {f'{name}.ensemble.{n}': path for n, path in enumerate(teacher.ensemble)}
     if config.model.warm_start is not None:
         bundles['model.warm_start'] = config.model.warm_start
     there = {name: path for name, path in bundles.items() if path.is_file()}
@@ -193,7 +195,11 @@ def _load_teachers(
 ) -> dict[str, FrozenTeacher]:
     device, labels = choose_device(config.device), sources.train.table.name
     scale = config.data.intensity_scale
-    return {name: load_teacher(path, labels, scale, device) for name, path in paths.items()}
+    more = {name: teacher.ensemble for name, teacher in config.asked_teachers.items()}
+    return {
+        name: load_teacher([path, *more[name]], labels, scale, device)
+        for name, path in paths.items()
+    }
 
 
 def describe_run(parts: Parts, sources: Sources, plan: TeachingPlan) -> dict[str, object]:
@@ -258,11 +264,16 @@ def report_run(parts: Parts, console: Console) -> None:
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
         confusion = score(watch, scans, advance=advance)
+    known = parts.config.known_gain
     result = Result(
         title=parts.config.name,
         table=parts.spec.labels,
         confusion=confusion,
-        facts={'scored on': scans.describe(), **segmenter.spec.provenance},
+        facts={
+            'scored on': scans.describe(),
+            **segmenter.spec.provenance,
+            **({'measured before': known} if known else {}),
+        },
         latency_ms=watch.latency_ms,
     )
     show(console, result)

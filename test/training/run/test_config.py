@@ -69,6 +69,12 @@ def test_what_a_run_writes_of_its_configuration_is_the_same_configuration(
     assert load_config(tmp_path / 'config.yaml') == config
 
 
+def test_a_gain_that_was_measured_since_makes_no_other_run() -> None:
+    before = Config(name='x')
+    since = Config(name='x', known_gain='three seeds: two points')
+    assert describe_changes(since, before.model_dump(mode='json', by_alias=True)) == []
+
+
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [

@@ -46,6 +46,7 @@ def test_every_method_runs_from_the_banner_to_the_report(
         device=device,
         method=['srkd', 'pvkd', 'm2skd'],
         teacher={'bundle': str(bundle), 'cache': cache},
+        known_gain='three seeds: two points',
         optim__steps=2,
     )
     path = write_config(tmp_path / 'small.yaml', changes)
@@ -56,6 +57,7 @@ def test_every_method_runs_from_the_banner_to_the_report(
     assert f'teacher ({network})' in said
     report = json.loads(Path('runs/small/report.json').read_text())
     assert report['title'] == 'small'
+    assert report['facts']['measured before'] == 'three seeds: two points'
 
 
 def test_a_finished_teacher_is_taken_with_a_warning_where_it_learnt_from_other_streets(
