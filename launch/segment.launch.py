@@ -37,6 +37,11 @@ ARGUMENTS = {
     'bag': ('', 'Also play this bag, in a loop, with its clock.'),
     'labelled_bag': ('', 'Label all of bag into this new one instead, without node or player.'),
     'use_sim_time': ('', 'Time from /clock; empty: true with bag, else what params_file says.'),
+    'sensors': (
+        '',
+        'File with several sensors, which one process and one network then serve, in place of '
+        'points; docs/robot.md shows one.',
+    ),
     'autoware': (
         'false',
         "Topics, ids and times as Autoware's ptv3 node has them: put it in that one's place.",
@@ -108,6 +113,8 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = read_arguments(context)
     if values['labelled_bag']:
         return []
+    if values['sensors']:
+        return [start_sensors(values)]
     return [
         Node(
             package='lidar_kd',
@@ -121,6 +128,22 @@ def start_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             emulate_tty=True,
         )
     ]
+
+
+def start_sensors(values: Mapping[str, str]) -> Node:
+    """Each sensor gets a namespace; a name for all nodes of the process would be one too few."""
+    return Node(
+        package='lidar_kd',
+        executable='sensors_node',
+        parameters=[values['params_file'], choose_parameters(values)],
+        remappings=choose_remaps(values)[1:],  # the file names the clouds
+        arguments=[
+            values['sensors'], values['namespace'],
+            '--ros-args', '--log-level', values['log_level'],
+        ],
+        output='screen',
+        emulate_tty=True,
+    )  # fmt: skip
 
 
 def start_bag(context: LaunchContext) -> list[LaunchDescriptionEntity]:

@@ -67,6 +67,7 @@ class Segmenter:
         bundle.require_columns()
         bundle.require_answers()
         self.spec = bundle.spec
+        self.bundle = f'{bundle.name} ({bundle.sha256})'  # for diagnostics
         self.device = choose_device(device)
         self.engine = select_engine(self.device, engine)
         self.dtype = choose_dtype(precision, self.device, self.engine)

@@ -34,6 +34,7 @@ from lidar_kd.ros.parameters import check_changes, declare_parameters
 from lidar_kd.ros.pipeline import Labelled, Pipeline
 from lidar_kd.ros.scene import needs_scene
 from lidar_kd.ros.session import explain_refusal, ros_session
+from lidar_kd.ros.sharing import Seat, SharedParts
 from lidar_kd.ros.statistics import Answer
 from lidar_kd.ros.topics import Input, Outputs
 
@@ -43,12 +44,15 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class SegmentNode(LifecycleNode):
-    def __init__(self, name: str = 'lidar_kd', **options: Any) -> None:
+    def __init__(
+        self, name: str = 'lidar_kd', *, shared: SharedParts | None = None, **options: Any
+    ) -> None:
+        self._shared = shared
         self._pipeline: Pipeline | None = None
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
         self._input: Input | None = None
-        self._worker: Worker[PointCloud2] | None = None
+        self._worker: Worker[PointCloud2] | Seat[PointCloud2] | None = None
         self._answered_s, self._is_told = 0.0, False
         super().__init__(name, **options)
         self.settings = declare_parameters(self)
@@ -110,7 +114,7 @@ class SegmentNode(LifecycleNode):
         super().destroy_node()
 
     def _configure(self) -> None:
-        self._pipeline = Pipeline(self.settings)
+        self._pipeline = Pipeline(self.settings, self._shared.networks if self._shared else None)
         self._frames = Frames(self, self.settings)
         self._outputs = Outputs(self, self._pipeline.clouds, self.settings)
         self._health.missing = self._outputs.offers.explain_missing()
@@ -125,7 +129,8 @@ class SegmentNode(LifecycleNode):
         self._outputs.announce(self._pipeline.label_info())
         self._health.begin()
         self._answered_s, self._is_told = 0.0, False
-        self._worker = Worker(self._label)
+        start_worker = self._shared.turns.join if self._shared else Worker
+        self._worker = start_worker(self._label)
         self._input = Input(self, self._receive, self.settings.reliability)
         facts = ', '.join(self._pipeline.facts().values())
         self.get_logger().info(f'activated: listens to {self._input.topic}; {facts}')

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from lidar_kd.bundle import find_shipped_bundle, load_bundle
+from lidar_kd.bundle import find_shipped_bundle
 from lidar_kd.cloud import (
     Cloud,
     decode,
@@ -30,13 +30,14 @@ from lidar_kd.cloud import (
     select,
 )
 from lidar_kd.cloud.layout import choose_intensity
-from lidar_kd.errors import BundleError
+from lidar_kd.errors import BundleError, ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
 from lidar_kd.ros.output_settings import COSTMAP
 from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
 from lidar_kd.ros.settings import NodeSettings
+from lidar_kd.ros.sharing import Networks
 from lidar_kd.segmenter import Precision, Segmentation, Segmenter
 from lidar_kd.sensor import SensorOptions
 from lidar_kd.sensor.intensity import IntensityRange
@@ -65,19 +66,18 @@ class Labelled:
 class Pipeline:
     """One bundle on one device. Made by configure; afterwards one thread labels with it."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, networks: Networks | None = None) -> None:
+        """`networks`: those of the process, where several sensors share one."""
         set_threads(settings.threads)
-        bundle = load_bundle(choose_model(settings.model))
-        self._bundle = f'{bundle.name} ({bundle.sha256})'
-        self._segmenter = Segmenter(
-            bundle,
-            device=settings.device,
-            precision=cast(Precision, settings.precision),
-            engine=None if settings.engine == 'auto' else settings.engine,
-        )
-        self.check_classes(settings)
-        if settings.warm_up_points:
-            self._segmenter.warm_up(settings.warm_up_points)
+        path = choose_model(settings.model)
+        self._networks = networks or Networks()
+        self._key = path, settings.device, settings.precision, settings.engine
+        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(path, settings))
+        try:
+            self.check_classes(settings)
+        except ConfigError:
+            self.release()
+            raise
         self._sensor = settings.sensor_options()
         self.clouds = [SEGMENTED, LABELED, *(each.name for each in settings.filters)]
         self.begin()
@@ -206,7 +206,7 @@ class Pipeline:
         """For diagnostics."""
         device = self._segmenter.device
         facts = {
-            'bundle': self._bundle,
+            'bundle': self._segmenter.bundle,
             'device': str(device),
             'engine': self._segmenter.engine.name,
             'precision': str(self._segmenter.dtype).removeprefix('torch.'),
@@ -229,6 +229,7 @@ class Pipeline:
         """Gives the memory back; the pipeline is of no use afterwards."""
         device = self._segmenter.device
         del self._segmenter
+        self._networks.give_back(self._key)
         gc.collect()
         if device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -246,6 +247,19 @@ def set_threads(wanted: int) -> None:
     count = wanted or default
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
+
+
+def make_segmenter(path: Path, settings: NodeSettings) -> Segmenter:
+    """Warmed up."""
+    segmenter = Segmenter(
+        path,
+        device=settings.device,
+        precision=cast(Precision, settings.precision),
+        engine=None if settings.engine == 'auto' else settings.engine,
+    )
+    if settings.warm_up_points:
+        segmenter.warm_up(settings.warm_up_points)
+    return segmenter
 
 
 def choose_model(path: str) -> Path:

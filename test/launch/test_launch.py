@@ -40,7 +40,7 @@ def test_every_argument_of_the_node_is_there_and_described() -> None:
     names = {key.value for key in arguments.keys}
     assert names == {
         'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
-        'log_level', 'autostart', 'fixed_frame', 'autoware', 'labelled_bag',
+        'log_level', 'autostart', 'fixed_frame', 'autoware', 'sensors', 'labelled_bag',
     }  # fmt: skip
     assert all(value.elts[1].value.endswith('.') for value in arguments.values)
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process and one network for several sensors: `ros2 run lidar_kd sensors_node sensors.yaml`.
+
+The file names each sensor, its topic, and what of the node's parameters is its own:
+
+sensors:
+  front: {points: /front/points, target_frame: base_link}
+  rear: {points: /rear/points, crop: {min_range_m: 1.0}}
+
+Each gets a namespace of its name with all topics of the node: /front/lidar_kd/labeled. What all
+have in common comes from --params-file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+import logging
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.utilities import remove_ros_args
+import yaml
+
+from lidar_kd.cli.console import Console
+from lidar_kd.errors import ConfigError, LidarKdError
+from lidar_kd.ros.log import ToRos
+from lidar_kd.ros.node import SegmentNode
+from lidar_kd.ros.session import explain_refusal, ros_session
+from lidar_kd.ros.sharing import SharedParts
+
+USAGE = 'sensors_node SENSORS.yaml [NAMESPACE] --ros-args ...'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv if arguments is None else arguments)
+    try:
+        own = remove_ros_args(words)[1:]
+        if len(own) not in (1, 2):
+            raise ConfigError(f'name the file with the sensors: {USAGE}')
+        sensors = read_sensors(Path(own[0]))
+        with ros_session(words):
+            logging.getLogger('lidar_kd').addHandler(ToRos(rclpy.logging.get_logger('lidar_kd')))
+            serve_sensors(sensors, own[1] if len(own) == 2 else '')
+    except (LidarKdError, ParameterException) as error:
+        return Console().fail(ConfigError(explain_refusal(error)))
+    return 0
+
+
+def serve_sensors(sensors: Mapping[str, Mapping[str, Any]], namespace: str) -> None:
+    """Until a signal or an error ends it."""
+    executor = SingleThreadedExecutor()
+    with sensor_nodes(sensors, namespace) as nodes:
+        for node in nodes:
+            executor.add_node(node)
+            if node.settings.autostart:
+                node.start()
+        if rclpy.ok():  # no signal came meanwhile
+            executor.spin()
+
+
+@contextmanager
+def sensor_nodes(
+    sensors: Mapping[str, Mapping[str, Any]],
+    namespace: str = '',
+    common: Sequence[Parameter] = (),
+    **options: Any,
+) -> Iterator[list[SegmentNode]]:
+    """One node for each sensor; all share network and thread."""
+    shared, nodes = SharedParts(), list[SegmentNode]()
+    try:
+        for name, settings in sensors.items():
+            own = {key: value for key, value in settings.items() if key != 'points'}
+            overrides = [Parameter(key, value=value) for key, value in flatten_names(own).items()]
+            nodes.append(
+                SegmentNode(
+                    namespace=f'{namespace.rstrip("/")}/{name}',
+                    shared=shared,
+                    cli_args=['--ros-args', '-r', f'~/points:={settings["points"]}'],
+                    parameter_overrides=[*common, *overrides],
+                    **options,
+                )
+            )
+        yield nodes
+    finally:
+        for node in nodes:
+            node.destroy_node()
+        shared.turns.close()
+
+
+def read_sensors(path: Path) -> dict[str, dict[str, Any]]:
+    """Name -> its topic as `points`, and parameters of the node."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path}: cannot be read ({" ".join(str(error).split())}).') from None
+    sensors = content.get('sensors') if isinstance(content, dict) else None
+    if not isinstance(sensors, dict) or not sensors:
+        raise ConfigError(
+            f"{path}: lists no sensors; write 'sensors:', then NAME: {{points: ...}}."
+        )
+    for name, settings in sensors.items():
+        if not re.fullmatch(r'[A-Za-z]\w*', str(name), re.ASCII):
+            raise ConfigError(f"{path}: '{name}' names no namespace; use letters, digits and _.")
+        if not isinstance(settings, dict) or not isinstance(settings.get('points'), str):
+            raise ConfigError(f'{path}: {name}: give the topic of its clouds: points: /TOPIC.')
+    return sensors
+
+
+def flatten_names(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Nested names with dots, as ROS has them."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f'{prefix}{key}'
+        flat.update(flatten_names(value, f'{name}.') if isinstance(value, dict) else {name: value})
+    return flat
