@@ -33,6 +33,7 @@ from lidar_kd.cli.bag import main
 from lidar_kd.cloud import decode
 from lidar_kd.labels import NUSCENES
 from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training.check_data import main as check_data
 from training.data.kinds import open_dataset
 from training.run.perform import distill
@@ -59,7 +60,7 @@ def test_scans_hold_the_points_with_an_echo_and_the_networks_labels(
     assert export(bag, tmp_path / 'set', bundle) == 0
     scans = open_dataset('semantickitti', tmp_path / 'set')
     assert [frame.name for frame in scans.frames] == [f'00/{n:06}' for n in range(FEW)]
-    segmenter = Segmenter(bundle, precision='float32')
+    segmenter = Segmenter(bundle, precision='float32', sensor=EACH_ALONE)
     for number, (_, content) in enumerate(read_contents(bag)[CLOUDS]):
         cloud = decode(read_cloud(content), intensity_scale=1 / 255)
         np.testing.assert_array_equal(scans[number].points, cloud.points[cloud.valid])
