@@ -23,12 +23,13 @@ from training.hostile.templates import run_settings, write_street
 from training.hostile.worker import prepare_worker
 from training.run.config import Config, load_config
 from training.run.folder import RunFolder
-from training.run.interrupt import Interrupted
+from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
 from training.run.perform import perform
 from training.run.ranks import Ranks
 
 FORK = multiprocessing.get_context('fork')
 TERMS = 6  # one in so many kills is a SIGTERM, which the run answers by saving itself
+ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, EXIT_INTERRUPTED)
 NEVER_THE_SAME = {'steps_per_s', 'wait_share', 'peak_gb'}
 
 
@@ -75,7 +76,7 @@ def _train(path: Path, out: Path) -> None:
     try:
         perform(config, RunFolder(out), Console(quiet=True), Ranks(), {})
     except Interrupted:
-        os._exit(130)
+        os._exit(EXIT_INTERRUPTED)
 
 
 def _wait(process: BaseProcess) -> None:
@@ -96,6 +97,8 @@ def _kill_until_finished(config: Path, out: Path, rng: Rng, whole_s: float) -> i
             process.join()
         if process.exitcode == 0:
             return kills
+        if process.exitcode not in ENDED_FROM_OUTSIDE:
+            raise RuntimeError(f'{out}: a run that goes on ended with {process.exitcode}')
         kills += 1
         if kills % 20 == 0:
             whole_s *= 2  # a busy machine: let it get further

@@ -29,6 +29,7 @@ RENAMED = (
     (b'training.streets', b'training.data.streets'),
     (b'SimulatedScan', b'Scan'),
     (b'DataError, write_atomically', b'DataError\nfrom lidar_kd.files import write_atomically'),
+    (b"labels.astype('<u4').tobytes())", b"labels.astype('<u4').tofile(temporary)"),
 )
 STREETS_KIND = 'semantickitti'  # the layout they are written in
 

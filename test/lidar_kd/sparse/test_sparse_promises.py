@@ -87,12 +87,11 @@ def test_fifty_runs_give_the_same_bits(engine: Engine) -> None:
 
 def test_the_number_of_threads_does_not_change_a_bit(native: Engine) -> None:
     coords = cloud_of(5000)
-    results = []
-    for count in (1, 2, 3):
+    torch.set_num_threads(1)
+    alone = bits(native, coords)
+    for count in (2, 3, 4, 8):  # which may be more than there are cores
         torch.set_num_threads(count)
-        results.append(bits(native, coords))
-    assert same(results[0], results[1])
-    assert same(results[0], results[2])
+        assert same(alone, bits(native, coords))
 
 
 def test_bfloat16_has_the_same_bits_in_fifty_runs_and_for_any_number_of_threads(
@@ -104,7 +103,7 @@ def test_bfloat16_has_the_same_bits_in_fifty_runs_and_for_any_number_of_threads(
     with torch.inference_mode():
         first = layer(x).features
         for run in range(50):
-            torch.set_num_threads(run % 3 + 1)
+            torch.set_num_threads(run % 8 + 1)
             assert torch.equal(first, layer(x).features)
 
 

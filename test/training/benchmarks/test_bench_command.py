@@ -26,9 +26,10 @@ SMALL = {
     'models': ('--scans', '1', '--presets', 'minkunet_quarter', 'litept_s'),
     'methods': ('--scans', '2'),
     'hostile': ('--cases', '300'),
+    'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
-ELSEWHERE = {'gpu', 'kernels', 'kills', *WITH_PEER}  # kernels: to compile them takes minutes
+ELSEWHERE = {'gpu', 'kernels', *WITH_PEER}  # kernels: to compile them takes minutes
 WITHOUT = 'import sys; sys.modules["spconv"] = None'
 RUN = 'import runpy, sys; sys.path[0] = "training"; runpy.run_path({0!r}, run_name="__main__")'
 
