@@ -195,7 +195,7 @@ def _open(path: Path) -> Iterator[Any]:
         _check_header(path)
         with safe_open(path, framework='pt') as file:
             yield file
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last: no room to map it
         raise BundleError(
             f'{path}: not a complete safetensors file ({_reason(error)}); copy it again.'
         ) from None

@@ -14,7 +14,7 @@ import io
 from pathlib import Path
 import pickle
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 import zipfile
 
 import torch
@@ -69,6 +69,14 @@ class TensorUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         return KNOWN.get((module, name), Inert)
+
+    def _refuse_buffer(self) -> None:
+        raise pickle.UnpicklingError('a buffer of bytes, made before it is known to be there')
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _refuse_buffer,
+    }
 
 
 def load_tensors(path: Path) -> Any:
