@@ -24,13 +24,19 @@ from training.streets.make import make_streets, plan
 from training.streets.sequence import Settings
 
 STREETS = Path('runs') / 'streets'
-# names within the simulator that changed while its streets did not: old ones are found again
+# what changed in the simulator's code while its streets did not: (now, then), so that streets that
+# are there are found again
 RENAMED = (
     (b'training.streets', b'training.data.streets'),
     (b'SimulatedScan', b'Scan'),
     (b'DataError, write_atomically', b'DataError\nfrom lidar_kd.files import write_atomically'),
-    (b"labels.astype('<u4').tobytes())", b"labels.astype('<u4').tofile(temporary)"),
-)
+    (b'temporary.write_bytes(scan.', b'scan.'),
+    (b').tobytes())\n', b').tofile(temporary)\n'),
+    (b'import multiprocessing\nimport os\n', b'import multiprocessing\n'),
+    (b'from training.live.tie import tie_worker\n', b''),
+    (b'(\n        workers, mp_context=context,', b'(workers, mp_context=context,'),
+    (b', initializer=tie_worker, initargs=(os.getpid(),)\n    )', b')'),
+)  # fmt: skip
 STREETS_KIND = 'semantickitti'  # the layout they are written in
 
 

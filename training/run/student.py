@@ -17,8 +17,9 @@ from training.run.config import Config, NetworkSettings
 from training.run.synced_norm import synchronise_norms
 from training.run.teaching import TeachingPlan
 from training.run.warm_start import warm_start
-from training.streets.materials import GROUND_INTENSITY
 from training.streets.sensors import sensor
+
+GROUND_INTENSITY = 0.3  # of the streets: median of their ground near the sensor
 
 
 def describe_student(

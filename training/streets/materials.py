@@ -48,7 +48,6 @@ MATERIALS: dict[str, Material] = {
     'retro': Material(0.90, 0.2, 0.0, 0.0, 0.01, 0.004),  # number plates, front of signs
     'sign': Material(0.42, 0.55, 0.1, 0.01, 0.1, 0.004),
 }
-GROUND_INTENSITY = 0.3  # median of what scans of the streets hold of the ground near the sensor
 MATERIAL = {name: row for row, name in enumerate(MATERIALS)}
 
 
