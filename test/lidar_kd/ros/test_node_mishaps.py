@@ -83,9 +83,9 @@ import os, signal, sys
 import lidar_kd.ros.node as node
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 make = node.Pipeline
-def strike(settings):
+def strike(*given):
     os.kill(os.getpid(), signal.Signals[sys.argv[1]])
-    return make(settings)
+    return make(*given)
 node.Pipeline = strike
 sys.exit(node.main(['--ros-args', '-p', 'warm_up_points:=0']))
 """
@@ -99,7 +99,7 @@ def test_a_signal_while_it_configures_ends_it_without_a_traceback(name: str) -> 
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, 'Traceback' in done.stderr) == (0, False), done.stderr

@@ -25,7 +25,7 @@ SMALL = {
     'live': ('--scans', '15'),
     'models': ('--scans', '1', '--presets', 'minkunet_quarter', 'litept_s'),
     'methods': ('--scans', '2'),
-    'hostile': ('--cases', '300'),
+    'hostile': ('--cases', '120'),
     'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
