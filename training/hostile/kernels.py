@@ -30,6 +30,7 @@ KERNELS = ((3, 3, 3), (1, 3, 3), (3, 1, 3), (1, 1, 3), (3, 3, 1), (5, 3, 1))
 STRIDES = ((2, 2, 2), (1, 2, 2), (2, 2, 1), (2, 1, 1))
 EXTENTS = (1, 2, 3, 5, 9, 40)
 CLOSE, CLOSE_16 = 2e-3, 0.3  # bfloat16 keeps 8 bits, and sums of hundreds
+ROUNDING = 1e-4  # of the largest answer, where larger ones cancel
 Answers = list[Tensor]
 
 
@@ -43,9 +44,13 @@ def check_kernels(cases: int, seed: int) -> None:
         work = WORKS[number % len(WORKS)]
         ours, theirs = (work(engine, np.random.default_rng([seed, number]))
                         for engine in (native, plain))  # fmt: skip
+        # a gradient that is zero in theory is a rounding of what cancelled in it
+        largest = max([1.0, *(float(each.abs().max()) for each in theirs if each.numel())])
         for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             close = CLOSE if mine.dtype == torch.float32 else CLOSE_16
-            if not torch.allclose(mine.float(), other.float(), rtol=close, atol=close):
+            if not torch.allclose(
+                mine.float(), other.float(), rtol=close, atol=max(close, ROUNDING * largest)
+            ):
                 raise AssertionError(f'case {number}, {work.__name__}: answer {place} differs')
 
 
