@@ -85,11 +85,13 @@ def turn(qkv: Tensor, turns: Tensor) -> Tensor:
     """
     cos, sin = turns[:, :, :, None, None].to(qkv.dtype).unbind(2)
     u, v = qkv[:, :, :2].unflatten(4, (cos.shape[4], 2, -1)).unbind(5)
-    turned = u * cos - v * sin, v * cos + u * sin
     if torch.is_grad_enabled():
+        turned = u * cos - v * sin, v * cos + u * sin
         return torch.cat([torch.stack(turned, 5).flatten(4), qkv[:, :, 2:]], 2)
-    for part, result in zip((u, v), turned):
-        part.copy_(result)  # in place: an array as large as qkv costs more than to turn it
+    # in place: an array as large as qkv costs more than to turn it
+    turned_u = (u * cos).addcmul_(v, sin, value=-1)
+    v.mul_(cos).addcmul_(u, sin)
+    u.copy_(turned_u)
     return qkv
 
 
