@@ -111,10 +111,7 @@ class Segmenter:
         with self._stage('answer'):
             answers = per_point(output, voxels, len(points))
         labels, probability, entropy = (answer.cpu().numpy() for answer in answers)
-        reasons = unseen(voxels)
-        lost = int(np.count_nonzero(labels == IGNORE)) - (len(points) - len(voxels.rows))
-        if lost:
-            reasons['overflowed'] = lost
+        reasons = count_overflowed(labels, unseen(voxels))
         return Segmentation(labels, probability, entropy, self._timing, reasons)
 
     @torch.inference_mode()
@@ -149,8 +146,9 @@ class Segmenter:
             found = self._fixed.answer(scan)
         if found is None:
             return None
+        reasons = count_overflowed(found.labels, found.unseen)
         told = found.labels, found.probability, found.entropy
-        return Segmentation(*told, self._timing, found.unseen)
+        return Segmentation(*told, self._timing, reasons)
 
     def _run(self, scan: NDArray[np.float32]) -> tuple[Voxels, Output | None]:
         """The network over the points it can see; None where there are none."""
@@ -187,6 +185,12 @@ class Segmenter:
 def unseen(voxels: Voxels) -> dict[str, int]:
     """Points without an answer, by reason; a clamped point has one."""
     return {reason: n for reason, n in voxels.left_out.items() if reason != 'clamped'}
+
+
+def count_overflowed(labels: NDArray[np.uint8], reasons: dict[str, int]) -> dict[str, int]:
+    """The reasons, and the points that have no label though the network saw them."""
+    lost = int(np.count_nonzero(labels == IGNORE)) - sum(reasons.values())
+    return {**reasons, 'overflowed': lost} if lost else reasons
 
 
 def per_point(output: Output, voxels: Voxels, count: int) -> tuple[Tensor, Tensor, Tensor]:

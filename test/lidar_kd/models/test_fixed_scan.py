@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lidar_kd import find_shipped_bundle
+from lidar_kd import find_shipped_bundle, load_bundle
 from lidar_kd.models import fixed_scan
 from lidar_kd.models.fixed_scan import FixedScan
 from lidar_kd.segmenter import Precision, Segmenter
@@ -134,6 +134,18 @@ def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
 def test_a_network_that_asks_for_other_maps_does_without() -> None:
     grid = Segmenter(find_shipped_bundle(), device='cpu').spec.grid
     assert fixed_scan.make_fixed_scans(grid, torch.nn.Identity(), torch.float32) is None
+
+
+def test_points_whose_logits_overflow_are_counted(scan: NDArray[np.float32]) -> None:
+    bundle = load_bundle(find_shipped_bundle())
+    head: Any = bundle.model.head
+    head.weight.data[0].fill_(torch.inf)
+    counts = [
+        Segmenter(bundle, device='cpu', engine='torch', fixed_shapes=fixed).segment(scan).unseen
+        for fixed in (True, False)
+    ]
+    assert counts[0]['overflowed'] > 1000
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.cuda
