@@ -27,6 +27,7 @@ from lidar_kd.cli.lacking import explain_failed_imports
 explain_failed_imports()
 
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from training.data.augment import Augmentation
 from training.data.augmented import AugmentedSettings, link_sequences, write_augmented
@@ -56,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--sequences', nargs='+', metavar='NAME', help='a split or sequences (default all)'
     )
     parser.add_argument(
-        '--versions', type=_at_least_one, default=4, help='of each scan (default %(default)s)'
+        '--versions', type=read_count, default=4, help='of each scan (default %(default)s)'
     )
     parser.add_argument(
         '--augment', default=DEFAULT, metavar='YAML', help='as data.augment (default %(default)s)'
@@ -65,14 +66,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--plain', nargs='+', metavar='NAME', help='a split or sequences to score, linked as is'
     )
     parser.add_argument('--seed', type=int, default=0, help='default %(default)s')
-    parser.add_argument('--workers', type=_at_least_one, default=1, help='default %(default)s')
+    parser.add_argument('--workers', type=read_count, default=1, help='default %(default)s')
     return parser.parse_args(argv)
-
-
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f'{word} is no whole number from 1 on')
-    return int(word)
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

@@ -18,6 +18,7 @@ from lidar_kd.cli.lacking import explain_failed_imports
 explain_failed_imports()
 
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
 from training.benchmarks.data import run_data
@@ -67,8 +68,10 @@ def parse_bench_options() -> argparse.Namespace:
         epilog='\n'.join(f'  {name:12} {text}' for name, (_, text) in BENCHMARKS.items()),
     )
     parser.add_argument('name', choices=BENCHMARKS, help='what to measure')
-    parser.add_argument('--scans', type=int, default=8, help='distinct scans (default 8)')
-    parser.add_argument('--repeats', type=int, default=3, help='rounds over them (default 3)')
+    parser.add_argument('--scans', type=read_count, default=8, help='distinct scans (default 8)')
+    parser.add_argument(
+        '--repeats', type=read_count, default=3, help='rounds over them (default 3)'
+    )
     parser.add_argument(
         '--points', type=int, default=0,
         help='thin every scan to about so many: to try a benchmark out, not to measure',
@@ -77,7 +80,9 @@ def parse_bench_options() -> argparse.Namespace:
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
         help='of models: only these (default all)',
     )  # fmt: skip
-    parser.add_argument('--cases', type=int, default=2000, help='of hostile, kernels, kills')
+    parser.add_argument(
+        '--cases', type=read_count, default=2000, help='of hostile, kernels, kills'
+    )
     parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels, kills')
     parser.add_argument(
         '--first', type=int, default=0, help='of hostile: number of the first case'

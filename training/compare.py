@@ -27,6 +27,7 @@ explain_failed_imports()
 
 from lidar_kd.bundle import read_spec
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.errors import ConfigError, LidarKdError, write_atomically
 from lidar_kd.labels import ClassTable
 from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
@@ -45,7 +46,7 @@ from training.comparing.side_by_side import SideBySide
 from training.comparing.status import read_statuses, tabulate_statuses, write_plan
 from training.comparing.written import show_comparison, write
 from training.run.config import Config, load_config, MAIN
-from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.interrupt import Interrupted
 from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
 from training.run.sources import fuse_scans, open_sources, Sources

@@ -31,6 +31,7 @@ import numpy as np
 
 from lidar_kd.bundle import find_shipped_bundle, read_spec
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder
 from lidar_kd.labels import ClassTable
@@ -59,7 +60,6 @@ KNOWN_BY = 16  # points that tell a scan from all others
 STATIC, MARKERS = 'static', 'markers'  # topics that are shown as well
 SCAN_S = 0.1
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
-EXIT_INTERRUPTED = 130
 
 
 def parse_demo() -> argparse.Namespace:
@@ -260,9 +260,14 @@ def _list_stages(listener: Listener) -> list[list[object]]:
     means = {name: float(np.mean(times)) for name, times in listener.times_ms.items() if times}
     total = means.get('total_ms', 0.0)
     return [
-        [f'  of it {stage}, mean', f'{means[key]:.1f} ms, {100 * means[key] / total:.0f} %']
-        for stage in ('preprocess', 'inference', 'postprocess', 'objects')
-        if (key := f'{stage}_ms') in means
+        [f'  {part}, mean', f'{means[key]:.1f} ms, {100 * means[key] / total:.0f} %']
+        for part in (
+            'of it preprocess',
+            'of it inference',
+            'of it postprocess',
+            '  of that objects',
+        )
+        if (key := f'{part.split()[-1]}_ms') in means
     ]
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import LidarKdError
 from training.data.class_counts import CACHE
 from training.data.fusion import (
@@ -68,7 +69,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--sequences', nargs='+', metavar='NAME', help='a split or sequences (default all)'
     )
     parser.add_argument(
-        '--past-scans', type=_at_least_one, default=PAST_SCANS, help='default %(default)s'
+        '--past-scans', type=read_count, default=PAST_SCANS, help='default %(default)s'
     )
     parser.add_argument(
         '--moving', choices=get_args(Moving), default='registered',
@@ -79,12 +80,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--picture', type=Path, help='PNG: a single scan beside the fused one')
     return parser.parse_args(argv)
-
-
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f'{word} is no whole number from 1 on')
-    return int(word)
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:

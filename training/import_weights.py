@@ -23,7 +23,7 @@ from torch import nn
 
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, save_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.cli.segment import read_positive
+from lidar_kd.cli.numbers import read_positive
 from lidar_kd.errors import BundleError, LidarKdError
 from lidar_kd.labels import ClassTable, NO_CLASSES, table
 from lidar_kd.voxels import CartesianGrid, CylinderGrid

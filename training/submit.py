@@ -26,6 +26,7 @@ explain_failed_imports()
 
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder, write_atomically, writing
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.sensor import EACH_ALONE
@@ -39,7 +40,6 @@ from training.scores.scoring import check_tables
 from training.scores.submission import count_points, fill_unanswered, find_problems, pack
 
 SHOWN = 20  # problems
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,8 +13,9 @@ from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.cli.jobs import Rank
 from lidar_kd.cli.labelled_bag import BagPlan, describe_origin, LABELED, LabelledBag
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
+from lidar_kd.cli.numbers import read_positive
 from lidar_kd.cli.offline import all_done, CloudLabeller, Destination, label_share
-from lidar_kd.cli.segment import read_positive
 from lidar_kd.cli.sequence_folder import require_semantickitti, SequenceFolder
 from lidar_kd.errors import DataError, LidarKdError
 from lidar_kd.scans.recording import Recording
@@ -38,7 +39,6 @@ examples:
   lidar-kd-bag drive my_data --to semantickitti --poses odom
   torchrun --nproc-per-node 4 -m lidar_kd.cli.bag drive drive_labelled
 """
-_EXIT_INTERRUPTED = 130
 _SHOWN = 5  # clouds that could not be read
 
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return console.fail(error)
     except KeyboardInterrupt:
         console.warn('interrupted; the same command continues where it stopped')
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def make_bag_parser() -> argparse.ArgumentParser:

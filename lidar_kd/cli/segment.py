@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-import math
 from pathlib import Path
 import shlex
 import sys
@@ -20,6 +19,8 @@ import torch
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.cli.jobs import check_output, Job, plan_jobs, Rank, show_some
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
+from lidar_kd.cli.numbers import read_positive
 from lidar_kd.cli.page import PageScan, PageWriter, writing_page
 from lidar_kd.cli.picture import draw_scan, save_picture
 from lidar_kd.cli.summary import LabellingSummary, list_reasons
@@ -48,7 +49,6 @@ examples:
   torchrun --nproc-per-node 4 -m lidar_kd.cli.segment sequences -o labels
 """
 _BYTES_PER_POINT = {'raw': 4, 'train': 1}
-_EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return console.fail(error)
     except KeyboardInterrupt:
         console.warn('interrupted; the same command continues where it stopped')
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def parse_options(argv: Sequence[str] | None = None) -> LabellingOptions:
@@ -130,12 +130,6 @@ def parse_options(argv: Sequence[str] | None = None) -> LabellingOptions:
     )
     add('--overwrite', action='store_true', help='segment again where labels exist')
     return LabellingOptions(**vars(parser.parse_args(argv)))
-
-
-def read_positive(word: str) -> float:
-    if not 0 < float(word) < math.inf:
-        raise argparse.ArgumentTypeError(f'{word} is no number above 0')
-    return float(word)
 
 
 def label_files(options: LabellingOptions, rank: Rank, console: Console) -> int:

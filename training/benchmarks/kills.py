@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from training.hostile.damage import Rng
 from training.hostile.templates import run_settings, write_street
 from training.hostile.worker import prepare_worker
 from training.run.config import Config, load_config
 from training.run.folder import RunFolder
-from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.interrupt import Interrupted
 from training.run.perform import perform
 from training.run.ranks import Ranks
 

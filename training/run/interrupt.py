@@ -9,8 +9,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-EXIT_INTERRUPTED = 130
-
 
 class Interrupted(Exception):
     """The run was saved and can go on."""

@@ -11,6 +11,7 @@ from shlex import quote
 
 from lidar_kd.bundle import digest_of, read_spec
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.errors import ConfigError, DataError, LidarKdError
 from lidar_kd.labels import NO_CLASSES
 from lidar_kd.segmenter import choose_device, Segmenter
@@ -23,7 +24,7 @@ from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once
 from training.run.config import Config, load_config, MAIN, TeacherSettings
 from training.run.folder import RunFolder
-from training.run.interrupt import EXIT_INTERRUPTED, Interrupted
+from training.run.interrupt import Interrupted
 from training.run.loop import Parts, Run
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks

@@ -26,11 +26,11 @@ from small_run import (
 )
 import torch
 
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.errors import ConfigError
 from training.run.checkpoint import load_checkpoint
 from training.run.config import Config
 from training.run.folder import RunFolder
-from training.run.interrupt import EXIT_INTERRUPTED
 from training.run.loop import Run
 from training.run.perform import main, train
 
