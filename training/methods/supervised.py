@@ -48,7 +48,7 @@ class Supervised(nn.Module):
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         s, ours = self.settings, inputs.student
-        scans = _starts_of(inputs.voxel_scan, inputs.scans)
+        scans = _starts_of(inputs.host.voxel_scan, inputs.scans)
         voxels = _Rows(ours.voxel_logits, inputs.voxel_labels, scans)
         points = _Rows(ours.point_logits, inputs.labels, inputs.starts)
         losses = {
@@ -134,6 +134,8 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 
     logits (N, C), labels (N,); rows labelled 255 do not count; 0 where no row does.
     """
+    if logits.is_cuda:
+        return lovasz_of_all(logits, labels)
     rows = torch.nonzero(labels != IGNORE).squeeze(1)
     if len(rows) == 0:
         return logits.sum() * 0.0
@@ -145,6 +147,25 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         slopes = _slopes(errors, belongs)
     return (errors * slopes).sum() / len(present)
+
+
+def lovasz_of_all(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same for a GPU, which would have to tell which rows and classes count: those that do
+    not go behind the others, and count for nothing.
+    """
+    known = labels != IGNORE
+    belongs = (labels.long() == _numbers(logits)[:, None]).float()  # (C, rows)
+    errors = (belongs - logits.float().softmax(1).t()).abs()
+    with torch.no_grad():
+        slopes = _slopes(errors.masked_fill(~known, -1.0), belongs)
+        present = belongs.any(1)
+        slopes = slopes * (present[:, None] & known)
+    return (errors * slopes).sum() / present.sum().clamp(min=1)
+
+
+def _numbers(logits: Tensor) -> Tensor:
+    """(C,) of the classes."""
+    return torch.arange(logits.shape[1], device=logits.device)
 
 
 def _slopes(errors: Tensor, belongs: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Terms(NamedTuple):
     loss: Tensor
     raw: dict[str, Tensor]  # detached; supervision as it counts, methods without their weights
     weighted: dict[str, Tensor]  # detached; these add up to the loss
+    teachers_finite: Tensor | None = None  # () whether their answers are
 
 
 class Method(Protocol):
@@ -80,6 +81,7 @@ class DistillationLoss(nn.Module):
         output = self._ask(batch.voxels)
         inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
         aligned = {name: self._align(teacher, batch) for name, teacher in self._teachers.items()}
+        finite = [check_teacher(answers, batch.names) for answers in aligned.values()]
         if self._pseudo_label_confidence is not None:
             inputs = pseudo_label(
                 inputs, list(aligned.values()), batch.owner, self._pseudo_label_confidence
@@ -90,14 +92,17 @@ class DistillationLoss(nn.Module):
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
-        return Terms(loss, _detached(supervision | terms), _detached(weighted))
+        return Terms(
+            loss,
+            _detached(supervision | terms),
+            _detached(weighted),
+            torch.stack(finite).all() if finite else None,
+        )
 
     def _align(self, teacher: Teacher, batch: Batch) -> AlignedOutput:
         view = batch.views.get(teacher.teacher_input)
         answers = teacher.network(batch.voxels if view is None else view.voxels)
-        aligned = align_teacher(answers, view, batch)
-        check_teacher(aligned, batch.names)
-        return aligned
+        return align_teacher(answers, view, batch)
 
     def _supervise(
         self, inputs: Inputs, aligned: Mapping[str, AlignedOutput], batch: Batch

@@ -266,7 +266,8 @@ def report_run(parts: Parts, console: Console) -> None:
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
         confusion = score(watch, scans, advance=advance)
-    known = parts.config.known_gain
+    known, history = parts.config.known_gain, folder.history()
+    left_out = sum(row.get('left_out', 0) for row in history)
     result = Result(
         title=parts.config.name,
         table=parts.spec.labels,
@@ -275,6 +276,7 @@ def report_run(parts: Parts, console: Console) -> None:
             'scored on': scans.describe(),
             **segmenter.spec.provenance,
             **({'measured before': known} if known else {}),
+            **({'left out': f'{left_out} steps that overflowed float16'} if left_out else {}),
         },
         latency_ms=watch.latency_ms,
     )
@@ -285,7 +287,7 @@ def report_run(parts: Parts, console: Console) -> None:
         page = folder.path / 'scans.html'
         write_answer_page(page, parts.config.name, rated_by(segmenter), scans, most=most)
         console.line(f'to look at in a browser: {page}')
-    write_report(folder.path, result, folder.history())  # last: its report.json says finished
+    write_report(folder.path, result, history)  # last: its report.json says finished
     say_goodbye(folder, confusion.occurring().value, console)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import AlignedOutput, Inputs
+from training.methods.without_wait import count_rows
 
 
 def pseudo_label(
@@ -21,7 +22,7 @@ def pseudo_label(
 
     owner (M,): the scan of each point.
     """
-    known = torch.bincount(owner[inputs.labels != IGNORE], minlength=inputs.scans)
+    known = count_rows(owner, inputs.scans, inputs.labels != IGNORE)
     bare = known == 0
     told = _answers([teacher.point_logits() for teacher in teachers], least)
     told_voxels = _answers([teacher.voxel_logits() for teacher in teachers], least)
@@ -29,6 +30,7 @@ def pseudo_label(
         inputs,
         labels=torch.where(bare[owner.long()], told, inputs.labels),
         voxel_labels=torch.where(bare[inputs.voxel_scan.long()], told_voxels, inputs.voxel_labels),
+        kept=None,  # on a GPU the new labels have to come down
     )
 
 
