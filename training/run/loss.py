@@ -78,7 +78,7 @@ class DistillationLoss(nn.Module):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
-        inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
+        inputs = make_inputs(output, batch, voxel_labels(batch, self.supervised.labels))
         aligned = {name: self._align(teacher, batch) for name, teacher in self._teachers.items()}
         if self._pseudo_label_confidence is not None:
             inputs = pseudo_label(
@@ -86,7 +86,7 @@ class DistillationLoss(nn.Module):
             )
         with torch.autocast(batch.points.device.type, enabled=False):
             supervision = self._supervise(inputs, aligned, batch)
-            terms = self._compare(inputs, aligned, rng)
+            terms = self._compare(self.supervised.leave_out_merged(inputs), aligned, rng)
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
