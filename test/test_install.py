@@ -21,7 +21,7 @@ PAGE = [p for p in (ROOT / 'lidar_kd/cli/page').iterdir() if p.suffix in ('.html
 STUDENTS = sorted((ROOT / 'lidar_kd' / 'weights').glob('*.safetensors'))
 COST = 'sparse convolution falls back to plain torch, about 5x slower'
 # gcc that compiles one source with the same flags once, whichever copy of it is built.
-KEEPING_GCC = '''#!{python} -IS
+KEEPING_GCC = """#!{python} -IS
 import hashlib, os, pathlib, shutil, subprocess, sys
 words = sys.argv[1:]
 if '-c' in words and '-o' in words:
@@ -37,7 +37,7 @@ if '-c' in words and '-o' in words:
     shutil.copy(kept, target)
     sys.exit()
 os.execvp('gcc', ['gcc', *words])
-'''
+"""
 # `false` is on every PATH, takes any argument and fails as a broken compiler does.
 BROKEN_COMPILER = {'CC': 'false'}
 WITHOUT_COMPILER = {'PATH': '', 'CC': ''}
