@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import SEMANTICKITTI
+from training.data.kept_past import PAST
 from training.data.scan import Frame, Raw, ScanSet
 
 SPLITS = {
@@ -101,6 +102,7 @@ def _list_frames(sequence: Path) -> list[Frame]:
         raise DataError(f'{sequence / "velodyne"}: no .bin files; unpack the scans.')
     labels = sequence / 'labels'
     labelled = labels.is_dir()
+    past = sequence / PAST
     numbers = [_number(scan, place) for place, scan in enumerate(scans)]
     poses, no_poses = _try_poses(sequence, needed=max(numbers) + 1)
     return [
@@ -110,6 +112,7 @@ def _list_frames(sequence: Path) -> list[Frame]:
             labels=labels / f'{scan.stem}.label' if labelled else None,
             pose=None if poses is None else poses[number],
             no_pose=no_poses,
+            past=past / f'{scan.stem}.npz' if past.is_dir() else None,
         )
         for scan, number in zip(scans, numbers)
     ]

@@ -17,7 +17,9 @@ from lidar_kd.bundle import SensorSpec
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.sensor import EACH_ALONE, SensorFit, SensorOptions
+from training.data.augmented import kept_fusion
 from training.data.fusion import build_bank, FusedScans, PASSES
+from training.data.kept_past import has_kept_past, KeptPast
 from training.data.kinds import open_dataset
 from training.data.merged import merge_labels
 from training.data.scan import Frame, Points, Scan, ScanSet
@@ -178,10 +180,15 @@ def _without_labels(scans: ScanSet) -> ScanSet:
     return replace(scans, frames=tuple(replace(frame, labels=None) for frame in scans.frames))
 
 
-def fuse_scans(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> FusedScans:
+def fuse_scans(
+    scans: ScanSet, among: ScanSet, data: Data, console: Console
+) -> FusedScans | KeptPast:
     """Scans with what those before them, of all those `among`, know of their hard objects' past;
-    it is looked up once and cached.
+    it is looked up once and cached, or was kept when they were augmented.
     """
+    if has_kept_past(scans.frames):
+        _check_kept(scans.root, data)
+        return KeptPast(scans)
     chosen = {frame.name for frame in scans.frames}
     rows = [row for row, frame in enumerate(among.frames) if frame.name in chosen]
     near = {past for row in rows for past in range(max(0, row - data.past_scans), row + 1)}
@@ -190,6 +197,16 @@ def fuse_scans(scans: ScanSet, among: ScanSet, data: Data, console: Console) -> 
         bank = build_bank(among, past_scans=data.past_scans, moving=data.moving, advance=advance)
     console.line(f'fusion: {bank.describe()}')
     return FusedScans(scans, bank, among=among)
+
+
+def _check_kept(root: Path, data: Data) -> None:
+    kept = kept_fusion(root)
+    wanted = {'past_scans': data.past_scans, 'moving': data.moving}
+    if kept not in (None, wanted):
+        raise DataError(
+            f'{root}: its scans were fused with {kept}, and the configuration says {wanted}; set '
+            'data.past_scans and data.moving to what is there.'
+        )
 
 
 def spread_scans(scans: ScanSet, most: int | None) -> ScanSet:
