@@ -82,8 +82,15 @@ def _rosette(name: str, half_deg: float, points: int, phase: float) -> Device:
     directions = np.stack([np.cos(radius), np.sinc(radius / math.pi) * y,
                            np.sinc(radius / math.pi) * z], 1)  # fmt: skip
     return Device(
-        name=name, directions=directions, beam=np.arange(points) * 6 // points, step_rad=0.003,
-        range_m=200.0, near_m=0.6, noise_m=0.02, bias_m=0.003, divergence_rad=0.003,
+        name=name,
+        directions=directions,
+        beam=np.arange(points) * 6 // points,
+        step_rad=0.003,
+        range_m=200.0,
+        near_m=0.6,
+        noise_m=0.02,
+        bias_m=0.003,
+        divergence_rad=0.003,
     )
 
 
@@ -104,12 +111,21 @@ def _ouster(half_deg: float, beams: int) -> Callable[[Rng], Device]:
     return build
 
 
+_VLP32_FRONT = SENSORS['vlp32'].elevations_deg
 _HDL32 = _even(10.67, -30.67, 32)
 _PANDAR40 = (*_even(15, 3, 5), *_even(2, -6, 25), *_even(-7, -25, 10))
 _PANDAR64 = (*_even(15, 3, 6), *_even(2, -6, 48), *_even(-7, -25, 10))
 _SHARE: dict[str, float] = {
-    **{'hdl64': 0.34, 'hdl32': 0.07, 'vlp16': 0.07, 'vlp32': 0.09, 'hesai128': 0.03},
-    **{'pandar40': 0.03, 'pandar64': 0.05, 'solid70': 0.05, 'front120': 0.06, 'front46': 0.02},
+    'hdl64': 0.34,
+    'hdl32': 0.07,
+    'vlp16': 0.07,
+    'vlp32': 0.09,
+    'hesai128': 0.03,
+    'pandar40': 0.03,
+    'pandar64': 0.05,
+    'solid70': 0.05,
+    'front120': 0.06,
+    'front46': 0.02,
     **{f'os{model}-{beams}': 0.19 / 9 for model in (0, 1, 2) for beams in (32, 64, 128)},
 }
 DEVICES: dict[str, Callable[[Rng], Device]] = {
@@ -129,7 +145,6 @@ DEVICES: dict[str, Callable[[Rng], Device]] = {
         for beams in (32, 64, 128)
     },
 }
-_VLP32_FRONT = SENSORS['vlp32'].elevations_deg
 
 
 def draw_device(name: str, rng: Rng) -> Device:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.worlds.kinds import Place
+from training.worlds.kinds import Locale
 from training.worlds.network import OTHER_GROUND, PARKING, ROAD, SIDEWALK, TERRAIN
 
 Rng = np.random.Generator
 BARRIERS = ('hedge', 'wall', 'pickets', 'mesh', 'boards', 'rail')
 _CHANCE = {  # of each barrier before a front; what is left over: none
-    'garden': (0.34, 0.17, 0.1, 0.12, 0.09, 0.0),
-    'facade': (0.05, 0.05, 0.02, 0.03, 0.0, 0.0),
+    'garden': (0.4, 0.17, 0.09, 0.1, 0.08, 0.0),
+    'facade': (0.08, 0.05, 0.02, 0.03, 0.0, 0.0),
     'open': (0.1, 0.05, 0.05, 0.12, 0.0, 0.14),
     'lot': (0.15, 0.14, 0.03, 0.18, 0.03, 0.03),
     'wood': (0.06, 0.03, 0.02, 0.1, 0.0, 0.16),
@@ -63,7 +63,7 @@ class Frontage:
         return extent[0]
 
 
-def draw_frontage(place: Place, rng: Rng) -> Frontage:
+def draw_frontage(place: Locale, rng: Rng) -> Frontage:
     kind = str(rng.choice(list(place.fronts), p=list(place.fronts.values())))
     curb = _draw_curb(place, rng)
     bands = []
@@ -81,7 +81,7 @@ def draw_frontage(place: Place, rng: Rng) -> Frontage:
     )  # fmt: skip
 
 
-def _draw_curb(place: Place, rng: Rng) -> float:
+def _draw_curb(place: Locale, rng: Rng) -> float:
     """Every fifth sidewalk lies at the road's level; curbs are rarely above 15 cm."""
     level = 0.22 if place.name in ('residential', 'city') else 0.6
     if rng.random() < level:
@@ -119,7 +119,7 @@ def _draw_front(kind: str, curb: float, rng: Rng) -> Band:
 
 def _draw_yard(kind: str, curb: float, rng: Rng) -> Band:
     """All that lies behind."""
-    if rng.random() < (0.35 if kind in ('facade', 'lot') else 0.08):
+    if rng.random() < (0.22 if kind in ('facade', 'lot') else 0.05):
         raw = int(rng.choice([OTHER_GROUND, PARKING, SIDEWALK], p=[0.6, 0.25, 0.15]))
         return _paved('yard', 500.0, raw, curb)
     return _band('yard', 500.0, TERRAIN, 'grass', curb)

@@ -2,7 +2,7 @@
 """The ground of a scene: land, curbs, ramps, markings, as rasters that rays are traced through.
 
 The land is smooth and coarse; what is raised on it (curbs, verges, worn edges) is a fine raster
-of cells, each with its label, material and tint. `Ground.trace` meets both.
+of cells, each with its label, material and tint. `Surface.trace` meets both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Relief:
     tint: Floats
 
 
-class Ground:
+class Surface:
     """Land and relief of one scene."""
 
     def __init__(self, land: Array, relief: Relief) -> None:
@@ -52,25 +52,28 @@ class Ground:
         low = at.astype(np.int64)
         (u, v), (i, j) = np.moveaxis(at - low, -1, 0), np.moveaxis(low, -1, 0)
         z = self._land
-        return (
-            (z[i, j] * (1 - u) + z[i + 1, j] * u) * (1 - v)
-            + (z[i, j + 1] * (1 - u) + z[i + 1, j + 1] * u) * v
-        )
+        return (z[i, j] * (1 - u) + z[i + 1, j] * u) * (1 - v) + (
+            z[i, j + 1] * (1 - u) + z[i + 1, j + 1] * u
+        ) * v
 
     def normal(self, place: Array) -> Array:
         """Unit normal of the land, over the length of a car."""
         x, y = np.array([1.4, 0.0]), np.array([0.0, 1.4])
         slope = [(self.land(place + step) - self.land(place - step)) / 2.8 for step in (x, y)]
         normal = np.array([-slope[0], -slope[1], 1.0])
-        return normal / np.linalg.norm(normal)
+        unit: Array = normal / np.linalg.norm(normal)
+        return unit
 
     def raw_at(self, places: Array) -> NDArray[np.uint16]:
         return self.relief.raw[_cells(places)]
 
-    def trace(self, rays: Array) -> Hits:
-        """As cast.Scene.cast, with the relief: from the shell above it down along each ray."""
+    def trace(self, rays: Array, nearest: Floats) -> Hits:
+        """As cast.Scene.cast, with the relief: from the shell above it down along each ray.
+
+        Beyond `nearest`, where something stands in the way, rays are not followed.
+        """
         hits = self._scene.cast(rays)
-        chosen = np.flatnonzero(np.isfinite(hits.distance) & (rays[:, 5] < 0.5))
+        chosen = np.flatnonzero(np.isfinite(hits.distance) & (hits.distance < nearest))
         start, facing = hits.distance[chosen], np.maximum(hits.facing[chosen], 5e-3)
         depth = np.minimum(1.25 * SHELL_M / facing + 0.2, 40.0)
         distance = self._descend(rays[chosen], start, depth)
@@ -111,7 +114,8 @@ class Ground:
 
     def _clearance(self, rays: Array, at: Array) -> Array:
         places = rays[:, :2] + rays[:, 3:5] * at[:, None]
-        return rays[:, 2] + rays[:, 5] * at - self.height(places)
+        clearance: Array = rays[:, 2] + rays[:, 5] * at - self.height(places)
+        return clearance
 
 
 def _cells(places: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

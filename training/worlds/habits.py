@@ -42,12 +42,13 @@ class Habit:
             seen = seen / (1 + (distance / self.fade_m) ** 2)
         if self.retro_from < 1:
             seen = np.where(value > 0.75, self.retro_from + 0.6 * value, 0.6 * seen)
-        return (seen.clip(0, self.most) * self.steps).round() / np.float32(self.steps)
+        steps = np.round(seen.clip(0, self.most) * self.steps)
+        return (steps / self.steps).astype(np.float32)
 
 
 def draw_habit(device: str, rng: Rng) -> Habit:
-    shade = rng.normal(1.0, 0.05) * rng.normal(1.0, 0.1, len(MATERIALS)).clip(0.7, 1.3)
-    shade = shade.astype(np.float32)
+    factors = rng.normal(1.0, 0.05) * rng.normal(1.0, 0.1, len(MATERIALS)).clip(0.7, 1.3)
+    shade = factors.astype(np.float32)
     if rng.random() < _AS_KITTI.get(device, _ELSE_AS_KITTI):
         return Habit(
             shade=shade, gain=1.0, gamma=1.0, most=0.99, retro_from=1.0, fade_m=np.inf,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.streets import furniture, plants
 from training.streets.buildings import build_building, BUILDING
@@ -133,7 +134,7 @@ def _build_run(edge: Edge, s: Array, aside: float) -> None:
     site.meshes.append(furniture.build_fence(feet, front.barrier, height))
 
 
-def runs(closed: Array) -> list[tuple[int, int]]:
+def runs(closed: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Begins and ends of what is true without a gap."""
     padded = np.concatenate([[False], closed, [False]]).astype(np.int8)
     change = np.diff(padded)

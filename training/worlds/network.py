@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from training.streets.mesh import Array
-from training.worlds.kinds import Place
+from training.worlds.kinds import Locale
 
 TILE_M = 96.0  # half the edge of the tile that is a scene
 GRID_M = 0.75
@@ -26,7 +26,7 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Street:
+class StreetLine:
     """A line with a width and a surface; `s` runs along it, `t` to its left."""
 
     line: Array  # (K, 2), every two metres
@@ -56,10 +56,9 @@ class Street:
 
     def measure(self, places: Array) -> tuple[Array, Array]:
         """(N, 2) places -> their s and t."""
-        line = self.line.astype(np.float32)
-        nearest = np.argmin((line**2).sum(1) - 2 * places.astype(np.float32) @ line.T, axis=1)
-        line = self.line
-        away, yaw = places - line[nearest], self.heading[nearest]
+        short = self.line.astype(np.float32)
+        nearest = np.argmin((short**2).sum(1) - 2 * places.astype(np.float32) @ short.T, axis=1)
+        away, yaw = places - self.line[nearest], self.heading[nearest]
         along = away[:, 0] * np.cos(yaw) + away[:, 1] * np.sin(yaw)
         across = away[:, 1] * np.cos(yaw) - away[:, 0] * np.sin(yaw)
         return nearest * _STEP_M + along, across
@@ -74,8 +73,8 @@ class Street:
 class Network:
     """All streets of a scene; the first one passes near the middle of the tile."""
 
-    place: Place
-    streets: tuple[Street, ...]
+    place: Locale
+    streets: tuple[StreetLine, ...]
     fillet_m: float
 
     def outside(self, places: Array) -> Array:
@@ -86,7 +85,7 @@ class Network:
         return joined
 
 
-def draw_network(place: Place, rng: Rng) -> Network:
+def draw_network(place: Locale, rng: Rng) -> Network:
     main = _draw_main(place, rng)
     streets = [main]
     low, high = place.side_streets
@@ -100,14 +99,14 @@ def draw_network(place: Place, rng: Rng) -> Network:
     return Network(place=place, streets=tuple(streets), fillet_m=float(rng.uniform(2.0, 8.0)))
 
 
-def _draw_main(place: Place, rng: Rng) -> Street:
+def _draw_main(place: Locale, rng: Rng) -> StreetLine:
     yaw, t = rng.uniform(0, math.tau), rng.uniform(-6, 6)
     begin = -_ENDLESS_M * np.array([math.cos(yaw), math.sin(yaw)])
     begin += t * np.array([-math.sin(yaw), math.cos(yaw)])
     return _draw_street(place, begin, yaw, 2 * _ENDLESS_M, rng, starts=False)
 
 
-def _draw_sides(place: Place, main: Street, s: float, rng: Rng) -> list[Street]:
+def _draw_sides(place: Locale, main: StreetLine, s: float, rng: Rng) -> list[StreetLine]:
     """A mouth to one side, or a crossing."""
     at, yaw = main.locate(s, 0.0), float(main.yaw(s))
     angle = yaw + math.pi / 2 + rng.normal(0, 0.25)
@@ -116,8 +115,8 @@ def _draw_sides(place: Place, main: Street, s: float, rng: Rng) -> list[Street]:
 
 
 def _draw_street(
-    place: Place, begin: Array, yaw: float, length: float, rng: Rng, *, starts: bool
-) -> Street:
+    place: Locale, begin: Array, yaw: float, length: float, rng: Rng, *, starts: bool
+) -> StreetLine:
     s = np.arange(0, length + _STEP_M, _STEP_M)
     wave = np.sin(math.tau * s / rng.uniform(90, 260) + rng.uniform(0, math.tau))
     heading = np.cumsum(wave * place.bend * rng.uniform(0.0, 1.0)) * _STEP_M
@@ -125,14 +124,14 @@ def _draw_street(
     steps = np.stack([np.cos(heading), np.sin(heading)], 1)[:-1] * _STEP_M
     line = begin + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
     raw, material = _draw_surface(place, starts, rng)
-    return Street(
+    return StreetLine(
         line=line, heading=heading, half_m=float(rng.uniform(*place.half_m)),
         median_m=float(rng.uniform(0.5, 2.5)) if place.name == 'highway' else 0.0,
         raw=raw, material=material, starts=starts,
     )  # fmt: skip
 
 
-def _draw_surface(place: Place, starts: bool, rng: Rng) -> tuple[int, str]:
+def _draw_surface(place: Locale, starts: bool, rng: Rng) -> tuple[int, str]:
     """Asphalt as a rule; drives into yards and paths through parks are no road."""
     if place.name == 'yard':
         raw = int(rng.choice([SIDEWALK, OTHER_GROUND, ROAD, PARKING], p=[0.5, 0.25, 0.15, 0.1]))

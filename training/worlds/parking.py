@@ -41,7 +41,9 @@ def _park_along(edge: Edge, strip: tuple[float, float] | None) -> None:
         return
     chance = min(parked * (1.6 if strip else 1.0) * rng.uniform(0.4, 1.6), 0.95)
     on_road = -1.0 if edge.street.half_m > 2.7 else -0.4
-    aside = sum(strip) / 2 if strip else float(rng.choice([on_road, 0.1, 0.9], p=[0.6, 0.25, 0.15]))
+    aside = (
+        sum(strip) / 2 if strip else float(rng.choice([on_road, 0.1, 0.9], p=[0.6, 0.25, 0.15]))
+    )
     s = edge.span[0] + 3
     while s < edge.span[1] - 3:
         if rng.random() < chance and not edge.has_drive(s):
@@ -81,10 +83,10 @@ def _fill_lot(edge: Edge) -> None:
         for s in np.arange(edge.span[0] + 3, edge.span[1] - 3, 2.8):
             at = edge.at(s, aside)
             on_lot = int(site.ground.raw_at(at)) == PARKING
-            if rng.random() < full * (1 if on_lot else 0.15) and edge.is_free(s, aside, 1.0):
-                if site.take(at, 1.25):
-                    turn = yaw + float(rng.choice([0, math.pi])) + rng.normal(0, 0.05)
-                    site.put_thing(draw_parked(rng, site.enrich), at, edge.along(s) + turn)
+            wanted = rng.random() < full * (1 if on_lot else 0.15)
+            if wanted and edge.is_free(s, aside, 1.0) and site.take(at, 1.25):
+                turn = yaw + float(rng.choice([0, math.pi])) + rng.normal(0, 0.05)
+                site.put_thing(draw_parked(rng, site.enrich), at, edge.along(s) + turn)
     for s in edge.draw_places(2.0):
         at = edge.at(s, rng.uniform(low, high))
         if edge.is_free(s, low + 1) and site.take(at, 1.5):

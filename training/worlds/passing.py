@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 from training.streets import people, vehicles
 from training.streets.mesh import Array, join, Mesh
 from training.streets.traffic import MOVING
-from training.worlds.network import ROAD, Street
+from training.worlds.network import ROAD, StreetLine
 from training.worlds.site import Edge, MOVING_FROM, Rng, Site
 
+_SEEN_M = 80.0
 _CLEAR_M = 6.5  # around the one who measures
 
 
@@ -33,18 +34,18 @@ class Passing:
             self._add_riders(edge)
         return join(self._meshes) if self._meshes else None
 
-    def _fill_lane(self, street: Street, side: int) -> None:
+    def _fill_lane(self, street: StreetLine, side: int) -> None:
         place, rng = self._site.place, self._rng
-        lanes = [street.half_m - 1.8, street.half_m - 5.3] if street.median_m else [None]
-        if street.raw != ROAD:
-            return
-        for lane in lanes:
+        lanes = [max(street.half_m / 2, 0.9)]
+        if street.median_m:
+            lanes = [street.half_m - 1.8, street.half_m - 5.3]
+        for lane in lanes if street.raw == ROAD else []:
             s = rng.exponential(place.traffic_m)
             while s < street.length_m:
-                aside = max(street.half_m / 2, 0.9) if lane is None else lane
-                t = side * aside + rng.normal(0, 0.2)
+                at = street.locate(s, side * lane + rng.normal(0, 0.2))
                 ahead = 0.0 if side < 0 else math.pi
-                self._add(self._draw_vehicle(), street.locate(s, t), float(street.yaw(s)) + ahead)
+                if np.hypot(*(at - self._ego)) < _SEEN_M:
+                    self._add(self._draw_vehicle(), at, float(street.yaw(s)) + ahead)
                 s += 12 + rng.exponential(place.traffic_m)
 
     def _draw_vehicle(self) -> Mesh:

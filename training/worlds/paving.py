@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from training.streets.materials import MATERIAL
 from training.streets.mesh import Array
-from training.worlds.frontage import draw_frontage, Frontage
-from training.worlds.ground import Floats, Ground, refine, Relief
+from training.worlds.frontage import Frontage
+from training.worlds.ground import Floats, refine, Relief, Surface
+from training.worlds.layout import Layout, mouths, PROFILE_M
 from training.worlds.network import (
     grid_places,
     MARKING,
@@ -21,76 +22,12 @@ from training.worlds.network import (
     PARKING,
     ROAD,
     SIDEWALK,
-    Street,
     TERRAIN,
 )
 
-_PROFILE_M = 0.25  # resolution of what changes along a curb
-_RAMP_M = 1.0
 _SHORT = 8  # bands of a frontage, at most
 Rng = np.random.Generator
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curb:
-    """What changes along one side of a street: (K,) by _PROFILE_M."""
-
-    share: Floats  # of the curb's height that is left: ramps, driveways, what was worn down
-    shift_m: Floats  # of the edge, outwards
-    drive: NDArray[np.bool_]  # where a driveway crosses to the front
-    drives_m: tuple[float, ...]  # their middles
-
-
-@dataclass(kw_only=True)
-class Layout:
-    """What is known before anything is built: frontages by (street, side, block)."""
-
-    network: Network
-    curbs: dict[tuple[int, int], Curb] = field(default_factory=dict)
-    frontages: dict[tuple[int, int, int], Frontage] = field(default_factory=dict)
-
-    def frontage(self, street: int, side: int, block: int, rng: Rng) -> Frontage:
-        """Drawn when first asked for; every second block is like its neighbour."""
-        key = street, side, block
-        if key not in self.frontages:
-            before = self.frontages.get((street, side, block - 1))
-            alike = before is not None and rng.random() < 0.45
-            drawn = draw_frontage(self.network.place, rng)
-            self.frontages[key] = before if before and alike else drawn
-        return self.frontages[key]
-
-
-def draw_layout(network: Network, rng: Rng) -> Layout:
-    layout = Layout(network=network)
-    every = network.place.drives_m
-    for number, street in enumerate(network.streets):
-        for side in (1, -1):
-            layout.curbs[number, side] = _draw_curb_line(street, every, rng)
-    return layout
-
-
-def _draw_drives(street: Street, every: float, rng: Rng) -> list[float]:
-    places = np.cumsum(rng.uniform(0.3, 1.7, 60) * every)
-    return [float(at) for at in places if at < street.length_m]
-
-
-def _draw_curb_line(street: Street, every: float, rng: Rng) -> Curb:
-    s = np.arange(0, street.length_m + 1, _PROFILE_M)
-    share, drive = np.ones(len(s)), np.zeros(len(s), bool)
-    drives = _draw_drives(street, every, rng)
-    for at in drives:
-        half = rng.uniform(1.2, 3.0)
-        away = np.abs(s - at) - half
-        share = np.minimum(share, (away / _RAMP_M).clip(rng.uniform(0, 0.4), 1))
-        drive |= away < 0
-    waves = rng.uniform(0.0, 0.06) * np.sin(math.tau * s / rng.uniform(1.5, 6) + rng.uniform(0, 6))
-    slow = rng.uniform(0.0, 0.35) * np.sin(math.tau * s / rng.uniform(20, 80) + rng.uniform(0, 6))
-    worn = 1 - rng.uniform(0, 0.5) * (rng.random(len(s) // 8 + 1).repeat(8)[: len(s)] < 0.15)
-    return Curb(
-        share=(share * worn).astype(np.float32), shift_m=(waves + slow).astype(np.float32),
-        drive=drive, drives_m=tuple(drives),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +61,6 @@ def survey(network: Network) -> tuple[Survey, Array]:
     return Survey(outside=refine(outside), street=which, s=s, t=t, block=block), outside
 
 
-def mouths(network: Network, number: int) -> list[float]:
-    """Where other streets begin on this one, in order."""
-    street = network.streets[number]
-    begins = [other.line[:1] for other in network.streets if other.starts and other is not street]
-    s = [float(street.measure(begin)[0][0]) for begin in begins]
-    away = [float(np.abs(street.measure(begin)[1][0])) for begin in begins]
-    return sorted(at for at, off in zip(s, away) if off < street.half_m)
-
-
 def _blocks(network: Network, which: Ints, s: Floats) -> Ints:
     block = np.zeros(s.shape, np.int64)
     for number in range(len(network.streets)):
@@ -141,25 +69,26 @@ def _blocks(network: Network, which: Ints, s: Floats) -> Ints:
     return block
 
 
-def pave(layout: Layout, rng: Rng) -> Ground:
+def pave(layout: Layout, rng: Rng) -> Surface:
     """Land, bands, curbs and markings."""
     cells, coarse = survey(layout.network)
     numbers, names = _number_frontages(layout, cells, rng)
     bands, inner = _find_bands(layout, cells, numbers, names)
-    raw, material, raised = (table[numbers, bands] for table in _tables(names))
+    raw, material, raised = _tables(names)
+    raw, material, raised = raw[numbers, bands], material[numbers, bands], raised[numbers, bands]
     curb = _along_curbs(layout, cells)
     relief = raised * np.where(inner, curb.share, 1).astype(np.float32)
     on_street = cells.outside < curb.shift_m
     drive = curb.drive & ~on_street & (raw == TERRAIN) & (cells.outside < 14)
-    raw[drive] = rng.choice([OTHER_GROUND, PARKING, SIDEWALK, ROAD], p=[0.4, 0.3, 0.15, 0.15])
+    raw[drive] = rng.choice([OTHER_GROUND, PARKING, SIDEWALK, ROAD], p=[0.25, 0.2, 0.35, 0.2])
     material[drive] = MATERIAL[str(rng.choice(['paving', 'asphalt', 'gravel']))]
     _lay_streets(layout, cells, on_street, raw, material)
-    relief = np.where(on_street, _street_relief(layout, cells), relief).astype(np.float32)
+    relief = np.where(on_street, _street_relief(cells), relief).astype(np.float32)
     _paint(layout, cells, on_street & (raw == ROAD), raw, material)
     relief += _roughen(raw, rng)
     tint = _tint(raw, cells.outside.shape, rng)
     ground = Relief(height=relief.clip(-0.2, 0.3), raw=raw, material=material, tint=tint)
-    return Ground(_lay_land(layout, coarse, rng), ground)
+    return Surface(_lay_land(layout, coarse, rng), ground)
 
 
 def _number_frontages(
@@ -192,7 +121,9 @@ def _find_bands(
     return bands, cells.outside < ends[numbers, 0] + 6
 
 
-def _tables(names: list[Frontage]) -> list[NDArray[np.generic]]:
+def _tables(
+    names: list[Frontage],
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8], Floats]:
     """raw, material, raised: (frontages, bands)."""
     raw = np.zeros((len(names), _SHORT), np.uint16)
     material, raised = raw.astype(np.uint8), raw.astype(np.float32)
@@ -200,7 +131,7 @@ def _tables(names: list[Frontage]) -> list[NDArray[np.generic]]:
         for column, band in enumerate(frontage.bands):
             raw[row, column], raised[row, column] = band.raw, band.raised_m
             material[row, column] = MATERIAL[band.material]
-    return [raw, material, raised]
+    return raw, material, raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +151,7 @@ def _along_curbs(layout: Layout, cells: Survey) -> _CurbCells:
     for row, curb in enumerate(order):
         share[row, : len(curb.share)], shift[row, : len(curb.share)] = curb.share, curb.shift_m
         drive[row, : len(curb.share)] = curb.drive
-    at = (cells.s / _PROFILE_M).astype(np.int64).clip(0, longest - 1)
+    at = (cells.s / PROFILE_M).astype(np.int64).clip(0, longest - 1)
     return _CurbCells(
         share=share[key, at], shift_m=shift[key, at].astype(np.float32), drive=drive[key, at]
     )
@@ -238,9 +169,9 @@ def _lay_streets(
             raw[middle], material[middle] = TERRAIN, MATERIAL['grass']
 
 
-def _street_relief(layout: Layout, cells: Survey) -> Floats:
+def _street_relief(cells: Survey) -> Floats:
     """Camber: streets are highest in their middle, the gutter is lowest."""
-    return 0.012 * (-cells.outside).clip(0, 5) - 0.01
+    return np.float32(0.012) * (-cells.outside).clip(0, 5) - np.float32(0.01)
 
 
 def _paint(
@@ -316,5 +247,3 @@ def _grades(layout: Layout, places: Array) -> Array:
         sides.append(found[len(found) // 2] if found else 0.0)
     blend = (across / 8).clip(-1, 1)
     return np.where(blend > 0, sides[0], sides[1]) * np.abs(blend)
-
-

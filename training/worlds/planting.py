@@ -17,7 +17,7 @@ def place_plants(site: Site) -> None:
         _place_tree_row(edge)
         _place_garden(edge)
         _place_cover(edge)
-        if edge.front.kind == 'wood' or site.rng.random() < 0.12:
+        if edge.front.kind == 'wood' or site.rng.random() < 0.2:
             _place_thicket(edge)
     _place_background(site)
 
@@ -45,7 +45,7 @@ def _place_garden(edge: Edge) -> None:
         aside = rng.uniform(low + 0.8, max(high, low + 2) + 5)
         if edge.is_free(s, aside) and not edge.has_drive(s):
             edge.site.put(plants.build_tree(rng, rng.uniform(0.6, 1.9)), edge.at(s, aside), 0.0)
-    for s in edge.draw_places(16 * green):
+    for s in edge.draw_places(32 * green):
         aside = rng.uniform(low + 0.7, high + 2)
         if edge.is_free(s, aside) and not edge.has_drive(s):
             bush = plants.build_bush(rng, rng.uniform(0.3, 1.4))

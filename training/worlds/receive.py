@@ -53,9 +53,7 @@ def draw_weather(rng: Rng) -> Weather:
     )
 
 
-def receive(
-    hits: Hits, device: Device, mount: Mount, habit: Habit, rng: Rng
-) -> SimulatedScan:
+def receive(hits: Hits, device: Device, mount: Mount, habit: Habit, rng: Rng) -> SimulatedScan:
     weather = draw_weather(rng)
     if weather.bloom:
         hits = bloom(hits, device, int(rng.integers(1, 3)))
@@ -122,7 +120,7 @@ def _hide(device: Device, mount: Mount) -> Mask:
     if mount.hood_deg is None:
         return np.zeros(len(rays), bool)
     azimuth = np.degrees(np.arctan2(rays[:, 1], rays[:, 0])) % 360
-    edge = np.interp(azimuth, *_CAR_DEG.T, period=360) - mount.hood_deg
+    edge = np.interp(azimuth, _CAR_DEG[:, 0], _CAR_DEG[:, 1], period=360) - mount.hood_deg
     return rays[:, 2] < np.sin(np.radians(edge.clip(-90, 90)))
 
 

@@ -8,7 +8,7 @@ its own. Every part has its own generator, so a scan is the same whichever proce
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from training.streets.returns import SimulatedScan
 from training.worlds.devices import ANY, Device, draw_device
 from training.worlds.habits import draw_habit
 from training.worlds.housing import place_barriers, place_houses
-from training.worlds.kinds import draw_place
+from training.worlds.kinds import draw_locale
+from training.worlds.layout import draw_layout
 from training.worlds.network import draw_network
 from training.worlds.parking import (
     place_furniture,
@@ -27,7 +28,7 @@ from training.worlds.parking import (
     place_two_wheelers,
 )
 from training.worlds.passing import Passing
-from training.worlds.paving import draw_layout, pave
+from training.worlds.paving import pave
 from training.worlds.planting import place_plants
 from training.worlds.receive import receive
 from training.worlds.site import Site
@@ -67,11 +68,9 @@ class VariedSequence:
     def _build(self, number: int) -> tuple[Site, Scene]:
         """The scene of a number, filled and ready to be hit."""
         variety, rng = self.variety, self.variety.rng(_SCENE, number)
-        network = draw_network(draw_place(variety.place, rng), rng)
+        network = draw_network(draw_locale(variety.place, rng), rng)
         layout = draw_layout(network, rng)
-        site = Site(
-            layout=layout, ground=pave(layout, rng), rng=rng, enrich=variety.enrich
-        )
+        site = Site(layout=layout, ground=pave(layout, rng), rng=rng, enrich=variety.enrich)
         for fill in _FILLERS:
             fill(site)
         return site, Scene(join(site.meshes))
@@ -87,16 +86,13 @@ class VariedSequence:
         site, _ = self._built(scan // self.variety.scans_per_scene)
         return draw_pose(site, self.mount(scan), self.variety.rng(_STAND, scan, 1))
 
-    @cached_property
-    def times_s(self) -> Array:
-        return np.arange(self.variety.scans, dtype=float) * 0.1
-
     def scan(self, scan: int) -> SimulatedScan:
         site, scene = self._built(scan // self.variety.scans_per_scene)
         device, mount, pose = self.device(scan), self.mount(scan), self.pose(scan)
         turned = device.directions @ pose[:3, :3].T
         rays = np.concatenate([np.broadcast_to(pose[:3, 3], turned.shape), turned], 1)
-        hits = scene.cast(rays).nearer(site.ground.trace(rays))
+        hits = scene.cast(rays)
+        hits = hits.nearer(site.ground.trace(rays, hits.distance))
         movers = Passing(site, pose[:3, 3], self.variety.rng(_PASSING, scan)).draw()
         if movers:
             hits = hits.nearer(Scene(movers).cast(rays))

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from training.streets.mesh import Array, Mesh
 from training.worlds.frontage import Frontage
-from training.worlds.ground import Ground
-from training.worlds.kinds import Place
-from training.worlds.network import Network, Street, TILE_M
-from training.worlds.paving import Curb, Layout, mouths
+from training.worlds.ground import Surface
+from training.worlds.kinds import Locale
+from training.worlds.layout import Curb, Layout, mouths
+from training.worlds.network import Network, StreetLine, TILE_M
 
 Rng = np.random.Generator
+Mask = NDArray[np.bool_]
 _REACH_M = TILE_M - 12
 _THINGS_FROM = 1
 MOVING_FROM = 60_000
@@ -27,7 +28,7 @@ class Site:
     """Everything that stands in a scene, and the ground it stands on."""
 
     layout: Layout
-    ground: Ground
+    ground: Surface
     rng: Rng
     enrich: float
     meshes: list[Mesh] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Site:
         return self.layout.network
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Locale:
         return self.layout.network.place
 
     def edges(self) -> Iterator[Edge]:
@@ -84,7 +85,7 @@ class Edge:
     """One side of a street between two mouths: `aside` is the distance from its edge."""
 
     site: Site
-    street: Street
+    street: StreetLine
     side: int  # 1: left, -1: right
     span: tuple[float, float]
     front: Frontage
@@ -106,12 +107,13 @@ class Edge:
         """Yaw of who looks away from the street."""
         return float(self.street.yaw(s)) + self.side * np.pi / 2
 
-    def is_free(self, s: ArrayLike, aside: ArrayLike, margin_m: float = 0.4) -> Array:
+    def is_free(self, s: ArrayLike, aside: ArrayLike, margin_m: float = 0.4) -> Mask:
         """Whether no other street comes as near to these places."""
         places = self.at(s, aside)
         flat = places.reshape(-1, 2)
         nearest = self.site.network.outside(flat).reshape(places.shape[:-1])
-        return np.asarray(nearest > np.asarray(aside, float) - margin_m)
+        free: Mask = np.asarray(nearest > np.asarray(aside, float) - margin_m)
+        return free
 
     def draw_places(self, per_100m: float, *, rare: bool = False) -> list[float]:
         count = self.site.count(per_100m, self.length_m, rare=rare)
@@ -121,7 +123,7 @@ class Edge:
         return any(abs(s - at) < 3.5 for at in self.curb.drives_m)
 
 
-def _within_tile(street: Street, span: tuple[float, float]) -> tuple[float, float] | None:
+def _within_tile(street: StreetLine, span: tuple[float, float]) -> tuple[float, float] | None:
     s = np.arange(span[0] + 1, span[1] - 1, 2.0)
     if not len(s):
         return None

@@ -37,7 +37,7 @@ def draw_mount(kind: str, rng: Rng) -> Mount:
         tilt = rng.normal(0, math.radians(0.7), 2)
         return Mount(
             height_m=float(rng.normal(1.73, 0.05)), roll=float(tilt[0]), pitch=float(tilt[1]),
-            yaw=0.0, upside_down=False, hood_deg=float(rng.uniform(0, 1.5)),
+            yaw=0.0, upside_down=False, hood_deg=float(rng.uniform(-2.5, 1.0)),
         )  # fmt: skip
     most = math.radians(10 if rng.random() < 0.35 else 2.5)
     roll, pitch = rng.uniform(-most, most, 2)
@@ -55,11 +55,11 @@ def turn_of(mount: Mount) -> Array:
     pitch = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     c, s = math.cos(mount.roll), math.sin(mount.roll)
     roll = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    turned = turn_about_z(mount.yaw) @ pitch @ roll
+    turned = yaw_matrix(mount.yaw) @ pitch @ roll
     return turned @ np.diag([1.0, -1.0, -1.0]) if mount.upside_down else turned
 
 
-def turn_about_z(yaw: float) -> Array:
+def yaw_matrix(yaw: float) -> Array:
     c, s = math.cos(yaw), math.sin(yaw)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
