@@ -133,7 +133,8 @@ def _shell(land: Array) -> Mesh:
 
 def cell_ticks() -> Array:
     """Where the middles of the cells lie along each axis."""
-    return (np.arange(_FINE) + 0.5) * CELL_M - TILE_M
+    ticks: Array = (np.arange(_FINE) + 0.5) * CELL_M - TILE_M
+    return ticks
 
 
 def refine(coarse: Array) -> Floats:
@@ -143,4 +144,5 @@ def refine(coarse: Array) -> Floats:
     share = (at - low).astype(np.float32)
     coarse = coarse.astype(np.float32)
     rows = coarse[low] * (1 - share)[:, None] + coarse[low + 1] * share[:, None]
-    return rows[:, low] * (1 - share) + rows[:, low + 1] * share
+    fine: Floats = rows[:, low] * (1 - share) + rows[:, low + 1] * share
+    return fine
