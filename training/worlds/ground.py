@@ -133,7 +133,7 @@ def _shell(land: Array) -> Mesh:
 
 def cell_ticks() -> Array:
     """Where the middles of the cells lie along each axis."""
-    ticks: Array = (np.arange(_FINE) + 0.5) * CELL_M - TILE_M
+    ticks: Array = (np.arange(_FINE, dtype=float) + 0.5) * CELL_M - TILE_M
     return ticks
 
 
