@@ -168,9 +168,8 @@ def digest_of(path: Path) -> str:
 
 def read_spec(path: str | Path) -> BundleSpec:
     """The description alone, without the weights."""
-    path = Path(path)
-    with _open(path) as file:
-        return _parse_spec(file.metadata(), path)
+    with _open(Path(path)) as file:
+        return _parse_spec(file.metadata(), Path(path))
 
 
 def find_shipped_bundle() -> Path:
