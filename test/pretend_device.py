@@ -31,18 +31,21 @@ BY_MASK = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_inde
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Pretended(Tensor):
-    """A tensor of the device; `inner` has its values."""
+AnyTensor: Any = Tensor  # it is overridden otherwise than its stubs allow
 
-    inner: Tensor
+
+class Pretended(AnyTensor):
+    """A tensor of the device; `held` has its values."""
+
+    held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Pretended:
-        made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, inner: Tensor) -> Any:
+        made: Any = AnyTensor._make_wrapper_subclass(
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
             dtype=inner.dtype, device=DEVICE,
         )  # fmt: skip
-        made.inner = inner
+        made.held = inner
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -96,7 +99,7 @@ def _run(
 ) -> Any:
     name = func.__name__.split('.')[0]
     flat, form = tree_flatten((args, kwargs))
-    ours = {id(each.inner): each for each in flat if isinstance(each, Pretended)}
+    ours = {id(each.held): each for each in flat if isinstance(each, Pretended)}
     wanted = kwargs.get('device')
     goes = ours and wanted is None or wanted is not None and torch.device(wanted) == DEVICE
     _look(name, func, flat, kwargs, asked)
@@ -104,7 +107,7 @@ def _run(
         return func(*args, **kwargs)
     if calls is not None:
         calls[name] += 1
-    bare = [each.inner if isinstance(each, Pretended) else each for each in flat]
+    bare = [each.held if isinstance(each, Pretended) else each for each in flat]
     bare = [torch.device('cpu') if each == DEVICE and type(each) is torch.device else each
             for each in bare]  # fmt: skip
     inner_args, inner_kwargs = tree_unflatten(bare, form)

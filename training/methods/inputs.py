@@ -7,7 +7,7 @@ M points and V occupied voxels of the student, B scans, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lidar_kd.errors import DataError
-from lidar_kd.labels import ClassTable
+from lidar_kd.labels import ClassTable, IGNORE
 
 Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
@@ -54,6 +54,18 @@ class HostRows:
     def label_array(self) -> NDArray[np.uint8]:
         labels: NDArray[np.uint8] = self.labels.numpy()
         return labels
+
+    def of_classes(self, classes: int) -> HostRows:
+        """Without labels that are none of them."""
+
+        def leave_out(labels: Tensor) -> Tensor:
+            return labels.masked_fill(labels >= classes, IGNORE)
+
+        return replace(
+            self,
+            labels=leave_out(self.labels),
+            find_voxel_labels=lambda: leave_out(self.find_voxel_labels()),
+        )
 
     @cached_property
     def voxel_label_array(self) -> NDArray[np.uint8]:

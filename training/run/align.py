@@ -20,10 +20,9 @@ from training.methods.without_wait import count_rows
 _SMALLEST = 1e-12  # posterior
 
 
-def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
-    """`labels`: (V,) of the voxels. Until a teacher takes its place, the student is its own."""
+def make_inputs(student: Output, batch: Batch, kinds: int) -> Inputs:
+    """kinds: how many labels there are. Until a teacher comes, the student is its own."""
     voxels, ours, host = batch.voxels, align_own(student), batch.host
-    classes = student.voxel_logits.shape[1]
     return Inputs(
         points=batch.points,
         labels=batch.labels,
@@ -32,14 +31,14 @@ def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
         point_voxel=voxels.point_voxel,
         voxel_scan=voxels.coords[:, 0].contiguous(),
         voxel_xyz=voxels.features[:, :3],  # the mean of its points
-        voxel_labels=labels,
+        voxel_labels=voxel_labels(batch, kinds),
         student=ours,
         teacher=ours,
-        kept=None if host is None else _keep(host, classes),
+        kept=None if host is None else _keep(host, kinds),
     )
 
 
-def _keep(batch: Batch, classes: int) -> HostRows:
+def _keep(batch: Batch, kinds: int) -> HostRows:
     """Of the batch as the loader made it, what the samplers draw from."""
     voxels = batch.voxels
     return HostRows(
@@ -48,7 +47,7 @@ def _keep(batch: Batch, classes: int) -> HostRows:
         point_voxel=voxels.point_voxel,
         voxel_scan=voxels.coords[:, 0].contiguous(),
         voxel_xyz=voxels.features[:, :3],
-        find_voxel_labels=lambda: voxel_labels(batch, classes),
+        find_voxel_labels=lambda: voxel_labels(batch, kinds),
     )
 
 

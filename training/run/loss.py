@@ -13,13 +13,13 @@ from torch import nn, Tensor
 
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.voxels import Voxels
-from training.data.batch import Batch, newly_labelled, TeacherInput, voxel_labels
+from training.data.batch import Batch, newly_labelled, TeacherInput
 from training.methods.inputs import AlignedOutput, check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
 from training.run.align import align_teacher, detached, make_inputs
 from training.run.config import MAIN
-from training.run.pseudo_labels import pseudo_label
+from training.run.pseudo_labels import has_bare, pseudo_label
 
 
 class Terms(NamedTuple):
@@ -79,16 +79,17 @@ class DistillationLoss(nn.Module):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
-        inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
-        aligned = {name: self._align(teacher, batch) for name, teacher in self._teachers.items()}
+        inputs = make_inputs(output, batch, self.supervised.labels)
+        asked = self._teachers if self._has_question(inputs) else {}
+        aligned = {name: self._align(teacher, batch) for name, teacher in asked.items()}
         finite = [check_teacher(answers, batch.names) for answers in aligned.values()]
-        if self._pseudo_label_confidence is not None:
+        if aligned and self._pseudo_label_confidence is not None:
             inputs = pseudo_label(
                 inputs, list(aligned.values()), batch.owner, self._pseudo_label_confidence
             )
         with torch.autocast(batch.points.device.type, enabled=False):
             supervision = self._supervise(inputs, aligned, batch)
-            terms = self._compare(inputs, aligned, rng)
+            terms = self._compare(self.supervised.leave_out_merged(inputs), aligned, rng)
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
@@ -98,6 +99,10 @@ class DistillationLoss(nn.Module):
             _detached(weighted),
             torch.stack(finite).all() if finite else None,
         )
+
+    def _has_question(self, inputs: Inputs) -> bool:
+        """Without a method a teacher is there for scans without labels alone."""
+        return bool(len(self.methods)) or has_bare(inputs)
 
     def _align(self, teacher: Teacher, batch: Batch) -> AlignedOutput:
         view = batch.views.get(teacher.teacher_input)

@@ -22,8 +22,7 @@ def pseudo_label(
 
     owner (M,): the scan of each point.
     """
-    known = count_rows(owner, inputs.scans, inputs.labels != IGNORE)
-    bare = known == 0
+    bare = count_rows(owner, inputs.scans, inputs.labels != IGNORE) == 0
     told = _answers([teacher.point_logits() for teacher in teachers], least)
     told_voxels = _answers([teacher.voxel_logits() for teacher in teachers], least)
     return replace(
@@ -31,6 +30,14 @@ def pseudo_label(
         labels=torch.where(bare[owner.long()], told, inputs.labels),
         voxel_labels=torch.where(bare[inputs.voxel_scan.long()], told_voxels, inputs.voxel_labels),
         kept=None,  # on a GPU the new labels have to come down
+    )
+
+
+def has_bare(inputs: Inputs) -> bool:
+    """Whether a scan has no label at all; asked of the host."""
+    known = inputs.host.label_array != IGNORE
+    return not all(
+        known[start:stop].any() for start, stop in zip(inputs.starts, inputs.starts[1:])
     )
 
 

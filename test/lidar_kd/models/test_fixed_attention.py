@@ -48,7 +48,8 @@ def wants(name: str) -> FixedNetwork:
 def make_scan(points: int = 3000, *, aside_m: float = 0.0) -> NDArray[np.float32]:
     generator = np.random.default_rng(0)
     scan = generator.uniform((-15, -15, -2, 0), (15, 15, 2, 1), (points, 4)).astype(np.float32)
-    return scan + np.float32([aside_m, aside_m, aside_m, 0])
+    scan[:, :3] += aside_m
+    return scan
 
 
 def make_fixed(name: str, network: nn.Module) -> FixedScan:
