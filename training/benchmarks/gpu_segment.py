@@ -76,7 +76,8 @@ def _make_ptv3(student: Bundle) -> Bundle:
     torch.manual_seed(0)
     network = build_model(name, classes=student.spec.labels.num_classes, **settings).eval()
     model = ModelSpec(name=name, settings=dict(settings))
-    return Bundle(network, student.spec.model_copy(update={'model': model}))
+    spec = student.spec.model_copy(update={'model': model})
+    return Bundle(model=network, spec=spec)
 
 
 def _tell(

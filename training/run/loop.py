@@ -38,10 +38,10 @@ from training.run.interrupt import Interrupted, Interruption
 from training.run.loss import DistillationLoss, Terms
 from training.run.memory import peak_gb, reset_peak
 from training.run.optimiser import Average, make_optimizer, make_schedule, NormCounts
-from training.run.outcomes import Outcome, Outcomes
 from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.running_mean import RunningMean
+from training.run.taken_steps import TakenStep, TakenSteps
 from training.run.validation import Validation
 
 _DRAW = 3  # a use of the seed; the loader has 1 and 2
@@ -87,7 +87,7 @@ class Run:
             validate, parts.validation, parts.spec, device=parts.device, ranks=parts.ranks
         )
         self._running_mean = RunningMean()
-        self._outcomes = Outcomes(self._running_mean, skips=skips)
+        self._taken = TakenSteps(self._running_mean, skips=skips)
         self._board: Board = NoBoard()
         self._has_warned = False
 
@@ -144,9 +144,9 @@ class Run:
             self._average.update(self.distillation.student, self.step)
         if self.step % _RELEASE_EVERY == 0:
             batch.voxels.level.engine.memory.release()
-        self._outcomes.add(Outcome(step=self.step, scans=batch.names, terms=terms, gradient=norm))
+        self._taken.add(TakenStep(step=self.step, scans=batch.names, terms=terms, gradient=norm))
         if self._device.type == 'cpu':
-            self._outcomes.settle()
+            self._taken.settle()
         self.step += 1
 
     def _clip(self) -> Tensor:
@@ -165,7 +165,7 @@ class Run:
 
     def _log(self) -> None:
         loader = self._parts.loader
-        self._outcomes.settle()
+        self._taken.settle()
         row = self._running_mean.close(self.step, waited_s=loader.waited_s)
         row |= {'epoch': round(self.step / len(loader), 3)}
         row |= {'lr': self._schedule.get_last_lr()[0]}
@@ -206,7 +206,7 @@ class Run:
         )
 
     def _validate(self) -> None:
-        self._outcomes.settle()
+        self._taken.settle()
         confusion = self.validation.score_network(self._network())
         kept = self.validation.keeps(confusion, self.step)
         if kept:
@@ -229,7 +229,7 @@ class Run:
 
     def _save(self, path: Any) -> None:
         """Every rank takes part; the first one writes."""
-        self._outcomes.settle()
+        self._taken.settle()
         rng = self._ranks.gather(random_state(self._device))
         if not self._ranks.is_first:
             return

@@ -13,7 +13,7 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.fixed.engine import FixedShapeEngine
 from lidar_kd.sparse.fixed.maps import FixedMaps
-from lidar_kd.sparse.fixed.morton import decode, PAD
+from lidar_kd.sparse.fixed.morton import cells_of_keys, PAD
 from lidar_kd.sparse.tensor import Level, Triple
 
 HALF = (2, 2, 2)
@@ -59,7 +59,7 @@ class FixedLevel(Level):
     @cached_property
     def coords(self) -> Tensor:  # type: ignore[override]
         """(rows, 4) as of any level; anything in the rows that are nobody's."""
-        return F.pad(decode(self._keys, self._number), (1, 0)).int()
+        return F.pad(cells_of_keys(self._keys, self._number), (1, 0)).int()
 
     @cached_property
     def occupied(self) -> Tensor:

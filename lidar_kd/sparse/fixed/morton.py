@@ -45,7 +45,7 @@ class MortonKeys:
         return (self._spread.take(parts) << self._places).sum((0, 1))
 
 
-def decode(keys: Tensor, level: int) -> Tensor:
+def cells_of_keys(keys: Tensor, level: int) -> Tensor:
     """(N,) keys of a level -> (N, 3) its cells; anything where a key is nobody's."""
     number = torch.stack([keys >> place for place in _AXIS], 1) & 0x1249249249249249
     for shift, mask in _COMPACT:

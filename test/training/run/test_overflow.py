@@ -13,7 +13,7 @@ import torch
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import DataError
-from training.run import loop, outcomes
+from training.run import loop, taken_steps
 from training.run.checkpoint import load_checkpoint
 from training.run.interrupt import Interrupted, Interruption
 from training.run.loop import Run
@@ -102,7 +102,7 @@ def test_a_run_with_overflows_is_the_same_when_resumed(
 def test_nothing_but_overflows_ends_the_run_with_a_sentence(
     street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, 'MOST_IN_A_ROW', 3)
+    monkeypatch.setattr(taken_steps, 'MOST_IN_A_ROW', 3)
     overflow_at(monkeypatch, set(range(9)))
     with pytest.raises(DataError, match='step 2: the gradient is not finite, 3 times in a row'):
         fit(make_config(tmp_path, settings_on(street)), tmp_path / 'run')

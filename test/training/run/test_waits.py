@@ -67,7 +67,7 @@ def test_a_step_waits_only_where_it_has_to(
         assert unexpected(device) == {}
         assert 'training/methods/weights.py:measure' not in places(device)
         device.waits.clear()
-        run._outcomes.settle()
+        run._taken.settle()
         assert sum(device.waits.values()) == 1  # both steps come down together
     assert run._running_mean.state()['counts']['loss'] == 2
 

@@ -19,7 +19,7 @@ MOST_IN_A_ROW = 100  # overflows: a scale of 2 ** 16 has then become nothing lon
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
+class TakenStep:
     """Of one step; gradient: its norm before it was clipped."""
 
     step: int
@@ -34,7 +34,7 @@ class Outcome:
         return [loss.detach(), self.gradient.detach(), whole, *weighted.values(), *raw.values()]
 
 
-class Outcomes:
+class TakenSteps:
     """Adds finished steps to the running mean, and stops the run at one that is not finite.
 
     skips: a float16 step whose gradient overflowed has been left out by the scaler; it is counted.
@@ -42,48 +42,48 @@ class Outcomes:
 
     def __init__(self, running_mean: RunningMean, *, skips: bool) -> None:
         self._running_mean, self._skips = running_mean, skips
-        self._waiting: list[Outcome] = []
+        self._waiting: list[TakenStep] = []
         self._in_a_row = 0
 
-    def add(self, outcome: Outcome) -> None:
-        self._waiting.append(outcome)
+    def add(self, taken: TakenStep) -> None:
+        self._waiting.append(taken)
 
     def settle(self) -> None:
         """One wait for all steps since the last time; before anything is logged or saved."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        parts = [outcome.tensors() for outcome in waiting]
+        parts = [taken.tensors() for taken in waiting]
         numbers = torch.stack([tensor for part in parts for tensor in part]).tolist()
-        for outcome, part in zip(waiting, parts):
-            self._take(outcome, numbers[: len(part)])
+        for taken, part in zip(waiting, parts):
+            self._take(taken, numbers[: len(part)])
             del numbers[: len(part)]
 
-    def _take(self, outcome: Outcome, numbers: list[float]) -> None:
+    def _take(self, taken: TakenStep, numbers: list[float]) -> None:
         loss, gradient, teachers_finite, *terms = numbers
-        weighted = dict(zip(outcome.terms.weighted, terms))
+        weighted = dict(zip(taken.terms.weighted, terms))
         if not teachers_finite:
-            refuse_teacher(outcome.scans)
+            refuse_teacher(taken.scans)
         if self._skips and not math.isfinite(gradient):
             self._in_a_row += 1
             self._running_mean.leave_out()
             if self._in_a_row >= MOST_IN_A_ROW:
-                self._refuse('gradient', outcome, terms[len(weighted) :])
+                self._refuse('gradient', taken, terms[len(weighted) :])
             return
         for what, value in (('loss', loss), ('gradient', gradient)):
             if not math.isfinite(value):
-                self._refuse(what, outcome, terms[len(weighted) :])
+                self._refuse(what, taken, terms[len(weighted) :])
         self._in_a_row = 0
         self._running_mean.add({'loss': loss, **weighted, 'gradient': gradient})
 
-    def _refuse(self, what: str, outcome: Outcome, raw: list[float]) -> NoReturn:
-        named = zip(outcome.terms.raw, raw)
+    def _refuse(self, what: str, taken: TakenStep, raw: list[float]) -> NoReturn:
+        named = zip(taken.terms.raw, raw)
         values = ', '.join(f'{name} {value:.3g}' for name, value in named)
         last = ', '.join(f'{name} {value:.3g}' for name, value in self._running_mean.last.items())
         again = f', {self._in_a_row} times in a row,' if self._in_a_row else ''
         raise DataError(
-            f'step {outcome.step}: the {what} is not finite{again} ({values}) on '
-            f'{" ".join(outcome.scans)}; the last finite terms were {last or "none"}; lower '
+            f'step {taken.step}: the {what} is not finite{again} ({values}) on '
+            f'{" ".join(taken.scans)}; the last finite terms were {last or "none"}; lower '
             'optim.lr or use precision float32 and add --fresh, or the same command goes on from '
             'the last checkpoint.'
         )
