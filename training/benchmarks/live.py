@@ -114,9 +114,11 @@ def _run(
         check_alive(replay, logs[1])
         listen(1.5)
         metrics = _measure(listener.kept, listener.times_ms['pipeline_latency_ms'], count, rss_mb)
-        if objects_ms := listener.times_ms['objects_ms']:
-            p50, p95 = np.percentile(objects_ms, (50, 95))
-            metrics |= {'objects_p50_ms': float(p50), 'objects_p95_ms': float(p95)}
+        for name in ('objects_latency_ms', 'objects_ms'):
+            if times_ms := listener.times_ms[name]:
+                p50, p95 = np.percentile(times_ms, (50, 95))
+                stem = name.removesuffix('_ms')
+                metrics |= {f'{stem}_p50_ms': float(p50), f'{stem}_p95_ms': float(p95)}
         _report(console, metrics, listener.status)
         return metrics
 
@@ -124,7 +126,7 @@ def _run(
 def _measure(
     arrivals_ms: list[float], latencies_ms: list[float], sent: int, rss_mb: list[float]
 ) -> dict[str, float]:
-    """p50 and p95 are from the header's stamp to publication, by the node's own clock."""
+    """p50 and p95 are from the header's stamp until the labels are out, by the node's clock."""
     if not latencies_ms:
         raise ConfigError('the node labelled no scan; run make demo and see its log.')
     p50, p95 = np.percentile(latencies_ms, (50, 95))
