@@ -21,6 +21,7 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64, String
 
 from lidar_kd.ros.offers import find_offers
+from lidar_kd.ros.session import spare_imports
 from training.live.outline import Outline
 
 NODE = 'lidar_kd'
@@ -166,6 +167,7 @@ def listening(
     listener = Listener(namespace, topic, keep, find_kinds(others), most)
     executor = SingleThreadedExecutor()
     executor.add_node(listener)
+    spare_imports()
 
     def listen(seconds: float) -> None:
         end_s = time.monotonic() + seconds
