@@ -92,6 +92,10 @@ def parse_bench_options() -> argparse.Namespace:
         '--every-topic', action='store_true',
         help='of live: somebody also listens to objects, markers and the static cloud',
     )  # fmt: skip
+    parser.add_argument(
+        '--sensors', type=read_count, default=1,
+        help='of live: so many at 10 Hz each, labelled by one process (default 1)',
+    )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 
@@ -106,6 +110,10 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.name != 'live':
             raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
         chosen['every_topic'] = True
+    if arguments.sensors > 1:
+        if arguments.name != 'live' or arguments.every_topic:
+            raise ConfigError('--sensors: is of live, and not beside --every-topic; leave it out.')
+        chosen['sensors'] = arguments.sensors
     if not arguments.presets:
         return chosen
     if arguments.name != 'models':

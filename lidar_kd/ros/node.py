@@ -31,6 +31,7 @@ from lidar_kd.ros.health import Health
 from lidar_kd.ros.labelled import Labelled
 from lidar_kd.ros.log import explain, ToRos, trace
 from lidar_kd.ros.mailbox import Worker
+from lidar_kd.ros.merged import MergedCloud
 from lidar_kd.ros.outputs import Outputs
 from lidar_kd.ros.parameters import check_changes, declare_parameters
 from lidar_kd.ros.pipeline import Pipeline, read_stamp
@@ -208,13 +209,16 @@ class SegmentNode(LifecycleNode):
             self._health.drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
             return
         wanted = self._outputs.wanted()
-        if not wanted:
+        merged = self._merged_cloud()
+        if not wanted and not merged:
             self._health.statistics.skip(time.monotonic())
             return
         header, pose = self._frames.place(message.header)
         labelled = self._pipeline.label(message, settings, pose)
         late = choose_late_topics(wanted, settings)
         self._outputs.send_labels(header, labelled, wanted - late, settings)
+        if merged:
+            merged.add(self.get_namespace(), header, labelled, settings)
         times = {'pipeline_latency_ms': 1e3 * self._age_s(message.header)}
         if late:
             where = read_stamp(message), self._frames.locate(header)
@@ -253,6 +257,11 @@ class SegmentNode(LifecycleNode):
         if not self._is_told:
             self._is_told = True
             self.get_logger().info(f'first scan labelled: {labelled.description}')
+
+    def _merged_cloud(self) -> MergedCloud | None:
+        """That of all sensors, where there is one and somebody listens to it."""
+        merged = self._shared.merged if self._shared else None
+        return merged if merged and merged.is_wanted() else None
 
     def _age_s(self, header: Header) -> float:
         """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""

@@ -163,10 +163,25 @@ def listening(
     most: int = 10_000,
 ) -> Iterator[tuple[Listener, Callable[[float], None]]]:
     """Yields the listener, and what to call to let it listen for some seconds."""
+    with listening_to([namespace], topic, keep, others, most) as ((listener,), listen):
+        yield listener, listen
+
+
+@contextmanager
+def listening_to(
+    namespaces: Iterable[str],
+    topic: str,
+    keep: Callable[[Received], Any],
+    others: Iterable[str] = (),
+    most: int = 10_000,
+) -> Iterator[tuple[list[Listener], Callable[[float], None]]]:
+    """The same for several nodes: a listener for each."""
     rclpy.init(args=[], signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    listener = Listener(namespace, topic, keep, find_kinds(others), most)
+    kinds = find_kinds(others)
+    listeners = [Listener(namespace, topic, keep, kinds, most) for namespace in namespaces]
     executor = SingleThreadedExecutor()
-    executor.add_node(listener)
+    for listener in listeners:
+        executor.add_node(listener)
     spare_imports()
 
     def listen(seconds: float) -> None:
@@ -175,8 +190,9 @@ def listening(
             executor.spin_once(timeout_sec=left_s)
 
     try:
-        yield listener, listen
+        yield listeners, listen
     finally:
         executor.shutdown()
-        listener.destroy_node()
+        for listener in listeners:
+            listener.destroy_node()
         rclpy.shutdown()

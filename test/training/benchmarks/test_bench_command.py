@@ -34,8 +34,10 @@ WITHOUT = 'import sys; sys.modules["spconv"] = None'
 RUN = 'import runpy, sys; sys.path[0] = "training"; runpy.run_path({0!r}, run_name="__main__")'
 
 
-def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, float]:
-    """Its figures, by a Python that begins with `first`."""
+def run_benchmark(
+    name: str, folder: Path, *, first: str = 'pass', more: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """Its figures, by a Python that begins with `first`; `more`: arguments that win."""
     figures = folder / 'figures.json'
     words = [
         'bench',
@@ -45,6 +47,7 @@ def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, 
         '1',
         '--points',
         '1000',
+        *more,
     ]
     code = f'import sys; sys.argv = {[*words, "--json", str(figures)]!r}; {first}\n'
     code += RUN.format(str(ROOT / 'training' / 'bench.py'))
@@ -65,6 +68,14 @@ def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
     if name == 'odometry':
         pytest.importorskip('kiss_icp', reason='KISS-ICP is not here: pip install kiss-icp')
     assert run_benchmark(name, tmp_path)
+
+
+def test_live_tells_of_each_of_several_sensors(tmp_path: Path) -> None:
+    pytest.importorskip('rclpy', reason='the nodes run on ROS')
+    figures = run_benchmark('live', tmp_path, more=('--scans', '6', '--sensors', '2'))
+    for number in range(2):
+        assert 0 < figures[f'labelled_share_{number}'] <= 1
+        assert 0 < figures[f'p50_ms_{number}'] <= figures[f'p95_ms_{number}']
 
 
 def test_odometry_without_kiss_icp_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
