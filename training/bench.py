@@ -21,6 +21,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
+from training.benchmarks.copies import run_copies
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'copies': (run_copies, "how often a cloud's bytes are copied on their way to a node"),
     'sensitivity': (
         run_sensitivity,
         'mIoU of the shipped student under other intensities, mountings and beams, auto and off',

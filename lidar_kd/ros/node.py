@@ -134,7 +134,7 @@ class SegmentNode(LifecycleNode):
         self._answered_s, self._is_told = 0.0, False
         start_worker = self._shared.turns.join if self._shared else Worker
         self._worker = start_worker(self._label)
-        self._input = Input(self, self._receive, self.settings.reliability)
+        self._input = Input(self, self.receive, self.settings.reliability)
         facts = ', '.join(self._pipeline.facts().values())
         self.get_logger().info(
             f'activated: listens to {self._input.topic}, answers on '
@@ -170,7 +170,7 @@ class SegmentNode(LifecycleNode):
 
     # scans
 
-    def _receive(self, message: PointCloud2) -> None:
+    def receive(self, message: PointCloud2) -> None:
         """On the executor's thread: a malformed cloud must not push a good one out."""
         if self._pipeline is None or self._worker is None:
             return  # taken just before the subscription was destroyed

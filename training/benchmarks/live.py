@@ -15,11 +15,14 @@ import secrets
 import tempfile
 import time
 
+import numpy as np
+
 from lidar_kd.bundle import find_shipped_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from training.benchmarks.live_figures import measure_live, report_live
 from training.benchmarks.live_sensors import run_sensors
+from training.benchmarks.scans import most_points
 from training.live.processes import (
     check_alive,
     prepare_environment,
@@ -52,12 +55,20 @@ def run_live(
         links = Path(folder, 'scans')
         links.mkdir()
         for number in range(scans):
-            (links / f'{number:06d}.bin').symlink_to(drive[number % len(drive)])
+            _repeat(drive[number % len(drive)], links / f'{number:06d}.bin')
         if sensors > 1:
             metrics = run_sensors(console, links, scans, bundle, sensors)
         else:
             metrics = _run(console, links, scans, bundle, EVERY if every_topic else ())
     return metrics
+
+
+def _repeat(scan: Path, place: Path) -> None:
+    if not (most := most_points()):
+        place.symlink_to(scan)
+        return
+    points = np.fromfile(scan, '<f4').reshape(-1, 4)
+    points[:: max(1, len(points) // most)].tofile(place)
 
 
 def _simulate(console: Console) -> list[Path]:

@@ -75,6 +75,8 @@ def _listen_to_the_end(
             for _ in range(sum(len(each.kept) for each in listeners) - seen):
                 step()
                 seen += 1
+    hint = 'a sensor got no labels; run make demo.'
+    wait_until(lambda: all(each.kept for each in listeners), listen, SLACK_S, hint)
     listen(1.5)
 
 
