@@ -80,7 +80,7 @@ def parse_bench_options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
-        help='of models: only these (default all)',
+        help='of models: only these (default all); of train-step: this one (default minkunet)',
     )  # fmt: skip
     parser.add_argument(
         '--cases', type=read_count, default=2000, help='of hostile, kernels, kills'
@@ -118,7 +118,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         chosen['sensors'] = arguments.sensors
     if not arguments.presets:
         return chosen
-    if arguments.name != 'models':
+    if arguments.name not in ('models', 'train-step'):
         raise ConfigError(f'--presets: {arguments.name} has none; leave it out.')
     return {**chosen, 'presets': arguments.presets}
 
