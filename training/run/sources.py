@@ -23,7 +23,7 @@ from training.data.kept_past import has_kept_past, KeptPast
 from training.data.kinds import open_dataset
 from training.data.merged import merge_labels
 from training.data.scan import Frame, Points, Scan, ScanSet
-from training.data.settings import Data, DataSource, Streets
+from training.data.settings import Data, DataSource, LabelledSource, Streets
 from training.streets import make as streets_code
 from training.streets.make import make_streets, plan
 from training.streets.sequence import Settings
@@ -109,7 +109,7 @@ def _open_more(source: DataSource, data: Data, learnt: ScanSet) -> ScanSet:
     root = source.root or data.root
     assert root is not None, 'the configuration checks it'
     scans = open_dataset(source.kind, root, source.sequences)
-    if scans.table != learnt.table:
+    if isinstance(source, LabelledSource) and scans.table != learnt.table:
         raise DataError(
             f'{root}: its classes are those of {scans.table.name}, and {learnt.root} has those of '
             f'{learnt.table.name}; leave it out, or give it as data.unlabelled.'

@@ -87,6 +87,7 @@ def report_drive(
         ['labelled scans that came back here', len(answers)],
         *_list_latencies(listener),
         *_list_stages(listener),
+        ['network', status.get('chosen', status.get('bundle', '?'))],
         ['mounting', status.get('mounting', '?')],
         ['intensity level', status.get('intensity level', '?')],
         *found,
