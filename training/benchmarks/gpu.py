@@ -17,7 +17,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.sparse import Engine, Level, select_engine
-from lidar_kd.sparse.engines.spconv import spconv_missing
+from lidar_kd.sparse.select import NAMES
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import CLASSES, make_model, rounds
@@ -70,12 +70,12 @@ def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
 
 
 def _rows(console: Console) -> list[Row]:
-    engines = [select_engine(DEVICE, 'torch')]
-    missing = spconv_missing()
-    if missing:
-        console.warn(f'spconv is left out: {missing}')
-    else:
-        engines.append(select_engine(DEVICE, 'spconv'))
+    engines = []
+    for name in sorted({*NAMES} - {'auto', 'native'}):
+        try:
+            engines.append(select_engine(DEVICE, name))
+        except ConfigError as error:
+            console.warn(f'left out: {error}')
     torch.manual_seed(0)
     trained = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
     folded = {dtype: make_model().to(DEVICE, dtype) for dtype in TYPES}
