@@ -75,7 +75,7 @@ def _make_ptv3(student: Bundle) -> Bundle:
     name, settings = PRESETS[PTV3]
     torch.manual_seed(0)
     network = build_model(name, classes=student.spec.labels.num_classes, **settings).eval()
-    model = ModelSpec(name=name, settings=dict(settings))
+    model = ModelSpec(name=name, settings={key: list(value) for key, value in settings.items()})
     spec = student.spec.model_copy(update={'model': model})
     return Bundle(model=network, spec=spec)
 

@@ -119,7 +119,7 @@ def test_a_scan_with_too_many_cells_is_answered_otherwise(
 def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
     scan: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\nmore')
 
     monkeypatch.setattr(fixed_sizes, 'FixedScan', refuse)
