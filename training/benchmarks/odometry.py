@@ -119,7 +119,7 @@ def read_labels(scan: Path) -> NDArray[np.uint8]:
 def read_raw_labels(scan: Path) -> NDArray[np.uint32]:
     """SemanticKITTI's own ids, which tell what moves."""
     raw = np.fromfile(scan.parents[1] / 'labels' / f'{scan.stem}.label', '<u4')
-    ids: NDArray[np.uint32] = raw & 0xFFFF
+    ids: NDArray[np.uint32] = raw & np.uint32(0xFFFF)
     return ids
 
 
