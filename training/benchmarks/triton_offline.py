@@ -248,10 +248,8 @@ def _tell(
             f'sm_{kind}', name, type_name, f'{len(machines)}', f'{max(registers)}',
             f'{max(shared) / 1024:.1f}', f'{sum(spills)}', _span(products), _span(copies),
         ])  # fmt: skip
-    columns_of_table = [
-        'GPU', 'kernel', 'type', 'compiled', 'registers', 'shared KiB', 'spills', 'MMA', 'async copies'
-    ]  # fmt: skip
-    console.table('kernels: the most of any, or from - to', columns_of_table, table)
+    head = 'GPU, kernel, type, compiled, registers, shared KiB, spills, MMA, async copies'.split(', ')
+    console.table('kernels: the most of any, or from - to', head, table)
     if failed:
         console.table('refused', ['GPU', 'kernel', 'why', 'compiled for'], failed)
     compiled = sum(map(len, found.values()))
