@@ -39,6 +39,10 @@ POINTERS = {
     torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.float32: '*fp32',
     torch.int32: '*i32', torch.int64: '*i64', torch.uint8: '*u8',
 }  # fmt: skip
+HEAD = [
+    *('GPU', 'kernel', 'type', 'compiled', 'registers', 'shared KiB', 'spills'),
+    *('MMA', 'async copies'),
+]
 MULTIPLIES = ('convolve_tiles', 'correlate_pairs')
 
 
@@ -248,8 +252,7 @@ def _tell(
             f'sm_{kind}', name, type_name, f'{len(machines)}', f'{max(registers)}',
             f'{max(shared) / 1024:.1f}', f'{sum(spills)}', _span(products), _span(copies),
         ])  # fmt: skip
-    head = 'GPU, kernel, type, compiled, registers, shared KiB, spills, MMA, async copies'.split(', ')
-    console.table('kernels: the most of any, or from - to', head, table)
+    console.table('kernels: the most of any, or from - to', HEAD, table)
     if failed:
         console.table('refused', ['GPU', 'kernel', 'why', 'compiled for'], failed)
     compiled = sum(map(len, found.values()))
