@@ -83,7 +83,8 @@ def parse_bench_options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
-        help='of models, triton-offline: only these (default all)',
+        help='of models and triton-offline: only these (default all); of train-step: this one '
+        '(default minkunet)',
     )  # fmt: skip
     parser.add_argument(
         '--arch', nargs='+', type=int, default=[87, 90, 110], metavar='N',
@@ -120,7 +121,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         chosen['every_topic'] = True
     if not arguments.presets:
         return chosen
-    if arguments.name != 'models':
+    if arguments.name not in ('models', 'train-step'):
         raise ConfigError(f'--presets: {arguments.name} has none; leave it out.')
     return {**chosen, 'presets': arguments.presets}
 

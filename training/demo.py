@@ -58,6 +58,7 @@ SEED = 2026  # streets that no shipped student was trained on
 START_LIMIT_S = 180.0  # for the node to load torch and its bundle, perhaps on a busy machine
 KNOWN_BY = 16  # points that tell a scan from all others
 STATIC, MARKERS = 'static', 'markers'  # topics that are shown as well
+AUTO = 'auto'  # the node chooses among the networks that ship
 SCAN_S = 0.1
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
 
@@ -67,7 +68,7 @@ def parse_demo() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--bundle', type=Path, help='the network (default: the shipped student)')
+    add('--bundle', type=Path, help='the network (default: the largest that ships and keeps up)')
     add('--scans', type=int, default=100, help='at most so many, at 10 Hz (default 100)')
     add('--own', type=Path, metavar='PATH', help='scans of yours instead: a folder or a bag')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
@@ -100,9 +101,7 @@ def simulate_drive(out: Path, scans: int, console: Console) -> Path:
     return root / 'sequences' / '00'
 
 
-def drive(
-    folder: Path, scans: int, bundle: Path, arguments: argparse.Namespace, console: Console
-) -> Listener:
+def drive(folder: Path, scans: int, arguments: argparse.Namespace, console: Console) -> Listener:
     """Node, replay and listener until the last scan is answered."""
     from training.live.listener import listening
 
@@ -114,7 +113,7 @@ def drive(
         )
         names = {'__ns': namespace, '~/points': 'points'}
         parameters = {
-            'model': bundle.resolve(),
+            'model': arguments.bundle.resolve() if arguments.bundle else AUTO,
             'device': arguments.device,
             'reliability': 'reliable',  # auto would take a moment to find it out
             'labeled_instances': True,
@@ -248,6 +247,7 @@ def report_drive(
         ['latency, header stamp to arrival, p50', f'{p50:.1f} ms'],
         ['latency, header stamp to arrival, p95', f'{p95:.1f} ms'],
         *_list_stages(listener),
+        ['network', status.get('chosen', status.get('bundle', '?'))],
         ['mounting', status.get('mounting', '?')],
         ['intensity level', status.get('intensity level', '?')],
         *found,
@@ -279,7 +279,7 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     table = read_spec(bundle).labels
     prepare_folder(arguments.out)
     folder, scans = open_scans(arguments, console)
-    listener = drive(folder, scans, bundle, arguments, console)
+    listener = drive(folder, scans, arguments, console)
     if not listener.kept:
         raise ConfigError(
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '

@@ -10,15 +10,13 @@ import gc
 import json
 import logging
 import math
-from pathlib import Path
 import time
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from lidar_kd.bundle import find_shipped_bundle
 from lidar_kd.cloud import (
     Cloud,
     decode,
@@ -30,15 +28,16 @@ from lidar_kd.cloud import (
     select,
 )
 from lidar_kd.cloud.layout import choose_intensity
-from lidar_kd.errors import BundleError, ConfigError
+from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
 from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
+from lidar_kd.ros.model_choice import make_segmenter
 from lidar_kd.ros.output_settings import COSTMAP
 from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.ros.sharing import Networks
-from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+from lidar_kd.segmenter import Segmentation
 from lidar_kd.sensor import SensorOptions
 from lidar_kd.sensor.intensity import IntensityRange
 
@@ -69,10 +68,10 @@ class Pipeline:
     def __init__(self, settings: NodeSettings, networks: Networks | None = None) -> None:
         """`networks`: those of the process, where several sensors share one."""
         set_threads(settings.threads)
-        path = choose_model(settings.model)
         self._networks = networks or Networks()
-        self._key = path, settings.device, settings.precision, settings.engine
-        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(path, settings))
+        chosen_by = settings.model, settings.sensor_rate_hz
+        self._key = *chosen_by, settings.device, settings.precision, settings.engine
+        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(settings))
         try:
             self.check_classes(settings)
         except ConfigError:
@@ -207,6 +206,7 @@ class Pipeline:
         device = self._segmenter.device
         facts = {
             'bundle': self._segmenter.bundle,
+            **({'chosen': self._segmenter.choice} if self._segmenter.choice else {}),
             'device': str(device),
             'engine': self._segmenter.engine.name,
             'precision': str(self._segmenter.dtype).removeprefix('torch.'),
@@ -247,29 +247,6 @@ def set_threads(wanted: int) -> None:
     count = wanted or default
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
-
-
-def make_segmenter(path: Path, settings: NodeSettings) -> Segmenter:
-    """Warmed up."""
-    segmenter = Segmenter(
-        path,
-        device=settings.device,
-        precision=cast(Precision, settings.precision),
-        engine=None if settings.engine == 'auto' else settings.engine,
-    )
-    if settings.warm_up_points:
-        segmenter.warm_up(settings.warm_up_points)
-    return segmenter
-
-
-def choose_model(path: str) -> Path:
-    if path:
-        return Path(path).expanduser()
-    try:
-        return find_shipped_bundle()
-    except BundleError as error:
-        reason = str(error).partition(';')[0]
-        raise BundleError(f'{reason}; set the parameter model to a .safetensors file.') from None
 
 
 def read_stamp(message: Any) -> float:

@@ -97,7 +97,7 @@ def _draw_parking(curb: float, rng: Rng) -> Band:
 
 
 def _draw_walk(curb: float, rng: Rng) -> Band:
-    width = rng.uniform(1.0, 2.6) if rng.random() < 0.65 else rng.uniform(2.0, 5.0)
+    width = rng.uniform(1.2, 2.8) if rng.random() < 0.6 else rng.uniform(2.2, 5.5)
     material = str(rng.choice(['paving', 'asphalt', 'gravel'], p=[0.5, 0.45, 0.05]))
     return _band('walk', width, SIDEWALK, material, curb)
 
@@ -113,7 +113,7 @@ def _draw_front(kind: str, curb: float, rng: Rng) -> Band:
     if kind == 'garden' and rng.random() < 0.25:
         raw = int(rng.choice([OTHER_GROUND, SIDEWALK, PARKING], p=[0.5, 0.2, 0.3]))
         return _paved('front', rng.uniform(2, 8), raw, curb)
-    width = rng.uniform(1.5, 9.0) if kind == 'garden' else rng.uniform(0.5, 16.0)
+    width = rng.uniform(1.0, 7.0) if kind == 'garden' else rng.uniform(0.5, 16.0)
     return _band('front', width, TERRAIN, 'grass', curb + rng.uniform(-0.04, 0.12))
 
 
@@ -136,7 +136,7 @@ def _draw_barrier(kind: str, rng: Rng) -> str:
 
 
 def _draw_barrier_height(rng: Rng) -> float:
-    return float(rng.uniform(0.5, 1.2) if rng.random() < 0.4 else rng.uniform(1.0, 2.4))
+    return float(rng.uniform(0.5, 1.2) if rng.random() < 0.35 else rng.uniform(1.0, 3.0))
 
 
 def _draw_grade(kind: str, rng: Rng) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 from training.streets import furniture, plants
 from training.streets.buildings import build_building, BUILDING
+from training.streets.materials import MATERIAL
 from training.streets.mesh import Array, box, join, Mesh, tube
 from training.worlds.site import Edge, Site
 
 Rng = np.random.Generator
-_BACK_M = {'facade': (0.0, 0.6), 'garden': (0.0, 6.0), 'lot': (0.0, 8.0), 'open': (4.0, 30.0)}
-_GAP_M = {'facade': (0.0, 3.0), 'garden': (2.0, 14.0), 'lot': (4.0, 30.0), 'open': (15.0, 60.0)}
+_BACK_M = {'facade': (0.0, 0.6), 'garden': (0.0, 4.0), 'lot': (0.0, 8.0), 'open': (4.0, 30.0)}
+_BLINDS = 0.75  # share of the windows that do not look like glass: curtains, shutters
+_GAP_M = {'facade': (0.0, 3.0), 'garden': (1.5, 11.0), 'lot': (4.0, 30.0), 'open': (15.0, 60.0)}
 
 
 def place_houses(site: Site) -> None:
@@ -45,7 +48,7 @@ def _put_house(edge: Edge, s: float, aside: float, length: float) -> None:
     middle = edge.at(s, aside + depth / 2)
     if not site.take(middle, 0.42 * min(length, depth) + 0.08 * length):
         return
-    house = build_building((length, depth, height), rng)
+    house = draw_blinds(build_building((length, depth, height), rng), rng)
     dressed = join([house, *dress_facade((length, depth, height), rng)])
     site.put(dressed, middle, edge.away(s) - math.pi / 2)
     if rng.random() < 0.35:
@@ -59,7 +62,15 @@ def _put_behind(edge: Edge, s: float, aside: float) -> None:
     s, aside = s + rng.uniform(-8, 8), aside + rng.uniform(5, 20)
     if edge.is_free(s, aside, 1.0) and site.take(edge.at(s, aside), 0.6 * max(size[:2])):
         yaw = edge.away(s) - math.pi / 2 + rng.normal(0, 0.15)
-        site.put(build_building(size, rng), edge.at(s, aside), yaw)
+        site.put(draw_blinds(build_building(size, rng), rng), edge.at(s, aside), yaw)
+
+
+def draw_blinds(house: Mesh, rng: Rng) -> Mesh:
+    """Most windows return light as a wall does, for curtains and blinds hang behind them."""
+    pane = rng.random((len(house) + 1) // 2).repeat(2)[: len(house)] < _BLINDS
+    glass = house.material == MATERIAL['glass']
+    material = np.where(pane & glass, MATERIAL['plaster'], house.material).astype(np.uint8)
+    return replace(house, material=material)
 
 
 def dress_facade(size: tuple[float, float, float], rng: Rng) -> list[Mesh]:

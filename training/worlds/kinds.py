@@ -42,19 +42,19 @@ PLACES = {
     place.name: place
     for place in (
         Locale(
-            name='residential', share=0.42, half_m=(2.2, 4.3), bend=0.012, climb=0.07,
+            name='residential', share=0.45, half_m=(2.5, 4.8), bend=0.012, climb=0.07,
             side_streets=(1, 4),
             fronts={'garden': 0.52, 'facade': 0.15, 'open': 0.11, 'lot': 0.05, 'wood': 0.17},
-            walk=0.85, parking=0.12, verge=0.15, parked=0.17, drives_m=24, trees=8,
-            poles=2.4, signs=3.5, clutter=3, people=0.5, two_wheelers=0.5, traffic_m=140,
+            walk=0.85, parking=0.09, verge=0.15, parked=0.17, drives_m=24, trees=8,
+            poles=2.4, signs=3.5, clutter=3, people=0.5, two_wheelers=0.35, traffic_m=140,
             heavy=0.06, height_m=(3.5, 9),
         ),
         Locale(
-            name='city', share=0.24, half_m=(2.8, 6.0), bend=0.006, climb=0.04,
+            name='city', share=0.24, half_m=(3.0, 6.3), bend=0.006, climb=0.04,
             side_streets=(1, 4),
             fronts={'facade': 0.45, 'garden': 0.27, 'open': 0.12, 'lot': 0.09, 'wood': 0.07},
-            walk=0.97, parking=0.26, verge=0.2, parked=0.3, drives_m=40, trees=6,
-            poles=3, signs=5, clutter=5, people=1.6, two_wheelers=1.4, traffic_m=60,
+            walk=0.97, parking=0.2, verge=0.2, parked=0.3, drives_m=40, trees=6,
+            poles=3, signs=5, clutter=5, people=1.6, two_wheelers=1.0, traffic_m=60,
             heavy=0.08, height_m=(6, 18),
         ),
         Locale(
@@ -73,7 +73,7 @@ PLACES = {
             heavy=0.25, height_m=(4, 9),
         ),
         Locale(  # courtyards, paths and parks: nothing that a car drives on
-            name='yard', share=0.12, half_m=(0.8, 3.0), bend=0.02, climb=0.06,
+            name='yard', share=0.09, half_m=(0.8, 3.0), bend=0.02, climb=0.06,
             side_streets=(0, 3),
             fronts={'open': 0.35, 'facade': 0.25, 'garden': 0.2, 'lot': 0.2},
             walk=0.15, parking=0.1, verge=0.2, parked=0.05, drives_m=60, trees=9,

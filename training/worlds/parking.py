@@ -147,7 +147,7 @@ def _place_poles(edge: Edge) -> None:
 def _beside(edge: Edge) -> float:
     """At the curb or at the inner edge of the sidewalk."""
     inner = edge.front.begin('front')
-    return 0.45 if edge.site.rng.random() < 0.6 else max(inner - 0.3, 0.45)
+    return 0.45 if edge.site.rng.random() < 0.45 else max(inner - 0.3, 0.45)
 
 
 def _place_clutter(edge: Edge) -> None:

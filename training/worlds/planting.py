@@ -8,8 +8,11 @@ import math
 import numpy as np
 
 from training.streets import plants
-from training.streets.mesh import join
-from training.worlds.site import Edge, Site
+from training.streets.mesh import join, Mesh
+from training.worlds.greenery import build_leafy_tree, build_shrub, build_thicket
+from training.worlds.site import Edge, Rng, Site
+
+_THICKET = {'wood': 1.0, 'garden': 0.35, 'open': 0.4, 'lot': 0.25, 'facade': 0.04}
 
 
 def place_plants(site: Site) -> None:
@@ -17,7 +20,7 @@ def place_plants(site: Site) -> None:
         _place_tree_row(edge)
         _place_garden(edge)
         _place_cover(edge)
-        if edge.front.kind == 'wood' or site.rng.random() < 0.2:
+        if site.rng.random() < _THICKET[edge.front.kind]:
             _place_thicket(edge)
     _place_background(site)
 
@@ -32,7 +35,7 @@ def _place_tree_row(edge: Edge) -> None:
     size, step = rng.uniform(0.7, 1.8), rng.uniform(5, 16)
     for s in np.arange(edge.span[0], edge.span[1], step):
         if aside > 0.4 and edge.is_free(s, aside) and rng.random() < 0.85:
-            tree = plants.build_tree(rng, size * rng.uniform(0.85, 1.15))
+            tree = _draw_tree(rng, size * rng.uniform(0.85, 1.15), low=False)
             edge.site.put(tree, edge.at(s, aside), 0.0)
 
 
@@ -44,11 +47,11 @@ def _place_garden(edge: Edge) -> None:
     for s in edge.draw_places(edge.site.place.trees * green):
         aside = rng.uniform(low + 0.8, max(high, low + 2) + 5)
         if edge.is_free(s, aside) and not edge.has_drive(s):
-            edge.site.put(plants.build_tree(rng, rng.uniform(0.6, 1.9)), edge.at(s, aside), 0.0)
+            edge.site.put(_draw_tree(rng, rng.uniform(0.6, 1.9), low=True), edge.at(s, aside), 0.0)
     for s in edge.draw_places(32 * green):
         aside = rng.uniform(low + 0.7, high + 2)
         if edge.is_free(s, aside) and not edge.has_drive(s):
-            bush = plants.build_bush(rng, rng.uniform(0.3, 1.4))
+            bush = _draw_bush(rng, rng.uniform(0.3, 1.5))
             edge.site.put(bush, edge.at(s, aside), rng.uniform(0, 6))
 
 
@@ -61,7 +64,7 @@ def _place_cover(edge: Edge) -> None:
     height = front.barrier_m * rng.uniform(0.7, 1.5)
     for s in np.arange(edge.span[0], edge.span[1], 3.0):
         if rng.random() < 0.55 and edge.is_free(s, aside) and not edge.has_drive(s):
-            wild = plants.build_wood(3.4, rng.uniform(0.3, 0.9), height, rng)
+            wild = build_thicket((3.4, rng.uniform(0.4, 1.0), height), rng)
             edge.site.put(wild, edge.at(s, aside), edge.away(s) - math.pi / 2)
 
 
@@ -74,11 +77,29 @@ def _place_thicket(edge: Edge) -> None:
     for s in np.arange(edge.span[0], edge.span[1], 6.0):
         place = aside + rng.normal(0, 0.5) + deep / 2
         if rng.random() < 0.9 and edge.is_free(s, place) and not edge.has_drive(s):
-            wood = plants.build_wood(6.8, deep, height * rng.uniform(0.6, 1.2), rng)
+            wood = _draw_wood(rng, 6.8, deep, height * rng.uniform(0.6, 1.2))
             edge.site.put(wood, edge.at(s, place), edge.away(s) - math.pi / 2)
         if front.kind == 'wood' and rng.random() < 0.5 and edge.is_free(s, place + 5):
-            stand = [plants.build_tree(rng, rng.uniform(1.2, 2.2)) for _ in range(2)]
+            stand = [_draw_tree(rng, rng.uniform(1.2, 2.2), low=False) for _ in range(2)]
             edge.site.put(join([stand[0], stand[1].placed((3, 4, 0))]), edge.at(s, place + 5), 0.0)
+
+
+def _draw_tree(rng: Rng, scale: float, *, low: bool) -> Mesh:
+    """Dense or airy; in gardens the crown often hides the trunk."""
+    if rng.random() < 0.35:
+        return plants.build_tree(rng, scale)
+    clear = rng.uniform(0.1, 1.8) if low else rng.uniform(1.5, 3.5)
+    return build_leafy_tree(rng, scale, clear_m=clear)
+
+
+def _draw_bush(rng: Rng, size_m: float) -> Mesh:
+    return (plants.build_bush if rng.random() < 0.3 else build_shrub)(rng, size_m)
+
+
+def _draw_wood(rng: Rng, length: float, depth: float, height: float) -> Mesh:
+    if rng.random() < 0.3:
+        return plants.build_wood(length, depth, height, rng)
+    return build_thicket((length, depth, height), rng)
 
 
 def _place_background(site: Site) -> None:
@@ -90,7 +111,7 @@ def _place_background(site: Site) -> None:
         if not site.take(at, 2.0):
             continue
         if rng.random() < 0.6:
-            site.put(plants.build_tree(rng, rng.uniform(1.3, 2.8)), at, 0.0)
+            site.put(_draw_tree(rng, rng.uniform(1.3, 2.8), low=True), at, 0.0)
         else:
-            wood = plants.build_wood(9.0, 4.0, rng.uniform(1.5, 8), rng)
+            wood = _draw_wood(rng, 9.0, 4.0, rng.uniform(1.5, 8))
             site.put(wood, at, rng.uniform(0, 6))

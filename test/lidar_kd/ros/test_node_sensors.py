@@ -21,7 +21,7 @@ from ros_partner import leave_domain, make_scan, scatter, wait_for
 from sensor_msgs.msg import PointCloud2
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.ros import pipeline
+from lidar_kd.ros import model_choice, pipeline
 from lidar_kd.ros.sensors import flatten_names, main, read_sensors, sensor_nodes
 
 SENSORS: dict[str, dict[str, Any]] = {
@@ -33,12 +33,12 @@ SENSORS: dict[str, dict[str, Any]] = {
 def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
     small_bundle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Path] = []
-    make = pipeline.make_segmenter
+    made: list[str] = []
+    make = model_choice.make_segmenter
 
-    def count(path: Path, settings: Any) -> Any:
-        made.append(path)
-        return make(path, settings)
+    def count(settings: Any) -> Any:
+        made.append(settings.model)
+        return make(settings)
 
     monkeypatch.setattr(pipeline, 'make_segmenter', count)
     leave_domain()
@@ -74,7 +74,7 @@ def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
         thread.join()
     partner.destroy_node()
     rclpy.shutdown(context=context)
-    assert made == [Path(small_bundle)]
+    assert made == [small_bundle]
     for name, scan in scans.items():
         answer = heard[name][0]
         assert (answer.header, answer.width) == (scan.header, scan.width)
