@@ -56,7 +56,8 @@ def time_layers(engine: Engine) -> float:
             engine.infer(x, packed, pairs, x.shape[1], relu=True)
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end)
+        ms: float = begin.elapsed_time(end)
+        return ms
 
     run()  # compiles, and derives from the map what the engine wants of it
     return median(run() for _ in range(ROUNDS))

@@ -31,7 +31,8 @@ SMALL = {
     'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
-ELSEWHERE = ('gpu', 'kernels', *WITH_PEER)  # kernels: to compile them takes minutes
+# kernels, triton-offline: to compile them takes minutes
+ELSEWHERE = ('gpu', 'kernels', 'triton-offline', *WITH_PEER)
 OF_ITSELF = ('live', 'hostile', 'kills', 'odometry')  # they start processes, or may lack something
 TOGETHER = tuple(name for name in BENCHMARKS if name not in (*ELSEWHERE, *OF_ITSELF))
 WITHOUT = 'sys.modules["spconv"] = None'

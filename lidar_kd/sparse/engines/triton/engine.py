@@ -134,18 +134,17 @@ class TritonEngine(Engine):
         tile = self.tiles.convolution(x.dtype, c_in, c_out)
         grid = -(-len(out) // tile.rows), -(-c_out // tile.columns)
         if plan is None:  # nothing of a plan is read: x stands for what is not there
-            lists, padded, none, whole = (x,) * 4, 0, -1, False
+            lists, padded, none = (x,) * 4, 0, -1
         else:
             lists = plan.table, plan.order, plan.slots, plan.counts
-            padded, none, whole = plan.table.shape[1], plan.none, plan.whole
+            padded, none = plan.table.shape[1], plan.none
         launch(
             convolve_tiles, grid, x, packed, *lists, x if bias is None else bias, shortcut, out,
             len(out), padded, SLOTS=slots, C_IN=c_in, C_OUT=c_out, X_STRIDE=x.stride(0),
             RESIDUAL_STRIDE=shortcut.stride(0), Y_STRIDE=out.stride(0), BIAS=bias is not None,
             RESIDUAL=residual is not None, RELU=relu, GATHERS=plan is not None, NONE=none,
-            SKIPS=whole and none == 0, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
-            STAGES=tile.stages, PRECISION=precision_of(x.dtype), UPCAST=upcasts(x.dtype),
-            warps=tile.warps,
+            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages,
+            PRECISION=precision_of(x.dtype), UPCAST=upcasts(x.dtype), warps=tile.warps,
         )  # fmt: skip
 
 

@@ -46,7 +46,6 @@ def convolve_tiles(
     RELU: tl.constexpr,
     GATHERS: tl.constexpr,
     NONE: tl.constexpr,
-    SKIPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -70,8 +69,6 @@ def convolve_tiles(
     live = place < n_out
     if GATHERS:
         active = tl.load(counts + tile)
-        if SKIPS and active == 0:  # a tile of rows that nobody reads
-            return
         row = tl.load(order + place, live, 0).to(tl.int32)
     else:
         active, row = 1, place

@@ -35,7 +35,6 @@ class VisitPlan:
     rows: int  # of a tile
     n_out: int
     none: int  # the entry of a table that stands for no neighbour
-    whole: bool  # every slot of the map
     table: Tensor  # (K, tiles * rows) int32
     order: Tensor  # (n_out,)
     slots: Tensor  # (tiles, K) int32
@@ -89,7 +88,7 @@ def _plan_slots(table: Tensor, first: int, last: int, rows: int, none: int) -> V
         _places(stride, table.device)[first:last], masks, n_out,
         STRIDE=stride, SLOTS=slots, NONE=none, ROWS=MASK_ROWS,
     )  # fmt: skip
-    plan = _room((first, last), rows, none, torch.sort(masks)[1], whole=slots == stride)
+    plan = _room((first, last), rows, none, torch.sort(masks)[1])
     launch(
         arrange_tiles, (plan.tiles,), part, plan.order, plan.table, plan.slots, plan.counts,
         n_out, plan.table.shape[1], STRIDE=stride, SLOTS=slots, NONE=none, ROWS=rows,
@@ -100,7 +99,7 @@ def _plan_slots(table: Tensor, first: int, last: int, rows: int, none: int) -> V
 def _plan_up(up: Tensor, pairs: KernelMap, rows: int) -> VisitPlan:
     """Every row has one slot; its place counts slot by slot, so that places sort it."""
     ordered, order = torch.sort(up)
-    plan = _room((0, pairs.slots), rows, 0, order, whole=True)
+    plan = _room((0, pairs.slots), rows, 0, order)
     launch(
         arrange_ups, (plan.tiles,), ordered, plan.table, plan.slots, plan.counts,
         len(up), plan.table.shape[1], pairs.n_in, SLOTS=pairs.slots, ROWS=rows,
@@ -108,17 +107,14 @@ def _plan_up(up: Tensor, pairs: KernelMap, rows: int) -> VisitPlan:
     return plan
 
 
-def _room(span: tuple[int, int], rows: int, none: int, order: Tensor, *, whole: bool) -> VisitPlan:
+def _room(span: tuple[int, int], rows: int, none: int, order: Tensor) -> VisitPlan:
     """A plan of the slots of a span, to be filled in."""
     tiles, slots = -(-len(order) // rows), span[1] - span[0]
-    numbers = torch.empty(
-        tiles * (slots * rows + slots + 1), dtype=torch.int32, device=order.device
+    shapes = (slots, tiles * rows), (tiles, slots), (tiles,)
+    table, active, counts = (
+        torch.empty(shape, dtype=torch.int32, device=order.device) for shape in shapes
     )
-    table, active, counts = numbers.split([tiles * slots * rows, tiles * slots, tiles])
-    return VisitPlan(
-        *span, rows, len(order), none, whole,
-        table.view(slots, tiles * rows), order, active.view(tiles, slots), counts,
-    )  # fmt: skip
+    return VisitPlan(*span, rows, len(order), none, table, order, active, counts)
 
 
 @cache
