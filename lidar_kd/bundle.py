@@ -62,7 +62,7 @@ class SensorSpec(_StrictSettings):
 
 # Bundles from before the format told it, by their data. KITTI's student knows one sensor, and its
 # intensities are left alone.
-_KNOWN_SENSORS = {
+KNOWN_SENSORS = {
     'streets': SensorSpec(height_m=1.73, ground_intensity=0.3),
     'semantickitti': SensorSpec(height_m=1.73),
     'nuscenes': SensorSpec(height_m=1.84),
@@ -84,7 +84,7 @@ class BundleSpec(_StrictSettings):
 
     def trained_on(self) -> SensorSpec:
         """The sensor it knows; what older bundles do not tell follows from their data."""
-        return self.sensor or _KNOWN_SENSORS.get(self.intensity.source, SensorSpec())
+        return self.sensor or KNOWN_SENSORS.get(self.intensity.source, SensorSpec())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

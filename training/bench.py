@@ -21,6 +21,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
+from training.benchmarks.copies import run_copies
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'copies': (run_copies, "how often a cloud's bytes are copied on their way to a node"),
     'sensitivity': (
         run_sensitivity,
         'mIoU of the shipped student under other intensities, mountings and beams, auto and off',
@@ -102,6 +104,10 @@ def parse_bench_options() -> argparse.Namespace:
         '--every-topic', action='store_true',
         help='of live: somebody also listens to objects, markers and the static cloud',
     )  # fmt: skip
+    parser.add_argument(
+        '--sensors', type=read_count, default=1,
+        help='of live: so many at 10 Hz each, labelled by one process (default 1)',
+    )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
 
@@ -119,6 +125,10 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.name != 'live':
             raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
         chosen['every_topic'] = True
+    if arguments.sensors > 1:
+        if arguments.name != 'live' or arguments.every_topic:
+            raise ConfigError('--sensors: is of live, and not beside --every-topic; leave it out.')
+        chosen['sensors'] = arguments.sensors
     if not arguments.presets:
         return chosen
     if arguments.name not in ('models', 'train-step'):

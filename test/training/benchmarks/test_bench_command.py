@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -33,7 +34,8 @@ SMALL = {
 WITH_PEER = ('engine', 'maps', 'train-step')
 # kernels, triton-offline: to compile them takes minutes
 ELSEWHERE = ('gpu', 'kernels', 'triton-offline', *WITH_PEER)
-OF_ITSELF = ('live', 'hostile', 'kills', 'odometry')  # they start processes, or may lack something
+# they start processes, or may lack something
+OF_ITSELF = ('live', 'copies', 'hostile', 'kills', 'odometry')
 TOGETHER = tuple(name for name in BENCHMARKS if name not in (*ELSEWHERE, *OF_ITSELF))
 WITHOUT = 'sys.modules["spconv"] = None'
 RUN = """
@@ -74,11 +76,24 @@ def test_the_benchmarks_of_one_process_run_to_their_figures(tmp_path: Path) -> N
 
 @pytest.mark.parametrize('name', OF_ITSELF)
 def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
-    if name == 'live':
+    if name in ('live', 'copies'):
         pytest.importorskip('rclpy', reason='the node runs on ROS')
+    if name == 'copies' and shutil.which('gcc') is None:
+        pytest.skip('gcc is not here, which compiles what counts')
     if name == 'odometry':
         pytest.importorskip('kiss_icp', reason='KISS-ICP is not here: pip install kiss-icp')
     assert run_benchmarks([name], tmp_path)[name]
+
+
+def test_live_tells_of_each_of_several_sensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('rclpy', reason='the nodes run on ROS')
+    monkeypatch.setitem(SMALL, 'live', ('--scans', '6', '--sensors', '2'))
+    figures = run_benchmarks(['live'], tmp_path)['live']
+    for number in range(2):
+        assert 0 < figures[f'labelled_share_{number}'] <= 1
+        assert 0 < figures[f'p50_ms_{number}'] <= figures[f'p95_ms_{number}']
 
 
 def test_odometry_without_kiss_icp_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lidar_kd.sparse.engines.parts import check_classes, RowAnswers
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
 from lidar_kd.sparse.engines.triton.kernels import (
     add_parts,
-    answer_rows,
+    answer_tiles,
     convolve_tiles,
     correlate_pairs,
 )
@@ -158,7 +158,7 @@ class TritonAnswers(RowAnswers):
         labels = torch.empty(rows, dtype=torch.uint8, device=logits.device)
         probability, entropy = torch.empty(2, rows, device=logits.device)
         launch(
-            answer_rows, (-(-rows // ANSWERED),), logits, labels, probability, entropy, rows,
+            answer_tiles, (-(-rows // ANSWERED),), logits, labels, probability, entropy, rows,
             1 / math.log(max(2, classes)), CLASSES=classes, STRIDE=logits.stride(0),
             WIDTH=1 << (classes - 1).bit_length(), ROWS=ANSWERED,
         )  # fmt: skip

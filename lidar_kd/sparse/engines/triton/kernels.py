@@ -265,7 +265,7 @@ def add_parts(
 
 
 @triton.jit
-def answer_rows(
+def answer_tiles(
     logits: tl.tensor,
     labels: tl.tensor,
     probability: tl.tensor,

@@ -59,11 +59,11 @@ def plans_of(pairs: KernelMap, rows: int, groups: int) -> list[VisitPlan]:
         elif 'fixed table' in pairs.derived:
             pairs.derived[key] = make_plans(pairs.derived['fixed table'], rows, groups, none=0)
         else:
-            pairs.derived[key] = make_plans(table_of(pairs), rows, groups, none=-1)
+            pairs.derived[key] = make_plans(table_of_pairs(pairs), rows, groups, none=-1)
     return cast(list[VisitPlan], pairs.derived[key])
 
 
-def table_of(pairs: KernelMap) -> Tensor:
+def table_of_pairs(pairs: KernelMap) -> Tensor:
     """(n_out, K) int32: the input row in each slot, -1 where there is none."""
     device = pairs.in_rows.device
     table = torch.full((pairs.n_out, pairs.slots), -1, dtype=torch.int32, device=device)
@@ -142,7 +142,7 @@ def _distance(slot: int, slots: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Shares:
+class PairShares:
     """The pairs of a map in parts of fixed length, none of which spans two slots."""
 
     firsts: Tensor  # (S,) int32
@@ -153,7 +153,7 @@ class Shares:
         return len(self.firsts)
 
 
-def shares_of(pairs: KernelMap, length: int) -> Shares:
+def shares_of(pairs: KernelMap, length: int) -> PairShares:
     """Made once per map and length."""
     key = f'shares {length}'
     if key not in pairs.derived:
@@ -163,8 +163,8 @@ def shares_of(pairs: KernelMap, length: int) -> Shares:
         starts = [0, *accumulate(len(part) for part in cuts)]
         numbers = torch.tensor([*firsts, *ends, *starts], dtype=torch.int32)
         parts = numbers.to(pairs.in_rows.device).split([len(firsts), len(ends), len(starts)])
-        pairs.derived[key] = Shares(*parts)
-    return cast(Shares, pairs.derived[key])
+        pairs.derived[key] = PairShares(*parts)
+    return cast(PairShares, pairs.derived[key])
 
 
 def cut_slots(starts: Sequence[int], length: int) -> list[range]:
