@@ -34,6 +34,7 @@ from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
 from training.benchmarks.odometry import run_odometry
+from training.benchmarks.row_order import run_row_order
 from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.sensitivity import run_sensitivity
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
         run_triton_offline,
         'the Triton kernels compiled for GPUs that are not here; exit 1 on a spill',
     ),
+    'row-order': (run_row_order, 'products of the Triton engine over those that count'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),

@@ -24,35 +24,14 @@ def multiply_add(
 
 @triton.jit
 def convolve_tiles(
-    x: tl.tensor,
-    weight: tl.tensor,
-    table: tl.tensor,
-    order: tl.tensor,
-    slots: tl.tensor,
-    counts: tl.tensor,
-    bias: tl.tensor,
-    residual: tl.tensor,
-    y: tl.tensor,
-    n_out: tl.tensor,
-    padded: tl.tensor,
-    SLOTS: tl.constexpr,
-    C_IN: tl.constexpr,
-    C_OUT: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    RESIDUAL_STRIDE: tl.constexpr,
-    Y_STRIDE: tl.constexpr,
-    BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    RELU: tl.constexpr,
-    GATHERS: tl.constexpr,
-    NONE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-    STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> None:
+    x: tl.tensor, weight: tl.tensor, table: tl.tensor, order: tl.tensor, slots: tl.tensor,
+    counts: tl.tensor, bias: tl.tensor, residual: tl.tensor, y: tl.tensor, n_out: tl.tensor,
+    padded: tl.tensor, SLOTS: tl.constexpr, C_IN: tl.constexpr, C_OUT: tl.constexpr,
+    X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, Y_STRIDE: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, GATHERS: tl.constexpr,
+    NONE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+) -> None:  # fmt: skip
     """y = relu?(sum over slots of x[table[slot]] weight[slot] + bias? + residual?)
 
     weight (SLOTS, C_IN, C_OUT); table (SLOTS, padded) of input rows in visiting order, NONE or

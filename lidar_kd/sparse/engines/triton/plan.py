@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which order a convolution visits the rows of its result, and what each tile needs.
 
-Rows whose neighbours lie in the same slots go into the same tile, which then leaves the other
-slots out: rows are sorted by a number with one bit a slot. The rarest slots, the corners of the
-kernel, have the highest bits, and the sort is by Gray code, so that rows beside each other differ
-in few. A plan is made on the device, without asking it anything, and once per map.
+A plan is made on the device, without asking it anything, and once per map.
 """
 
 from __future__ import annotations
@@ -21,8 +18,8 @@ from torch import Tensor
 from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.triton.kernels import arrange_tiles, arrange_ups, read_masks
 from lidar_kd.sparse.engines.triton.launch import launch
+from lidar_kd.sparse.engines.triton.order import bits_of_slots
 
-MOST_BITS = 62  # of a mask; the slots of a larger kernel share them
 MASK_ROWS = 128  # rows a program reads masks of
 
 
@@ -121,24 +118,6 @@ def _room(span: tuple[int, int], rows: int, none: int, order: Tensor) -> VisitPl
 def _places(slots: int, device: torch.device) -> Tensor:
     """(K,) int64: the bit of each slot."""
     return torch.tensor([1 << bit for bit in bits_of_slots(slots)]).to(device)
-
-
-def bits_of_slots(slots: int) -> list[int]:
-    """The bit of each slot: the middle of the kernel lowest, what is farthest from it highest."""
-    ranks = sorted(range(slots), key=lambda slot: _distance(slot, slots))
-    bits = [0] * slots
-    for rank, slot in enumerate(ranks):
-        bits[slot] = min(rank, MOST_BITS - 1) if slots <= MOST_BITS else rank * MOST_BITS // slots
-    return bits
-
-
-def _distance(slot: int, slots: int) -> int:
-    """Steps from the middle of a cube; of other kernels from the middle of the list."""
-    size = round(slots ** (1 / 3))
-    if size**3 != slots:
-        return abs(slot - slots // 2)
-    cell = slot // size**2, slot // size % size, slot % size
-    return sum(abs(part - size // 2) for part in cell)
 
 
 @dataclass(frozen=True, eq=False)

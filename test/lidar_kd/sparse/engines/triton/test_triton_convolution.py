@@ -17,6 +17,12 @@ from lidar_kd.models import build_model, PRESETS  # noqa: E402
 from lidar_kd.sparse import Conv, KernelMap, Level  # noqa: E402
 from lidar_kd.sparse.engines.parts import RowAnswers  # noqa: E402
 from lidar_kd.sparse.engines.triton.engine import TritonEngine  # noqa: E402
+from lidar_kd.sparse.engines.triton.order import (  # noqa: E402
+    bits_of_slots,
+    count_products,
+    visit_numbers,
+)
+from lidar_kd.sparse.engines.triton.plan import make_plans, table_of_pairs  # noqa: E402
 from lidar_kd.sparse.engines.triton.tiles import DeviceTiles, tiles_of  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -158,6 +164,14 @@ def test_a_kernel_of_more_slots_than_a_mask_has_bits_gives_the_same() -> None:
     engine, pairs = TritonEngine(DEVICE, LARGE), Level(cells('two scans')).submanifold((5, 5, 5))
     x, weight, _ = layer(pairs, 4, 32, torch.float32)
     assert error(engine.forward(x, weight, pairs), convolved(x, weight, pairs)) <= 1e-5
+
+
+def test_rows_are_visited_in_the_order_that_plain_torch_finds() -> None:
+    table = table_of_pairs(map_of('submanifold 3x3x3'))
+    [plan] = make_plans(table, 16, 1, none=-1)
+    numbers = visit_numbers(table, bits_of_slots(27), none=-1)
+    assert torch.equal(numbers[plan.order], numbers.sort()[0])
+    assert int(plan.counts.sum()) * 16 == count_products(table, 16, 1, none=-1)
 
 
 @types
