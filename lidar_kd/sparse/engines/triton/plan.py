@@ -53,8 +53,9 @@ def plans_of(pairs: KernelMap, rows: int, groups: int) -> list[VisitPlan]:
     if key not in pairs.derived:
         if 'up' in pairs.derived:
             pairs.derived[key] = [_plan_up(pairs.derived['up'], pairs, rows)]
-        elif 'fixed table' in pairs.derived:
-            pairs.derived[key] = make_plans(pairs.derived['fixed table'], rows, groups, none=0)
+        elif 'nobody' in pairs.derived:
+            none = pairs.derived['nobody']
+            pairs.derived[key] = make_plans(pairs.derived['table'], rows, groups, none)
         else:
             pairs.derived[key] = make_plans(table_of_pairs(pairs), rows, groups, none=-1)
     return cast(list[VisitPlan], pairs.derived[key])
