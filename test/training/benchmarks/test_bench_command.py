@@ -37,7 +37,8 @@ SMALL = {
     'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
-ELSEWHERE = ('gpu', 'kernels', *WITH_PEER)  # kernels: to compile them takes minutes
+# kernels, triton-offline: to compile them takes minutes
+ELSEWHERE = ('gpu', 'kernels', 'triton-offline', *WITH_PEER)
 # they start processes, or may lack something
 OF_ITSELF = ('live', 'copies', 'hostile', 'kills', 'odometry')
 TOGETHER = tuple(name for name in BENCHMARKS if name not in (*ELSEWHERE, *OF_ITSELF))
