@@ -9,8 +9,10 @@
 
 Mixes, pasting and drops are done here, once, so that teacher.cache may be true: its answers are
 kept for exactly the points that the student sees, and a student alone learns from the same folder.
-IN and OUT have SemanticKITTI's layout; poses are left out, as they no longer hold. Run again, the
-same line makes only what is missing, and a larger --versions adds to it.
+IN and OUT have SemanticKITTI's layout; poses are left out, as they no longer hold. For a teacher
+of M2SKD, which sees scans fused with their past, --past-scans 4 fuses them first and keeps what
+that adds beside them. Run again, the same line makes only what is missing; a larger --versions, or
+--past-scans, adds to what is there.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import sys
+from typing import get_args
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -31,6 +34,7 @@ from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from training.data.augment import Augmentation
 from training.data.augmented import AugmentedSettings, link_sequences, write_augmented
+from training.data.fusion import Moving
 from training.data.kinds import open_dataset
 from training.run.yaml_file import check_settings, parse_yaml
 
@@ -65,6 +69,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--plain', nargs='+', metavar='NAME', help='a split or sequences to score, linked as is'
     )
+    parser.add_argument(
+        '--past-scans', type=read_count, default=0, metavar='N',
+        help="fuse each with its hard objects' past of N scans and keep that in past/: for M2SKD",
+    )  # fmt: skip
+    parser.add_argument(
+        '--moving', choices=get_args(Moving), default='registered',
+        help='how objects that moved are aligned (default %(default)s)',
+    )  # fmt: skip
     parser.add_argument('--seed', type=int, default=0, help='default %(default)s')
     parser.add_argument('--workers', type=read_count, default=1, help='default %(default)s')
     return parser.parse_args(argv)
@@ -79,6 +91,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         augmentation=read_augmentation(options.augment),
         versions=options.versions,
         seed=options.seed,
+        past_scans=options.past_scans,
+        moving=options.moving,
     )
     console.line(scans.describe())
     with console.progress(settings.versions * len(scans), 'augmented scans') as advance:

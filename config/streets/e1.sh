@@ -24,9 +24,23 @@ $python training/train.py --cfg config/teachers/minkunet_half_e1.yaml --out $e1/
 $python training/evaluate.py --bundle $e1/teacher/best.safetensors --data $e1/streets \
     --sequences $learnt --json $e1/teacher_on_its_scans.json
 
+compare() { # ARMS' CONFIGURATION, FOLDER, SEEDS and what else
+    cfg=$1 out=$2 seeds=$3
+    shift 3
+    $python training/compare.py --cfg config/streets/$cfg.yaml --out $e1/$out --seeds $seeds --half report "$@"
+}
+
+fuse() { # M2SKD's teacher: the past of hard objects beside the same scans, and a network that sees it
+    $python training/augment.py $e1/streets $e1/augmented --sequences $learnt --versions 8 \
+        --augment "{$moves, $mixes}" --past-scans 4 --moving centroid
+    $python training/train.py --cfg config/teachers/minkunet_half_e1_fused.yaml --out $e1/teacher_fused
+}
+
 for seeds in 1 2 3 4 5 6; do
-    $python training/compare.py --cfg config/streets/e1.yaml --out $e1/compare --seeds $seeds \
-        --arms pvkd srkd label_smoothing self_teacher --half report
-    $python training/compare.py --cfg config/streets/e1_sum.yaml --out $e1/sum --seeds $seeds \
-        --half report
+    compare e1 compare $seeds --arms pvkd srkd label_smoothing self_teacher
+    compare e1_sum sum $seeds
+    if [ $seeds -ge 2 ]; then # two seeds of the others first
+        fuse
+        compare e1_m2skd m2skd $seeds
+    fi
 done

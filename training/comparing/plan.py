@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lidar_kd.errors import ConfigError
 from training.comparing.figures import ALONE, LABEL_SMOOTHING, PSEUDO_LABELS, SELF_TEACHER
+from training.data.settings import Data
 from training.run.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.old_names import find_run, refuse_old_arm, spell_as_before
@@ -84,14 +85,17 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
 
 
 def _without_teacher(config: Config, arm: str) -> dict[str, object]:
-    streets = config.data.streets.model_copy(update={'unlabelled': 0})
+    data, streets = config.data, config.data.streets.model_copy(update={'unlabelled': 0})
+    if not data.fusion:  # what only M2SKD's teacher sees makes no other student alone
+        fusion = {key: Data.model_fields[key].default for key in ('past_scans', 'moving')}
+        data = data.model_copy(update=fusion)
     smoothing = SMOOTHING if arm == LABEL_SMOOTHING else config.loss.label_smoothing
     return {
         'teacher': None,
         'teachers': {},
         'method': (),
         'methods': Methods(),
-        'data': config.data.model_copy(update={'unlabelled': (), 'streets': streets}),
+        'data': data.model_copy(update={'unlabelled': (), 'streets': streets}),
         'loss': config.loss.model_copy(update={'label_smoothing': smoothing}),
     }
 

@@ -28,6 +28,7 @@ from training.data.batch import make_batch
 from training.data.class_counts import CACHE
 from training.data.fusion import FusedScans
 from training.data.instances import digest_files
+from training.data.kept_past import KeptPast
 from training.data.scan import ScanSet
 from training.run.folder import RunFolder
 from training.run.macs import gmacs
@@ -101,7 +102,7 @@ def choose_half(scans: ScanSet, half: str) -> ScanSet:
 
 def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
     """Labels of each scan's own points; what fusion added is seen and not answered for."""
-    if isinstance(scans, FusedScans):
+    if isinstance(scans, FusedScans | KeptPast):
         return _ask(bundle, scans)
     name = hashlib.sha256(f'{digest_of(bundle)} {digest_files(scans)}'.encode()).hexdigest()
     path = CACHE / 'answers' / f'{name[:16]}.npz'

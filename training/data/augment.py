@@ -71,6 +71,7 @@ def augment(
     """`draw_scan` gives another scan of the set; `bank` holds objects to paste, cut from scans.
 
     What needs the sensor in its place (pasting, PolarMix, LaserMix) comes before the motions.
+    The past that fusion added goes along; a scan's own points become the same with it or without.
     """
     if settings.paste:
         objects = bank or cut_instances(draw_scan(), table.hard_ids)
@@ -118,17 +119,21 @@ def flip_matrix(along_x: bool, along_y: bool) -> NDArray[np.float64]:
 
 
 def jitter(scan: Scan, sigma_m: float, limit_m: float, rng: Rng) -> Scan:
-    """Every coordinate moves by a normal amount, at most by the limit."""
-    noise = rng.standard_normal((len(scan), 3), np.float32)
-    noise *= np.float32(sigma_m)
+    """Every coordinate moves by a normal amount, at most by the limit; not those of the past."""
+    own = slice(None) if scan.past is None else ~scan.past
     points = scan.points.copy()
-    points[:, :3] += noise.clip(-limit_m, limit_m, out=noise)
+    noise = rng.standard_normal(points[own, :3].shape, np.float32)
+    noise *= np.float32(sigma_m)
+    points[own, :3] += noise.clip(-limit_m, limit_m, out=noise)
     return scan.with_points(points)
 
 
 def drop(scan: Scan, share: float, rng: Rng) -> Scan:
-    """Every point goes with the probability `share`."""
-    return scan.take(rng.random(len(scan), np.float32) >= share)
+    """Every point goes with the probability `share`; none of the past."""
+    own = slice(None) if scan.past is None else ~scan.past
+    kept = np.ones(len(scan), np.bool_)
+    kept[own] = rng.random(len(kept[own]), np.float32) >= share
+    return scan.take(kept)
 
 
 def polar_mix(scan: Scan, other: Scan, classes: NDArray[np.uint8], rng: Rng) -> Scan:
@@ -168,10 +173,10 @@ def swap_bands(scan: Scan, other: Scan, *, bands: int, first: int = 0) -> Scan:
     Points that are not finite lie in no band: ours stay, and the other's stay away.
     """
     ours, theirs = _inclination(scan), _inclination(other)
-    both = np.concatenate([ours, theirs])
+    both = np.concatenate([ours[scan.is_own], theirs[other.is_own]])
     low, high = np.nanmin(both, initial=math.inf), np.nanmax(both, initial=-math.inf)
     width = max(float(high - low), 1e-6) / bands
-    place = [np.minimum((angle - low) // width, bands - 1) % 2 for angle in (ours, theirs)]
+    place = [np.clip((angle - low) // width, 0, bands - 1) % 2 for angle in (ours, theirs)]
     return join_scans(scan.take(place[0] != 1 - first), other.take(place[1] == 1 - first))
 
 

@@ -7,7 +7,7 @@ dropped once, on disk, they are the same for the teacher, its student and a stud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass
 import json
@@ -19,14 +19,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lidar_kd.errors import DataError, prepare_folder, write_atomically, writing
+from lidar_kd.errors import ConfigError, DataError, prepare_folder, write_atomically, writing
 from lidar_kd.labels import SEMANTICKITTI
 from training.data.augment import augment, Augmentation
+from training.data.fusion import build_bank, FusedScans, Moving
 from training.data.instances import build_paste_bank, digest_files
+from training.data.kept_past import PAST, write_past
 from training.data.scan import Scan, ScanSet
+from training.data.sensor_changes import SensorChanges
 from training.live.tie import tie_worker
 
 STAMP = 'augmented.json'  # what a folder was made from, and how
+FUSION = 'fusion'  # its key for what lies in past/
 FIRST = 10**6  # a version's files count from this times its number: no scan has the same
 MOST_NUMBER = 0xFFFF  # a label file has 16 bits for the number of an object
 _AUGMENT = 4  # a use of the seed; the loader has 1 and 2, the run 3
@@ -34,11 +38,20 @@ _AUGMENT = 4  # a use of the seed; the loader has 1 and 2, the run 3
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedSettings:
-    """How scans are augmented; `versions` of each, which may grow later."""
+    """How scans are augmented; `versions` of each, which may grow later.
+
+    past_scans: so many are fused with each beforehand and kept apart, 0 none; `moving` as theirs.
+    """
 
     augmentation: Augmentation
     versions: int
     seed: int = 0
+    past_scans: int = 0
+    moving: Moving = 'registered'
+
+    @property
+    def fusion(self) -> dict[str, object]:
+        return {'past_scans': self.past_scans, 'moving': self.moving}
 
 
 class Place(NamedTuple):
@@ -50,8 +63,12 @@ class Place(NamedTuple):
     labels: Path
 
     @property
-    def is_done(self) -> bool:
-        return self.points.is_file() and self.labels.is_file()
+    def past(self) -> Path:
+        return self.points.parent.parent / PAST / f'{self.points.stem}.npz'
+
+    def is_done(self, *, with_past: bool) -> bool:
+        paths = [self.points, self.labels, *([self.past] if with_past else [])]
+        return all(path.is_file() for path in paths)
 
 
 def plan_places(scans: ScanSet, out: Path, versions: int) -> list[Place]:
@@ -85,12 +102,18 @@ def write_augmented(
             'layout; augment a data set of that kind.'
         )
     scans.require_labels()
+    _check_past(settings)
     _claim(scans, out, settings)
-    missing = [p for p in plan_places(scans, out, settings.versions) if not p.is_done]
+    with_past = bool(settings.past_scans)
+    places = plan_places(scans, out, settings.versions)
+    missing = [place for place in places if not place.is_done(with_past=with_past)]
     for folder in {place.points.parent.parent for place in missing}:
-        for name in ('velodyne', 'labels'):
+        for name in ('velodyne', 'labels', *([PAST] if with_past else [])):
             prepare_folder(folder / name)
     bank = build_paste_bank(scans, seed=settings.seed) if settings.augmentation.paste else []
+    if with_past and missing:
+        known = build_bank(scans, past_scans=settings.past_scans, moving=settings.moving)
+        scans = FusedScans(scans, known)
     for _ in _write_all(scans, settings, bank, missing, workers):
         advance()
     return len(missing)
@@ -130,6 +153,7 @@ def make_version(
 
 def write_scan_files(scan: Scan, points: Path, labels: Path) -> None:
     """The labels last: a scan is there once both are."""
+    scan = scan.take(scan.is_own)
     raw = SEMANTICKITTI.to_raw(scan.labels)
     if scan.instances is not None:
         raw = raw | _fit_numbers(scan) << np.uint32(16)
@@ -161,30 +185,43 @@ def _number_in_sequence(scans: ScanSet) -> list[int]:
 
 
 def _claim(scans: ScanSet, out: Path, settings: AugmentedSettings) -> None:
-    """Refuses a folder that holds something else; versions may be added to one of ours."""
-    stamp = {
+    """Refuses a folder that holds something else; versions, and the past, may be added to ours."""
+    path, there = out / STAMP, dict[str, object]()
+    stamp: dict[str, object] = {
         'scans': digest_files(scans),
         'seed': settings.seed,
         'augmentation': settings.augmentation.model_dump(mode='json'),
     }
-    path = out / STAMP
+    if settings.past_scans:
+        stamp[FUSION] = settings.fusion
     if path.is_file():
         there = json.loads(path.read_text(encoding='utf-8'))
-        # what a folder's augmentation does not name was not there yet, or off
-        known = Augmentation.model_validate(there.get('augmentation', {})).model_dump(mode='json')
-        there['augmentation'] = known
-        other = [key for key, value in stamp.items() if there.get(key) != value]
-        if other:
-            raise DataError(
-                f'{out}: was made with another {" and another ".join(other)}; '
-                'choose another folder, or remove this one.'
-            )
-        return
-    if out.is_dir() and any(out.iterdir()):
+        _refuse_others(out, there, stamp)
+    elif out.is_dir() and any(out.iterdir()):
         raise DataError(f'{out}: is not empty and was not made by augment.py; choose another.')
+    if stamp.keys() <= there.keys():
+        return
     prepare_folder(out)
     with writing(path), write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(stamp, indent=1) + '\n', encoding='utf-8')
+        temporary.write_text(json.dumps(stamp | there, indent=1) + '\n', encoding='utf-8')
+
+
+def _refuse_others(out: Path, there: Mapping[str, object], stamp: Mapping[str, object]) -> None:
+    # what a folder's augmentation does not name was not there yet, or off
+    known = Augmentation.model_validate(there.get('augmentation', {})).model_dump(mode='json')
+    now = {FUSION: stamp.get(FUSION), **there, 'augmentation': known}
+    other = [key for key, value in stamp.items() if now.get(key) != value]
+    if other:
+        raise DataError(
+            f'{out}: was made with another {" and another ".join(other)}; '
+            'choose another folder, or remove this one.'
+        )
+
+
+def kept_fusion(root: Path) -> object:
+    """How what lies in the past/ folders of a data set was fused: AugmentedSettings.fusion."""
+    path = root / STAMP
+    return json.loads(path.read_text(encoding='utf-8')).get(FUSION) if path.is_file() else None
 
 
 def _write_all(
@@ -227,4 +264,27 @@ def _write_here(place: Place) -> None:
 def _write(
     scans: ScanSet, settings: AugmentedSettings, bank: Sequence[Scan], place: Place
 ) -> None:
-    write_scan_files(make_version(scans, place, settings, bank), place.points, place.labels)
+    scan = make_version(scans, place, settings, bank)
+    if place.is_done(with_past=False):
+        _check_same(scan, place.points)
+    else:
+        write_scan_files(scan, place.points, place.labels)
+    if settings.past_scans:
+        write_past(scan, place.past)
+
+
+def _check_same(scan: Scan, points: Path) -> None:
+    """The past belongs to the points that are there already, which answers may be kept for."""
+    if scan.points[scan.is_own].astype('<f4').tobytes() != points.read_bytes():
+        raise DataError(
+            f'{points}: was augmented by another version of the program, so its past would lie '
+            'elsewhere; choose another folder.'
+        )
+
+
+def _check_past(settings: AugmentedSettings) -> None:
+    if settings.past_scans and settings.augmentation.sensor != SensorChanges():
+        raise ConfigError(
+            'augmentation: sensor: what another sensor would see of the past is not known; leave '
+            'it out, or the past.'
+        )

@@ -52,7 +52,7 @@ def paste_on_ground(
     places = is_onto[is_there & (np.abs(range_m - math.hypot(*centre)) < RANGE_M)]
     if not len(places):
         return scan
-    standing = points[~np.isin(scan.labels, ground)]
+    standing = points[~np.isin(scan.labels, ground) & scan.is_own]
     for place in points[rng.choice(places, TRIES), :3]:
         pasted = set_down(instance, place)
         if is_free(standing, pasted, height_m=float(place[2])):

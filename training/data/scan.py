@@ -42,6 +42,11 @@ class Scan:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def is_own(self) -> NDArray[np.bool_]:
+        """(N,) False for points that fusion added."""
+        return ~_mark_past(self)
+
     def take(self, rows: Rows) -> Scan:
         return replace(
             self,
@@ -61,7 +66,7 @@ def join_scans(first: Scan, second: Scan) -> Scan:
     """Both clouds in one, the first one's name; objects of the second get new numbers."""
     instances = None
     if first.instances is not None and second.instances is not None:
-        highest = first.instances.max(initial=0)
+        highest = first.instances[first.is_own].max(initial=0)
         renumbered = np.where(second.instances > 0, second.instances + highest, 0)
         instances = np.concatenate([first.instances, renumbered.astype(np.uint32)])
     past = None
@@ -90,6 +95,7 @@ class Frame:
     numbers: Path | None = None  # of the objects, where they have a file of their own
     pose: NDArray[np.float64] | None = None
     no_pose: str = ''  # why, where the files of the poses cannot be used
+    past: Path | None = None  # what fusion added before the scan was augmented
 
     @property
     def sequence(self) -> str:
@@ -121,6 +127,7 @@ class ScanSet:
     read_raw: Callable[[Path], Raw]
     read_points: Callable[[Path], Points] = read_scan
     period_s: float = 0.1  # between two scans of a sequence
+    told: NDArray[np.uint8] | None = None  # (256,) what its train ids tell, see merged.py
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -183,7 +190,8 @@ class ScanSet:
                 f'{path}: cannot be read ({error.strerror or error}); '
                 'unpack the labels again or leave this sequence out.'
             ) from None
-        return self.table.to_train(raw, str(path)), instances
+        labels = self.table.to_train(raw, str(path))
+        return labels if self.told is None else self.told[labels], instances
 
 
 def require_poses(scans: ScanSet) -> None:

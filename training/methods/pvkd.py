@@ -26,8 +26,8 @@ _PAPER: dict[str, Any] = {
     'voxel_output': 0.15,  # [rec]
     'per_class': True,  # mean over N and C [rec]
     'output_tau': 1.0,  # [ours]: none is known
-    'output_power': 0.0,
-    'trust': 'always',
+    'output_power': 0.0,  # [ours]: off, for no source has it
+    'trust': 'always',  # [ours]: likewise
     'point_affinity': 0.15,  # [rec]
     'voxel_affinity': 0.25,  # [rec]
     'boxes': {

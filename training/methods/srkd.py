@@ -31,8 +31,8 @@ DRAWS = {'balanced': draw_balanced, 'uniform': draw_uniform}
 _PAPER: dict[str, Any] = {
     'output': 0.3,  # [dig]; 0.05 to 0.1 in the nuScenes configurations [code]
     'output_tau': 2.0,  # [dig]
-    'output_power': 0.0,
-    'trust': 'always',
+    'output_power': 0.0,  # [ours]: off, for no source has it
+    'trust': 'always',  # [ours]: likewise
     'cross': 0.1,  # [code] 1e-3 to 0.1
     'cross_tau': 2.0,  # [dig]
     'project': True,  # features of one width [dig]
@@ -43,9 +43,10 @@ _PAPER: dict[str, Any] = {
     'point_affinity': 1.0,  # [ours]: no weight is known beside that of a box
     'voxel_affinity': 1.0,  # [ours]: likewise
     'boxes': {'draw': 'class_aware'},  # [dig]
-    'channel': 1000.0,  # [dig]
+    'channel': 1000.0,  # [dig]; [code] in its configurations of channels, without relations
     'voxel_channel': 1000.0,  # [dig]
     'channel_tau': 2.0,  # [pub]
+    'per_point': True,  # [ours]: the term's code is not public; see docs/distillation.md
 }
 
 
@@ -75,6 +76,7 @@ class SrkdSettings(PresetSettings):
     channel: Weight = 0.0  # of the points; [dig] 1e3, with a normalisation that is not known
     voxel_channel: Weight = 0.0  # of the voxels; likewise
     channel_tau: PositiveFloat = 2.0  # [pub]
+    per_point: bool = False  # the channel terms are divided by the number of rows drawn, too
     boxes: BoxSettings = BoxSettings()
 
 
@@ -153,8 +155,11 @@ class Srkd(nn.Module):
 
     def _compare_channels(self, ours: Tensor, theirs: Tensor, lengths: list[int]) -> Tensor:
         """Adapted student rows and the teacher's, scan after scan; the mean over the scans."""
-        pairs = zip(ours.split(lengths), theirs.split(lengths))
-        each = [channel_divergence(a, t, tau=self.settings.channel_tau) for a, t in pairs]
+        s, pairs = self.settings, zip(ours.split(lengths), theirs.split(lengths))
+        each = [
+            channel_divergence(a, t, tau=s.channel_tau) / (max(1, len(a)) if s.per_point else 1)
+            for a, t in pairs
+        ]
         return torch.stack(each).mean()
 
     def _compare_boxes(self, inputs: Inputs, boxes: Boxes) -> dict[str, Tensor]:

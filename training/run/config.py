@@ -144,7 +144,7 @@ class Config(Section):
     teachers: dict[str, TeacherSettings] = {}  # method -> one of its own, as a fused one for m2skd
     method: tuple[str, ...] = ()  # distill only; a sum of several divides automatic shares
     methods: Methods = Methods()
-    known_gain: str | None = None  # of this configuration as it is; the run's report quotes it
+    known_gain: str | None = None  # a row of docs/distillation.md, which the run's report quotes
     log_every: PositiveInt = 20  # steps
     save_every_s: NonNegativeFloat = 60.0  # between two checkpoints
 
@@ -209,6 +209,11 @@ class Config(Section):
                 'teacher.shared: the student cannot explain scans without labels to itself; set '
                 'data.unlabelled to [] and data.streets.unlabelled to 0, or name a teacher'
             )
+        if self.loss.label_smoothing and any(each.merged for each in self.data.labelled):
+            raise ValueError(
+                'loss.label_smoothing: spreads a label over all classes, and data.labelled has '
+                'merged ones that are several at once; set it to 0'
+            )
         self._check_augmentation()
         return self
 
@@ -239,9 +244,17 @@ class Config(Section):
             )
 
 
+_DECIDES_NOTHING = {
+    *('name', 'seed', 'device', 'threads', 'known_gain', 'log_every', 'save_every_s'),
+    *('data.workers', 'validate.pictures'),
+}
+
+
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """The configuration in a file; paths of other configurations become absolute."""
     settings = read_settings(path, changes)
+    if any(change.partition('=')[0] not in _DECIDES_NOTHING for change in changes):
+        settings.pop('known_gain', None)  # it was measured as the file has it
     settings.setdefault('name', path.stem)
     refuse_old_settings(settings, path.name)
     for teacher in find_teacher_sections(settings):

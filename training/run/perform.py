@@ -19,6 +19,7 @@ from lidar_kd.sensor import EACH_ALONE
 from training.data.batch import make_batch
 from training.data.loader import explain_lost_worker
 from training.methods.by_features import outputs_of
+from training.reports.known_gain import quote_gain
 from training.reports.page import rated_by, write_answer_page
 from training.reports.report import Result, show, write_pictures, write_report
 from training.run.build import build_parts, open_sources_once
@@ -222,6 +223,8 @@ def describe_run(parts: Parts, sources: Sources, plan: TeachingPlan) -> dict[str
         f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
         'folder': parts.folder.path,
     }
+    for number, more in enumerate(sources.labelled, start=2):
+        rows[f'and from ({number})'] = more.describe()
     if config.model.warm_start is not None:
         rows['warm start'] = config.model.warm_start
     if plan.is_its_own:
@@ -266,7 +269,8 @@ def report_run(parts: Parts, console: Console) -> None:
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
         confusion = score(watch, scans, advance=advance)
-    known = parts.config.known_gain
+    row = parts.config.known_gain
+    known = None if row is None else quote_gain(row)
     result = Result(
         title=parts.config.name,
         table=parts.spec.labels,

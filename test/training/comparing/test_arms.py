@@ -45,6 +45,16 @@ def test_label_smoothing_is_the_student_alone_but_for_its_labels(config: Config)
     assert smoothed.folder.path.parent != alone.folder.path.parent
 
 
+def test_what_only_m2skds_teacher_sees_makes_no_other_student_alone(config: Config) -> None:
+    def alone(**changes: object) -> Path:
+        data = config.data.model_copy(update=changes)
+        changed = config.model_copy(update={'data': data})
+        return plan_runs(changed, ['alone'], 1, Path('x/y'))[0].folder.path
+
+    assert alone(moving='centroid', past_scans=2) == alone()
+    assert alone(validation_scans=3) != alone()
+
+
 def test_the_first_student_alone_teaches_the_self_taught_of_all_seeds(config: Config) -> None:
     runs = plan_runs(config, ['alone', 'self_teacher'], 2, Path('x/y'))
     first, *others = runs

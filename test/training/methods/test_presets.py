@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 import math
 from pathlib import Path
+import re
 from typing import Any
 
 from made_up_batch import (
@@ -35,6 +36,7 @@ from lidar_kd.errors import ConfigError
 from lidar_kd.labels import IGNORE
 from lidar_kd.voxels import CartesianGrid, CylinderGrid
 from training.methods import build_methods
+from training.methods.inputs import Widths
 from training.methods.logits import LogitPair
 from training.methods.m2skd import M2skdSettings
 from training.methods.pvkd import Pvkd, PvkdSettings
@@ -42,6 +44,7 @@ from training.methods.srkd import SrkdSettings
 from training.methods.terms import feature_mse
 from training.run.config import load_config
 
+ROOT = Path(__file__).resolve().parents[3]
 SRKD = SrkdSettings.model_validate('paper')
 PVKD = PvkdSettings.model_validate('paper')
 M2SKD = M2skdSettings.model_validate('paper')
@@ -59,6 +62,7 @@ def test_srkd_has_the_weights_of_its_paper_and_code() -> None:
     assert (SRKD.point_affinity, SRKD.voxel_affinity) == (1.0, 1.0)  # [ours]
     assert SRKD.boxes.draw == 'class_aware'  # [dig]
     assert (SRKD.channel, SRKD.voxel_channel, SRKD.channel_tau) == (1000.0, 1000.0, 2.0)  # [dig]
+    assert SRKD.per_point  # [ours]
     assert SRKD.relate_mixes  # [code]: Mix3D 0.8 in its recipe
 
 
@@ -77,6 +81,19 @@ def test_m2skd_has_the_weights_of_its_public_run() -> None:
     assert (M2SKD.logit, M2SKD.logit_tau, M2SKD.affinity) == (5.0, 3.3, 1.0)  # [pub]
     assert (M2SKD.affinity_of, M2SKD.affinity_within) == ('logits', 'classes')  # [code]
     assert M2SKD.object_points == 256  # [pub]
+
+
+@pytest.mark.parametrize('name', ['srkd', 'pvkd', 'm2skd'])
+def test_every_value_of_a_preset_names_its_source(name: str) -> None:
+    text = (ROOT / 'training' / 'methods' / f'{name}.py').read_text(encoding='utf-8')
+    written = text.partition('_PAPER: dict[str, Any] = {\n')[2].partition('\n}\n')[0]
+    sources = {
+        line.strip(): re.search(r'# .*\[(pub|code|dig|rec|ours)\]', line)
+        for line in written.splitlines()
+        if re.match(r" +'\w+': [^{]", line)
+    }
+    assert len(sources) >= 8
+    assert [line for line, source in sources.items() if source is None] == []
 
 
 @pytest.mark.parametrize('settings', [SrkdSettings, PvkdSettings, M2skdSettings])
@@ -191,6 +208,29 @@ def test_the_voxel_half_of_the_channel_term_equals_a_loop_over_channels() -> Non
             s, t = (f[:, channel] / 2 for f in pair)
             each.append(4 * (t.softmax(0) * (t.log_softmax(0) - s.log_softmax(0))).sum())
     torch.testing.assert_close(found, torch.stack(each).mean())
+
+
+@pytest.mark.parametrize('name', ['channel', 'voxel_channel'])
+@pytest.mark.parametrize('per_point', [False, True])
+def test_the_channel_terms_of_two_rows_are_worked_out_by_hand(name: str, per_point: bool) -> None:
+    one = Widths(classes=STUDENT.classes, point=1, voxel=1, early=1)
+    off = {'output': 0, 'cross': 0, 'point_affinity': 0, 'voxel_affinity': 0}
+    settings = SrkdSettings.model_validate({**off, name: 1.0, 'points': 2, 'per_point': per_point})
+    student, teacher = Answers(one, 1, 0), Answers(one, 1, 1)
+    kind = 'point_features' if name == 'channel' else 'voxel_features'
+    student.all[kind] = torch.zeros(len(student.all[kind]), 1)
+    # tau 2 halves the logits; all rows are one of two kinds, whichever are drawn
+    teacher.all[kind] = torch.full((len(teacher.all[kind]), 1), 2 * math.log(3))
+    methods = build('srkd', student=one, teacher=one, srkd=settings)
+    inputs = make_inputs(student, teacher, scans=1)
+    assert terms_of(methods, inputs)[f'srkd.{name}'].item() == pytest.approx(0, abs=1e-6)
+    rows = 2 if per_point else 1
+    # one row in a softmax with another that is three times as likely: (1/4, 3/4) from (1/2, 1/2)
+    half = len(teacher.all[kind]) // 2
+    teacher.all[kind][:half] = 0
+    expected = 4 * (math.log(0.5) / 4 + 3 / 4 * math.log(1.5)) / rows
+    found = {round(terms_of(methods, inputs, seed)[f'srkd.{name}'].item(), 5) for seed in range(9)}
+    assert found == {0.0, round(expected, 5)}  # two rows of one kind, or one of each
 
 
 def test_a_teacher_is_trusted_where_no_label_contradicts_it() -> None:

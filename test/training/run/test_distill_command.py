@@ -10,6 +10,7 @@ import pytest
 from small_run import make_street, save_teacher, settings_on, write_config
 import torch
 
+from training.reports.known_gain import quote_gain
 from training.run.perform import distill, main
 
 on_a_card = [
@@ -46,7 +47,7 @@ def test_every_method_runs_from_the_banner_to_the_report(
         device=device,
         method=['srkd', 'pvkd', 'm2skd'],
         teacher={'bundle': str(bundle), 'cache': cache},
-        known_gain='three seeds: two points',
+        known_gain='SRKD',
         optim__steps=2,
     )
     path = write_config(tmp_path / 'small.yaml', changes)
@@ -57,7 +58,7 @@ def test_every_method_runs_from_the_banner_to_the_report(
     assert f'teacher ({network})' in said
     report = json.loads(Path('runs/small/report.json').read_text())
     assert report['title'] == 'small'
-    assert report['facts']['measured before'] == 'three seeds: two points'
+    assert report['facts']['measured before'] == quote_gain('SRKD')
 
 
 def test_a_finished_teacher_is_taken_with_a_warning_where_it_learnt_from_other_streets(

@@ -13,6 +13,7 @@ import pytest
 from small_run import make_street
 
 from lidar_kd.cli.console import Console
+from training.data.fusion import FusedScans
 from training.data.semantickitti import open_semantickitti
 from training.data.settings import Data, Streets
 from training.run.sources import fuse_scans, simulate, spread_scans
@@ -64,6 +65,7 @@ def test_scans_chosen_to_be_scored_keep_the_past_that_the_others_know(
     whole = fuse_scans(scans, scans, data, QUIET)
     chosen = spread_scans(scans, 2)  # the first and the last of four
     fused = fuse_scans(chosen, scans, data, QUIET)
+    assert isinstance(fused, FusedScans)
     assert [frame.name for frame in fused.frames] == ['00/000000', '00/000003']
     assert fused[1].past is not None
     assert fused[1].past.sum() > 0

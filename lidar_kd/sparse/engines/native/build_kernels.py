@@ -8,6 +8,7 @@ Whatever goes wrong here costs speed, never the installation.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 import os
 from pathlib import Path
 import shlex
@@ -85,9 +86,9 @@ class BuildKernels(build_ext):
                 have.append(f'-DHAVE_{name.upper()}=1')
             except BuildError as refusal:
                 self.warn(f'lidar_kd does without its {name} kernel: {refusal}')
-        for path in sorted(HERE.glob('*.c')):
-            if path.name not in (*FLOAT32, *AMX):
-                built.append(compile_source(compiler, objects, path.stem, path.name, have))
+        names = sorted(path.name for path in HERE.glob('*.c'))
+        rest = [name for name in names if name not in (*FLOAT32, *AMX)]
+        built += compile_variant(compiler, objects, 'any', rest, have)
         link(compiler, built, library)
 
 
@@ -115,11 +116,13 @@ def variants_for(compiler: list[str]) -> dict[str, tuple[list[str], list[str]]]:
 def compile_variant(
     compiler: list[str], objects: Path, name: str, sources: list[str], flags: list[str]
 ) -> list[Path]:
-    """The objects of one instruction set: all of them, or BuildError."""
-    return [
-        compile_source(compiler, objects, f'{name}-{source[:-2]}', source, flags)
-        for source in sources
-    ]
+    """The objects of one instruction set, side by side: all of them, or BuildError."""
+    with ThreadPoolExecutor() as pool:
+        jobs = [
+            pool.submit(compile_source, compiler, objects, f'{name}-{source[:-2]}', source, flags)
+            for source in sources
+        ]
+        return [job.result() for job in jobs]
 
 
 def compile_source(
