@@ -97,6 +97,8 @@ class Data(Section):
     train: Sequences = 'train'
     validation: Sequences = 'val'
     validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
+    mounting: Switch = 'off'  # of `train`, as in a source below: what the node would show
+    intensity: Switch = 'off'
     labelled: tuple[LabelledSource, ...] = ()  # more scans with labels, of the same classes
     unlabelled: tuple[DataSource, ...] = ()  # more scans for the teacher to explain; distill only
     sensor: SensorSpec | None = None  # what the bundle says of it; None: by the kind of data

@@ -23,7 +23,7 @@ from training.data.kept_past import has_kept_past, KeptPast
 from training.data.kinds import open_dataset
 from training.data.merged import merge_labels
 from training.data.scan import Frame, Points, Scan, ScanSet
-from training.data.settings import Data, DataSource, Streets
+from training.data.settings import Data, DataSource, LabelledSource, Streets
 from training.streets import make as streets_code
 from training.streets.make import make_streets, plan
 from training.streets.sequence import Settings
@@ -84,7 +84,7 @@ def open_sources(data: Data, console: Console) -> Sources:
         _check_disjoint(each, scored)
     _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
-        train=learnt.require_labels(),
+        train=_fit(learnt.require_labels(), data, data),
         validation=spread_scans(scored.require_labels(), data.validation_scans),
         scored=scored,
         labelled=tuple(labelled),
@@ -109,7 +109,7 @@ def _open_more(source: DataSource, data: Data, learnt: ScanSet) -> ScanSet:
     root = source.root or data.root
     assert root is not None, 'the configuration checks it'
     scans = open_dataset(source.kind, root, source.sequences)
-    if scans.table != learnt.table:
+    if isinstance(source, LabelledSource) and scans.table != learnt.table:
         raise DataError(
             f'{root}: its classes are those of {scans.table.name}, and {learnt.root} has those of '
             f'{learnt.table.name}; leave it out, or give it as data.unlabelled.'
@@ -119,19 +119,21 @@ def _open_more(source: DataSource, data: Data, learnt: ScanSet) -> ScanSet:
         factor = learnt.find_full_scale() / scans.find_full_scale()
     if factor not in (None, 1):
         scans = replace(scans, read_points=_Rescaled(scans.read_points, factor))
-    if 'auto' in (source.mounting, source.intensity):
-        scans = replace(scans, read_points=_fit(scans.read_points, source, data))
-    return replace(scans, frames=scans.frames * source.repeat)
+    return replace(_fit(scans, source, data), frames=scans.frames * source.repeat)
 
 
-def _fit(read: Callable[[Path], Points], source: DataSource, data: Data) -> _Fitted:
+def _fit(scans: ScanSet, source: Data | DataSource, data: Data) -> ScanSet:
+    """As the node shows them to a network, as far as `source` asks for it."""
+    if source.mounting == source.intensity == 'off':
+        return scans
     if data.sensor is None:
         raise ConfigError(
             'data.sensor: missing, so there is no mounting and no brightness to bring scans to; '
-            "set it, or mounting and intensity of data's other sources to off."
+            'set it, or mounting and intensity to off.'
         )
     options = replace(EACH_ALONE, mounting=source.mounting, intensity=source.intensity)
-    return _Fitted(read, data.sensor, options, data.intensity_scale)
+    fitted = _Fitted(scans.read_points, data.sensor, options, data.intensity_scale)
+    return replace(scans, read_points=fitted)
 
 
 def _check_intensity(scans: ScanSet, scale: float, console: Console) -> None:

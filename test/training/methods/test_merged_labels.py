@@ -153,6 +153,21 @@ def test_scans_can_be_brought_to_the_mounting_that_the_bundle_will_tell(tmp_path
         open_sources(data.model_copy(update={'sensor': None}), QUIET)
 
 
+def test_the_scans_of_the_run_itself_can_be_brought_there_too(tmp_path: Path) -> None:
+    street = make_street(tmp_path / 'street')
+    raise_by_1_m(street / 'sequences' / '00' / 'velodyne')
+    data = Data(
+        kind='semantickitti',
+        root=street,
+        train=('00',),
+        validation=('08',),
+        sensor=SensorSpec(height_m=1.7),
+        mounting='auto',
+    )
+    scan = open_sources(data, QUIET).train[0]
+    assert np.median(scan.points[scan.labels == ROAD, 2]) == pytest.approx(-1.7, abs=0.05)
+
+
 def each(opened: Any) -> list[Any]:
     return [opened.train, *opened.labelled]
 
