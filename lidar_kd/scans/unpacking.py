@@ -52,7 +52,7 @@ def import_zstd() -> Any:
 @cache
 def bound_rosbags() -> None:
     """For this process; to call before a bag is opened."""
-    from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
+    from lz4.frame import LZ4FrameDecompressor
     from rosbags.rosbag1 import reader as bag1
     from rosbags.rosbag2 import reader as bag2
     from rosbags.rosbag2 import storage_mcap as mcap

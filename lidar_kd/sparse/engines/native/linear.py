@@ -26,7 +26,7 @@ class _Products(Protocol):
     def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap | None) -> Tensor: ...
 
 
-class _Linear(torch.autograd.Function):
+class _LinearRows(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, engine: _Products
@@ -49,5 +49,5 @@ class _Linear(torch.autograd.Function):
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None, engine: _Products) -> Tensor:
     """x (..., C_in), weight (C_out, C_in); differentiable."""
     rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias, engine)  # type: ignore[no-untyped-call]
+    y: Tensor = _LinearRows.apply(rows, weight, bias, engine)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], len(weight))
