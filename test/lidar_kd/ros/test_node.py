@@ -185,7 +185,7 @@ def test_while_the_network_runs_parameters_are_answered_and_the_newest_scan_wait
 
     partner.activate()
     partner.ask(make_scan(scatter(500)))
-    wait_for(lambda: is_reliable(partner), 'a reliable subscription')
+    wait_for(lambda: partner.find_reliabilities() == ['RELIABLE'], 'a reliable subscription')
     monkeypatch.setattr(Pipeline, 'label', hold)
     first, *others = (make_scan(scatter(500, turn)) for turn in range(8))
     partner.publish(first)
@@ -205,11 +205,6 @@ def test_while_the_network_runs_parameters_are_answered_and_the_newest_scan_wait
 
 def has_received(partner: Partner, count: int) -> bool:
     return values_of(partner.diagnose())['received'] == str(count)
-
-
-def is_reliable(partner: Partner) -> bool:
-    asked = partner.get_subscriptions_info_by_topic(f'/{NAME}/points')
-    return [each.qos_profile.reliability.name for each in asked] == ['RELIABLE']
 
 
 def test_malformed_clouds_are_counted_while_good_ones_between_them_are_answered(
