@@ -29,8 +29,9 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        if torch.is_grad_enabled() or self.out_features % WIDTH_OF_BLAS:
-            return select_engine(x.device).linear(x, weight, bias)
+        odd = torch.is_grad_enabled() or self.out_features % WIDTH_OF_BLAS
+        if odd and x.device.type == 'cpu':
+            return select_engine('cpu').linear(x, weight, bias)
         return F.linear(x, weight, bias)  # packs no weights, which counts in a small scan
 
 

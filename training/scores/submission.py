@@ -94,7 +94,10 @@ def find_problems(
         raise DataError(
             f'{archive}: cannot be read ({error.strerror or error}); check the path.'
         ) from None
-    except zipfile.BadZipFile as error:
+    except DataError:
+        raise
+    # a directory that is damaged, of another version, or has names that are no text
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(f'{archive}: no complete zip archive ({error}); pack it again.') from None
     return problems
 

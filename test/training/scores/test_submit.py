@@ -139,8 +139,14 @@ def test_what_is_no_archive_is_said(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / 'text.zip').write_text('no archive')
+    with zipfile.ZipFile(tmp_path / 'new.zip', 'w') as archive:
+        archive.writestr(FIRST, b'')
+    data = bytearray((tmp_path / 'new.zip').read_bytes())
+    data[data.index(b'PK\1\2') + 6] = 92  # the version that it takes to unpack
+    (tmp_path / 'new.zip').write_bytes(data)
     for name, sentence in (
         ('text.zip', 'no complete zip archive'),
+        ('new.zip', 'no complete zip archive (zip file version 9.2)'),
         ('none.zip', 'cannot be read'),
     ):
         assert main(['check', str(tmp_path / name), *words[2:-2]]) == 2
