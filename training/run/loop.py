@@ -37,7 +37,13 @@ from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted, Interruption
 from training.run.loss import DistillationLoss, Terms
 from training.run.memory import peak_gb, reset_peak
-from training.run.optimiser import Average, make_optimizer, make_schedule, NormCounts
+from training.run.optimiser import (
+    Average,
+    clip_gradients,
+    make_optimizer,
+    make_schedule,
+    NormCounts,
+)
 from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.running_mean import RunningMean
@@ -152,10 +158,9 @@ class Run:
     def _clip(self) -> Tensor:
         """The student's gradient and that of the adapters each have the limit to themselves."""
         limit = self.config.optim.clip_norm or math.inf
-        adapters = list(self.distillation.methods.parameters())
-        theirs = nn.utils.clip_grad_norm_(adapters, limit) if adapters else None  # it would warn
-        norm = nn.utils.clip_grad_norm_(self.distillation.student.parameters(), limit)
-        if theirs is None or not self._scaler.is_enabled():
+        theirs = clip_gradients(self.distillation.methods.parameters(), limit)
+        norm = clip_gradients(self.distillation.student.parameters(), limit)
+        if not self._scaler.is_enabled():
             return norm
         return norm + 0 * theirs  # the scaler leaves out the step where one of them overflows
 
