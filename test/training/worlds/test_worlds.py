@@ -221,7 +221,7 @@ def test_a_bridge_leaves_the_street_open_below_it() -> None:
 
 def test_the_ground_of_a_scan_lies_where_the_sensor_sees_it() -> None:
     sequence = varied()
-    site, _ = sequence._built(0)
+    site, _ = sequence.built(0)
     for scan in range(3):
         made, pose = sequence.scan(scan), sequence.pose(scan)
         road = made.points[np.isin(made.labels & 0xFFFF, (40, 48)), :3]
