@@ -106,6 +106,7 @@ class Data(Section):
     root: Path | None = None  # None: runs/streets/ for streets
     streets: Streets = Streets()
     train: Sequences = 'train'
+    train_scans: PositiveInt | None = None  # of `train` at most so many, evenly spread; None: all
     validation: Sequences = 'val'
     validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
     mounting: Switch = 'off'  # of `train`, as in a source below: what the node would show

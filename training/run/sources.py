@@ -66,7 +66,7 @@ def open_sources(data: Data, console: Console) -> Sources:
         _check_disjoint(each, scored)
     _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
-        train=_fit(learnt.require_labels(), data, data),
+        train=_fit(spread_scans(learnt.require_labels(), data.train_scans), data, data),
         validation=spread_scans(scored.require_labels(), data.validation_scans),
         scored=scored,
         labelled=tuple(labelled),
