@@ -203,7 +203,7 @@ def test_a_sensor_stands_neither_in_a_bush_nor_in_a_house() -> None:
     roof = Scene(box((9, 9, 0.2), (0, 0, 4), 50, 'roof'))
     post = Scene(box((0.1, 0.1, 3), (0.8, 0, 1), 80, 'steel'))  # 7 of 360 degrees
     eye = np.array([0.0, 0.0, 1.0])
-    assert [is_clear(scene, eye) for scene in (cube, roof, post)] == [False, False, True]
+    assert [is_clear(scene, eye, 1.0) for scene in (cube, roof, post)] == [False, False, True]
 
 
 def test_beams_keep_their_order_when_each_is_a_little_off() -> None:
