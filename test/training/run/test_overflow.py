@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import check_same, make_config, prepare, settings_on
+from small_run import check_same, fit, make_config, prepare, settings_on, without_times
 import torch
 
 from lidar_kd.cli.console import Console
-from training.run import loop
+from lidar_kd.errors import DataError
+from training.run import loop, taken_steps
+from training.run.checkpoint import load_checkpoint
+from training.run.interrupt import Interrupted, Interruption
 from training.run.loop import Run
 from training.run.perform import report_run
 
@@ -71,3 +74,35 @@ def test_a_run_with_overflows_ends_and_tells_how_many(
     assert 'left out 2 (overflow)' in capsys.readouterr().out
     report_run(parts, Console())
     assert '3 steps that overflowed float16' in (run.folder.path / 'report.txt').read_text()
+
+
+def end_after_a_step(interruption: Interruption) -> Interruption:
+    interruption.wanted = True
+    return interruption
+
+
+def test_a_run_with_overflows_is_the_same_when_resumed(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overflow_at(monkeypatch, {1, 3})
+    config = make_config(tmp_path, settings_on(street, log_every=3))
+    whole = fit(config, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, '__enter__', end_after_a_step)
+        with pytest.raises(Interrupted):
+            fit(config, tmp_path / 'parts')
+        with pytest.raises(Interrupted):  # after the step that overflows, inside a row
+            fit(config, tmp_path / 'parts')
+    resumed = fit(config, tmp_path / 'parts')
+    one, other = (load_checkpoint(run.folder.last) for run in (whole, resumed))
+    check_same(one, other)
+    assert without_times(whole.folder.history()) == without_times(resumed.folder.history())
+
+
+def test_nothing_but_overflows_ends_the_run_with_a_sentence(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taken_steps, 'MOST_IN_A_ROW', 3)
+    overflow_at(monkeypatch, set(range(9)))
+    with pytest.raises(DataError, match='step 2: the gradient is not finite, 3 times in a row'):
+        fit(make_config(tmp_path, settings_on(street)), tmp_path / 'run')
