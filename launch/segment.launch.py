@@ -27,7 +27,7 @@ NAME = 'lidar_kd'
 SHOWN = ('labeled', 'obstacles', 'static', 'markers', 'costmap')  # in the RViz file
 ARGUMENTS = {
     'points': ('/points', 'Topic with the PointCloud2 scans.'),
-    'model': ('', 'Bundle (.safetensors); empty: what params_file says, else the shipped one.'),
+    'model': ('', 'Bundle (.safetensors), or auto; empty: what params_file says, else auto.'),
     'params_file': (str(CONFIG / 'segment.yaml'), 'Parameters of the node.'),
     'device': ('', 'auto, cpu, cuda or cuda:N; empty: what params_file says.'),
     'rviz': ('false', 'Also start RViz with the labelled cloud.'),
@@ -177,7 +177,8 @@ def label_bag(values: Mapping[str, str]) -> list[str]:
     """The command, in the active environment; it goes on where it was interrupted."""
     if not values['bag']:
         raise ValueError('labelled_bag needs the bag that is to be labelled: bag:=FOLDER.')
-    given = {'--bundle': values['model'], '--device': values['device']}
+    bundle = '' if values['model'] == 'auto' else values['model']
+    given = {'--bundle': bundle, '--device': values['device']}
     options = [word for name, value in given.items() if value for word in (name, value)]
     return [
         *('python3', '-m', 'lidar_kd.cli.bag', values['bag'], values['labelled_bag']),

@@ -62,7 +62,7 @@ class SensorSpec(_StrictSettings):
 
 # Bundles from before the format told it, by their data. KITTI's student knows one sensor, and its
 # intensities are left alone.
-_KNOWN_SENSORS = {
+KNOWN_SENSORS = {
     'streets': SensorSpec(height_m=1.73, ground_intensity=0.3),
     'semantickitti': SensorSpec(height_m=1.73),
     'nuscenes': SensorSpec(height_m=1.84),
@@ -84,7 +84,7 @@ class BundleSpec(_StrictSettings):
 
     def trained_on(self) -> SensorSpec:
         """The sensor it knows; what older bundles do not tell follows from their data."""
-        return self.sensor or _KNOWN_SENSORS.get(self.intensity.source, SensorSpec())
+        return self.sensor or KNOWN_SENSORS.get(self.intensity.source, SensorSpec())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,21 +168,22 @@ def digest_of(path: Path) -> str:
 
 def read_spec(path: str | Path) -> BundleSpec:
     """The description alone, without the weights."""
-    path = Path(path)
-    with _open(path) as file:
-        return _parse_spec(file.metadata(), path)
+    with _open(Path(path)) as file:
+        return _parse_spec(file.metadata(), Path(path))
 
 
 def find_shipped_bundle() -> Path:
-    """The one bundle that is installed with the package."""
-    weights = resources.files('lidar_kd') / 'weights'
-    found = sorted(Path(str(weights)).glob('*.safetensors'))
-    if not found:
-        raise BundleError(f'{weights}: no bundle came with this installation; pass one: --bundle.')
-    if len(found) > 1:
-        names = ', '.join(path.name for path in found)
-        raise BundleError(f'{weights}: holds several bundles ({names}); choose one: --bundle.')
-    return found[0]
+    """The best bundle that is installed with the package: the largest."""
+    return list_shipped_bundles()[0]
+
+
+def list_shipped_bundles() -> list[Path]:
+    """The bundles that are installed with the package, the largest first."""
+    weights = Path(str(resources.files('lidar_kd') / 'weights'))
+    found = sorted(weights.glob('*.safetensors'), key=lambda path: (-path.stat().st_size, path))
+    if found:
+        return found
+    raise BundleError(f'{weights}: no bundle came with this installation; pass one: --bundle.')
 
 
 @contextmanager

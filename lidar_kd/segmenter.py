@@ -48,6 +48,8 @@ class Segmentation:
 class Segmenter:
     """Not thread-safe: one Segmenter per thread."""
 
+    choice = ''  # why it is this bundle, where one of several was to be chosen
+
     def __init__(
         self,
         bundle: Bundle | str | Path,

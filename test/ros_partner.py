@@ -185,6 +185,11 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
     def has_listener(self) -> bool:
         return bool(self._scans.get_subscription_count())
 
+    def find_reliabilities(self) -> list[str]:
+        """What those ask for who subscribe to the scans."""
+        found = self.get_subscriptions_info_by_topic(self._scans.topic_name)
+        return [each.qos_profile.reliability.name for each in found]
+
     def call(self, service: str, kind: Any, request: Any, patience_s: float = LIMIT_S / 3) -> Any:
         """Once more when the answer is lost, as happens before both sides know each other."""
         client = self._clients_by_name.get(kind)

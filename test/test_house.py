@@ -27,8 +27,8 @@ ORDER = [
     *('segmenter', 'objects', 'scans', 'cloud', 'cli', 'ros'),
 ]
 TRAINING_ORDER = [
-    *('importing', 'live', 'methods', 'streets', 'data', 'scores', 'reports', 'views', 'run'),
-    *('comparing', 'hostile', 'benchmarks'),
+    *('importing', 'live', 'methods', 'streets', 'worlds', 'data', 'scores', 'reports', 'views'),
+    *('run', 'comparing', 'hostile', 'benchmarks'),
 ]
 CORE = {
     *('bundle', 'segmenter', 'labels', 'voxels', 'sensor', 'errors', 'models', 'sparse'),

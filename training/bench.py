@@ -21,6 +21,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cli.numbers import read_count
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.models import PRESETS
+from training.benchmarks.copies import run_copies
 from training.benchmarks.data import run_data
 from training.benchmarks.engine import run_engine, run_maps
 from training.benchmarks.gpu import run_gpu
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
     'live': (run_live, 'the node at 10 Hz: scans labelled, latency, memory; three processes'),
+    'copies': (run_copies, "how often a cloud's bytes are copied on their way to a node"),
     'sensitivity': (
         run_sensitivity,
         'mIoU of the shipped student under other intensities, mountings and beams, auto and off',
@@ -78,7 +80,7 @@ def parse_bench_options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
-        help='of models: only these (default all)',
+        help='of models: only these (default all); of train-step: this one (default minkunet)',
     )  # fmt: skip
     parser.add_argument(
         '--cases', type=read_count, default=2000, help='of hostile, kernels, kills'
@@ -91,6 +93,10 @@ def parse_bench_options() -> argparse.Namespace:
     parser.add_argument(
         '--every-topic', action='store_true',
         help='of live: somebody also listens to objects, markers and the static cloud',
+    )  # fmt: skip
+    parser.add_argument(
+        '--sensors', type=read_count, default=1,
+        help='of live: so many at 10 Hz each, labelled by one process (default 1)',
     )  # fmt: skip
     parser.add_argument('--json', type=Path, help='write metric -> number to this file')
     return parser.parse_args()
@@ -106,9 +112,13 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.name != 'live':
             raise ConfigError(f'--every-topic: {arguments.name} has none; leave it out.')
         chosen['every_topic'] = True
+    if arguments.sensors > 1:
+        if arguments.name != 'live' or arguments.every_topic:
+            raise ConfigError('--sensors: is of live, and not beside --every-topic; leave it out.')
+        chosen['sensors'] = arguments.sensors
     if not arguments.presets:
         return chosen
-    if arguments.name != 'models':
+    if arguments.name not in ('models', 'train-step'):
         raise ConfigError(f'--presets: {arguments.name} has none; leave it out.')
     return {**chosen, 'presets': arguments.presets}
 

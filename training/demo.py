@@ -27,14 +27,10 @@ from lidar_kd.cli.lacking import explain_failed_imports
 
 explain_failed_imports()
 
-import numpy as np
-
 from lidar_kd.bundle import find_shipped_bundle, read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.lacking import EXIT_INTERRUPTED
-from lidar_kd.cloud import decode
 from lidar_kd.errors import ConfigError, LidarKdError, prepare_folder
-from lidar_kd.labels import ClassTable
 from lidar_kd.ros.replay.source import open_source
 from training.live.leftovers import sweeping
 from training.live.processes import (
@@ -45,19 +41,18 @@ from training.live.processes import (
     running,
     wait_until,
 )
-from training.scores.metrics import Confusion, horizontal_range
-from training.scores.panoptic import PanopticQuality
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
-from training.views.drive import animate_drive, draw_drive, read_labelled, write_drive_page
+from training.views.drive import animate_drive, draw_drive, write_drive_page
+from training.views.drive_table import compare_with_truth, report_drive
 
 if TYPE_CHECKING:
-    from training.live.listener import Listener, Received
+    from training.live.listener import Listener
 
 SEED = 2026  # streets that no shipped student was trained on
 START_LIMIT_S = 180.0  # for the node to load torch and its bundle, perhaps on a busy machine
-KNOWN_BY = 16  # points that tell a scan from all others
 STATIC, MARKERS = 'static', 'markers'  # topics that are shown as well
+AUTO = 'auto'  # the node chooses among the networks that ship
 SCAN_S = 0.1
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
 
@@ -67,7 +62,7 @@ def parse_demo() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--bundle', type=Path, help='the network (default: the shipped student)')
+    add('--bundle', type=Path, help='the network (default: the largest that ships and keeps up)')
     add('--scans', type=int, default=100, help='at most so many, at 10 Hz (default 100)')
     add('--own', type=Path, metavar='PATH', help='scans of yours instead: a folder or a bag')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
@@ -100,9 +95,7 @@ def simulate_drive(out: Path, scans: int, console: Console) -> Path:
     return root / 'sequences' / '00'
 
 
-def drive(
-    folder: Path, scans: int, bundle: Path, arguments: argparse.Namespace, console: Console
-) -> Listener:
+def drive(folder: Path, scans: int, arguments: argparse.Namespace, console: Console) -> Listener:
     """Node, replay and listener until the last scan is answered."""
     from training.live.listener import listening
 
@@ -114,10 +107,9 @@ def drive(
         )
         names = {'__ns': namespace, '~/points': 'points'}
         parameters = {
-            'model': bundle.resolve(),
+            'model': arguments.bundle.resolve() if arguments.bundle else AUTO,
             'device': arguments.device,
             'reliability': 'reliable',  # auto would take a moment to find it out
-            'labeled_instances': True,
         }
         log = arguments.out / 'node.log'
         node = stack.enter_context(running('segment_node', parameters, names, log, held=held))
@@ -183,94 +175,6 @@ def follow(
             yield
 
 
-def score_drive(answers: list[Received], table: ClassTable) -> Confusion:
-    confusion = Confusion(table.num_classes)
-    for received in answers:
-        points, truth, labels = read_labelled(received)
-        confusion.add(truth, labels, horizontal_range(points))
-    return confusion
-
-
-def score_drive_objects(
-    answers: list[Received], folder: Path, table: ClassTable
-) -> PanopticQuality:
-    """The scan of an answer is found by its first points: some may have been dropped."""
-    files = {
-        np.fromfile(file, '<f4', 4 * KNOWN_BY).tobytes(): file
-        for file in sorted((folder / 'velodyne').glob('*.bin'))
-    }
-    quality = PanopticQuality(table.num_classes)
-    for received in answers:
-        points, truth, labels = read_labelled(received)
-        file = files[points[:KNOWN_BY].tobytes()]
-        true_objects = np.fromfile(folder / 'labels' / f'{file.stem}.label', '<u4') >> 16
-        quality.add(truth, true_objects, labels, decode(received.cloud).rows['instance'])
-    return quality
-
-
-def describe_quality(quality: PanopticQuality, table: ClassTable) -> str:
-    """The mean of the classes that occur, and the movable ones among them."""
-    pq, occurs = 100 * quality.pq(), quality.counts[[0, 2]].sum(0) > 0
-    things = [i for i in table.group_ids('movable').tolist() if occurs[i]]
-    shown = ', '.join(f'{table.names[i]} {pq[i]:.0f}' for i in things)
-    return f'{pq[occurs].mean() if occurs.any() else 0:.1f} % ({shown})'
-
-
-def compare_with_truth(
-    answers: list[Received], folder: Path, table: ClassTable
-) -> list[list[object]]:
-    """Rows of the table."""
-    confusion = score_drive(answers, table)
-    objects = describe_quality(score_drive_objects(answers, folder, table), table)
-    return [
-        ['points labelled right', f'{100 * confusion.accuracy():.1f} %'],
-        ['against the truth', str(confusion.occurring())],
-        ['panoptic quality of its objects', objects],
-    ]
-
-
-def report_drive(
-    console: Console, listener: Listener, sent: int, found: list[list[object]]
-) -> None:
-    status, answers = listener.status, listener.kept
-    p50, p95 = np.percentile([each.latency_ms for each in answers], (50, 95))
-    dropped = {
-        key.removeprefix('dropped: '): value
-        for key, value in status.items()
-        if key.startswith('dropped: ') and value != '0'
-    }
-    rows: list[list[object]] = [
-        ['scans sent', sent],
-        ['received by the node', status.get('received', '?')],
-        ['labelled', status.get('labelled', '?')],
-        ['dropped', ', '.join(f'{n} {why}' for why, n in dropped.items()) or '0'],
-        ['labelled scans that came back here', len(answers)],
-        ['latency, header stamp to arrival, p50', f'{p50:.1f} ms'],
-        ['latency, header stamp to arrival, p95', f'{p95:.1f} ms'],
-        *_list_stages(listener),
-        ['mounting', status.get('mounting', '?')],
-        ['intensity level', status.get('intensity level', '?')],
-        *found,
-    ]
-    facts = ', '.join(status[key] for key in ('device', 'engine', 'precision') if key in status)
-    console.table(f'the drive ({facts})', ['', 'value'], rows)
-
-
-def _list_stages(listener: Listener) -> list[list[object]]:
-    means = {name: float(np.mean(times)) for name, times in listener.times_ms.items() if times}
-    total = means.get('total_ms', 0.0)
-    return [
-        [f'  {part}, mean', f'{means[key]:.1f} ms, {100 * means[key] / total:.0f} %']
-        for part in (
-            'of it preprocess',
-            'of it inference',
-            'of it postprocess',
-            '  of that objects',
-        )
-        if (key := f'{part.split()[-1]}_ms') in means
-    ]
-
-
 def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     start_s = time.perf_counter()
     require_ros()
@@ -279,7 +183,7 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     table = read_spec(bundle).labels
     prepare_folder(arguments.out)
     folder, scans = open_scans(arguments, console)
-    listener = drive(folder, scans, bundle, arguments, console)
+    listener = drive(folder, scans, arguments, console)
     if not listener.kept:
         raise ConfigError(
             f'no labelled scan came back ({listener.problem or "the node is silent"}); '

@@ -35,6 +35,11 @@ from training.importing.mmdet3d import is_mmdet3d
 from training.importing.pointcept import BEFORE_1_5_2, FAMILIES
 from training.importing.reading import read_checkpoint
 from training.importing.renaming import Checkpoint, Family, StateDict
+from training.importing.sensor_options import (
+    add_sensor_options,
+    choose_sensor,
+    rows_of_sensor,
+)
 from training.importing.told import (
     guesses,
     Row,
@@ -82,6 +87,7 @@ def import_weights(options: argparse.Namespace, console: Console) -> None:
         model=ModelSpec(name=family.model, settings=settings),
         grid=grid_of(family, state, options.voxel_m),
         intensity=IntensitySpec(scale=choose_scale(state, family, labels, options)),
+        sensor=choose_sensor(labels, options),
         labels=labels,
         provenance=describe_import(options.checkpoint, family, guessed),
     )
@@ -139,6 +145,7 @@ def _rows_of_data(spec: BundleSpec, options: argparse.Namespace) -> list[Row]:
     return [
         ('label table', spec.labels.name, '--labels' if options.labels else count),
         ('intensity times', f'{spec.intensity.scale:g}', scale),
+        *rows_of_sensor(spec, options),
     ]
 
 
@@ -275,6 +282,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='times the stored intensity gives what it was trained on '
         '(default: as its code has it for that label table: Pointcept 1/255 for nuscenes)',
     )
+    add_sensor_options(parser)
     return parser.parse_args(argv)
 
 

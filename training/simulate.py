@@ -2,14 +2,16 @@
 """Simulates LiDAR drives through towns in SemanticKITTI's layout, or compares them with real ones.
 
   python training/simulate.py --out runs/streets --sequences 4 --scans 50 --workers 2
+  python training/simulate.py --out runs/varied --world varied --sequences 60 --scans 20
   python training/simulate.py compare --real REAL --streets runs/streets --picture compare.png
 
-Run again, the first line makes only what is missing. The same seed gives the same bytes.
+Run again, the first lines make only what is missing. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 import sys
 import time
@@ -28,6 +30,11 @@ from training.streets.quarters import QUARTERS
 from training.streets.sensors import SENSORS
 from training.streets.sequence import Settings
 from training.streets.writer import folder_of
+from training.worlds.devices import ANY, DEVICES
+from training.worlds.generate import generate_world
+from training.worlds.kinds import PLACES
+from training.worlds.scene import Variety
+from training.worlds.standpoint import ANY_MOUNT, MOUNTS
 
 
 def parse_simulate_options(words: list[str]) -> argparse.Namespace:
@@ -40,12 +47,25 @@ def parse_simulate_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument('--sequences', type=int, default=4, help='drives (default 4)')
     parser.add_argument('--first', type=int, default=0, help='number of the first (default 0)')
     parser.add_argument('--scans', type=int, default=50, help='scans of each drive, at 10 Hz')
-    parser.add_argument('--sensor', choices=SENSORS, default='hdl64', help='default hdl64')
+    parser.add_argument(
+        '--world',
+        choices=['streets', 'varied'],
+        default='streets',
+        help='drives along a street (default), or scans that each stand alone, of any place, '
+        'sensor and mounting',
+    )
+    parser.add_argument(
+        '--sensor',
+        choices=sorted({ANY, *SENSORS, *DEVICES}),
+        help='default hdl64; in the varied world any, drawn for every scan',
+    )
     parser.add_argument('--seed', type=int, default=0, help='another seed, other streets')
     parser.add_argument('--workers', type=int, default=1, help='processes (default 1)')
     parser.add_argument(
         '--quarter', choices=['mixed', *QUARTERS], default='mixed', help='default: mixed'
     )
+    parser.add_argument('--place', choices=['mixed', *PLACES], default='mixed', help='varied')
+    parser.add_argument('--mount', choices=MOUNTS, default=ANY_MOUNT, help='varied; default any')
     parser.add_argument(
         '--enrich', type=float, default=1.0,
         help='times as many people, two-wheelers, trucks, buses as in reality (default 1)',
@@ -70,30 +90,55 @@ def parse_compare(parser: argparse.ArgumentParser, words: list[str]) -> argparse
 
 
 def simulate_drives(arguments: argparse.Namespace, console: Console) -> None:
-    settings = Settings(
-        seed=arguments.seed,
-        index=arguments.first,
-        scans=arguments.scans,
-        sensor=arguments.sensor,
-        quarter=arguments.quarter,
-        enrich=arguments.enrich,
-        distortion=arguments.distortion,
-    )
-    sequences, workers = arguments.sequences, arguments.workers
-    total, start = sequences * settings.scans, time.perf_counter()
+    sequences, first = arguments.sequences, arguments.first
+    make = make_varied if arguments.world == 'varied' else make_drives
+    total, start = sequences * arguments.scans, time.perf_counter()
     with console.progress(total, 'streets') as step:
-        made = make_streets(
-            arguments.out, settings, sequences=sequences, workers=workers, progress=step
-        )
+        made = make(arguments, step)
     seconds = time.perf_counter() - start
-    folders = [folder_of(arguments.out, settings.index + each) for each in range(sequences)]
+    folders = [folder_of(arguments.out, first + each) for each in range(sequences)]
     statistics = measure(folders, most=40)
     rows = [row for row in statistics.class_rows() if row[1] != '0']
     console.table('classes', ('class', 'points/scan', 'share', 'scans with it'), rows)
     console.line(
         f'{made} scans made, {total - made} were there; {made / seconds:.2f} scans/s with '
-        f'{workers} processes; {statistics.points_per_scan:,.0f} points per scan; {arguments.out}'
+        f'{arguments.workers} processes; {statistics.points_per_scan:,.0f} points per scan; '
+        f'{arguments.out}'
     )
+
+
+def make_drives(arguments: argparse.Namespace, progress: Callable[[], None]) -> int:
+    """The number of scans made."""
+    settings = Settings(
+        seed=arguments.seed,
+        index=arguments.first,
+        scans=arguments.scans,
+        sensor=arguments.sensor or 'hdl64',
+        quarter=arguments.quarter,
+        enrich=arguments.enrich,
+        distortion=arguments.distortion,
+    )
+    return make_streets(
+        arguments.out, settings, sequences=arguments.sequences, workers=arguments.workers,
+        progress=progress,
+    )  # fmt: skip
+
+
+def make_varied(arguments: argparse.Namespace, progress: Callable[[], None]) -> int:
+    """The number of scans made."""
+    variety = Variety(
+        seed=arguments.seed,
+        index=arguments.first,
+        scans=arguments.scans,
+        sensor=arguments.sensor or ANY,
+        mount=arguments.mount,
+        place=arguments.place,
+        enrich=arguments.enrich,
+    )
+    return generate_world(
+        arguments.out, variety, sequences=arguments.sequences, workers=arguments.workers,
+        progress=progress,
+    )  # fmt: skip
 
 
 def compare_drives(arguments: argparse.Namespace, console: Console) -> None:

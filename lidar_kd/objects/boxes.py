@@ -52,7 +52,7 @@ def choose_angles(xy: Floats, starts: Ids) -> Floats:
     xy = xy[rows]
     # distances count, places do not: in float32 far from the sensor they would lose digits
     object_ = _spread(starts, len(xy))
-    local = (xy - xy[starts][object_]).astype(np.float32)
+    local = (xy - xy[starts].take(object_, 0)).astype(np.float32)
     coarse = np.broadcast_to(_COARSE, (len(starts), len(_COARSE)))
     best = _best(local, starts, object_, coarse)
     return _best(local, starts, object_, best[:, None] + _FINE) % (math.pi / 2)
@@ -60,8 +60,9 @@ def choose_angles(xy: Floats, starts: Ids) -> Floats:
 
 def _best(xy: NDArray[np.float32], starts: Ids, object_: Ids, angles: Floats) -> Floats:
     """(k,) that of the (k, a) angles whose rectangle has the most points near its edges."""
-    cos = np.cos(angles).astype(np.float32)[object_]
-    sin = np.sin(angles).astype(np.float32)[object_]
+    # take: a fifth of the time of [object_]
+    cos = np.cos(angles).astype(np.float32).take(object_, 0)
+    sin = np.sin(angles).astype(np.float32).take(object_, 0)
     x, y = xy[:, :1], xy[:, 1:]
     edge_m = np.minimum(
         _edge_distance(x * cos + y * sin, starts, object_),
@@ -73,8 +74,8 @@ def _best(xy: NDArray[np.float32], starts: Ids, object_: Ids, angles: Floats) ->
 
 def _edge_distance(place: NDArray[np.float32], starts: Ids, object_: Ids) -> NDArray[np.float32]:
     """(m, a) to the nearer end of the object's extent along one axis."""
-    low = np.minimum.reduceat(place, starts, axis=0)[object_]
-    high = np.maximum.reduceat(place, starts, axis=0)[object_]
+    low = np.minimum.reduceat(place, starts, axis=0).take(object_, 0)
+    high = np.maximum.reduceat(place, starts, axis=0).take(object_, 0)
     return np.minimum(place - low, high - place)
 
 

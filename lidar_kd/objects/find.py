@@ -78,8 +78,10 @@ def _choose_rows(
     wanted = np.zeros(256, np.bool_)
     wanted[table.group_ids('movable')] = True
     rows = np.flatnonzero(wanted[labels])
-    near = np.abs(points[rows, :3]).max(1, initial=0) <= settings.range_m  # NaN: False
-    chosen: Ids = rows[near & ~(probability[rows] < settings.min_probability)]
+    kept = ~(probability[rows] < settings.min_probability)
+    for column in range(3):  # by columns: much faster than by rows
+        kept &= np.abs(points[rows, column]) <= settings.range_m  # NaN: False
+    chosen: Ids = rows[kept]
     return chosen
 
 

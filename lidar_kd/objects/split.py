@@ -23,8 +23,9 @@ def split_large(
     cells: Cells, clusters: Ids, pairs: Pairs, reach_m: Floats, largest_m: Floats
 ) -> Ids:
     """(c,) new numbers; largest_m: (c, 2) length and width that an object of the class has."""
+    large = np.ones(len(cells), np.bool_)
     for share in TIGHTER:
-        large = find_large(cells, clusters, largest_m)
+        large = find_large(cells, clusters, largest_m, large)
         if not large.any():
             return clusters
         first, second, distance = pairs
@@ -33,20 +34,28 @@ def split_large(
         kept = np.flatnonzero(close & (clusters[first] == clusters[second]))
         pieces = connect(len(cells), first[kept], second[kept])
         clusters = _give_back(cells, clusters, pieces)
-    return _cut(cells, clusters, largest_m)
+    return _cut(cells, clusters, largest_m, large)
 
 
-def find_large(cells: Cells, clusters: Ids, largest_m: Floats) -> NDArray[np.bool_]:
-    """(c,) whether the cell's cluster is longer or wider than its class allows."""
-    order, starts = sort_by(clusters)
-    extents = np.sort(fit_rectangles(cells.middles[order], starts).extents, axis=1)[:, ::-1]
-    large = np.asarray((extents > largest_m[order[starts]]).any(1))
-    of_cell: NDArray[np.bool_] = large[clusters]
+def find_large(
+    cells: Cells, clusters: Ids, largest_m: Floats, among: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(c,) whether the cell's cluster is longer or wider than its class allows; those that are
+    not `among` (c,) are known not to be.
+    """
+    of_cell = np.zeros(len(cells), np.bool_)
+    rows = np.flatnonzero(among)
+    if len(rows):
+        order, starts = sort_by(clusters[rows])
+        rows = rows[order]
+        extents = np.sort(fit_rectangles(cells.middles[rows], starts).extents, axis=1)[:, ::-1]
+        large = (extents > largest_m[rows[starts]]).any(1)
+        of_cell[rows] = np.repeat(large, np.diff(np.append(starts, len(rows))))
     return of_cell
 
 
 def sort_by(clusters: Ids) -> tuple[Ids, Ids]:
-    """Rows in order of their clusters 0, 1, ..., and where each begins."""
+    """Rows in order of their clusters, numbered from 0, and where each begins."""
     order = np.argsort(clusters, kind='stable')
     return order, np.flatnonzero(np.diff(clusters[order], prepend=-1))
 
@@ -75,10 +84,10 @@ def _members_of(chosen: Ids, clusters: Ids) -> Iterator[Ids]:
         yield order[starts[cluster] : ends[cluster]]
 
 
-def _cut(cells: Cells, clusters: Ids, largest_m: Floats) -> Ids:
+def _cut(cells: Cells, clusters: Ids, largest_m: Floats, among: NDArray[np.bool_]) -> Ids:
     """Where no gap is left, at the emptiest place along the cluster."""
     cut = clusters.copy()
-    large = np.unique(clusters[find_large(cells, clusters, largest_m)])
+    large = np.unique(clusters[find_large(cells, clusters, largest_m, among)])
     for members in _members_of(large, clusters):
         axis = _long_axis(cells.middles[members])
         place = cells.middles[members] @ axis

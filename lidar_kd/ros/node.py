@@ -3,8 +3,8 @@
 
 configure loads the bundle and warms up, activate subscribes, cleanup frees. One thread answers
 ROS, a worker labels the newest scan; what comes while it is busy replaces what waits.
-settings.py has the parameters, pipeline.py the way from cloud to clouds, topics.py the topics,
-health.py the warnings and what /diagnostics says.
+settings.py has the parameters, pipeline.py the way from cloud to clouds, topics.py and
+outputs.py the topics, health.py the warnings and what /diagnostics says.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from lidar_kd.cloud import MalformedCloud
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.frames import Frames, NoTransform
 from lidar_kd.ros.health import Health
+from lidar_kd.ros.labelled import Labelled
 from lidar_kd.ros.log import explain, ToRos, trace
 from lidar_kd.ros.mailbox import Worker
+from lidar_kd.ros.merged import MergedCloud
+from lidar_kd.ros.outputs import Outputs
 from lidar_kd.ros.parameters import check_changes, declare_parameters
-from lidar_kd.ros.pipeline import Labelled, Pipeline
-from lidar_kd.ros.scene import needs_scene
+from lidar_kd.ros.pipeline import Pipeline, read_stamp
+from lidar_kd.ros.scene import choose_late_topics
 from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.sharing import Seat, SharedParts
 from lidar_kd.ros.statistics import Answer
-from lidar_kd.ros.topics import Input, Outputs
+from lidar_kd.ros.topics import Input
 
 ADAPT_S = 0.25  # how soon new publishers are noticed
 DIAGNOSE_S = 1.0
@@ -131,7 +134,7 @@ class SegmentNode(LifecycleNode):
         self._answered_s, self._is_told = 0.0, False
         start_worker = self._shared.turns.join if self._shared else Worker
         self._worker = start_worker(self._label)
-        self._input = Input(self, self._receive, self.settings.reliability)
+        self._input = Input(self, self.receive, self.settings.reliability)
         facts = ', '.join(self._pipeline.facts().values())
         self.get_logger().info(
             f'activated: listens to {self._input.topic}, answers on '
@@ -167,7 +170,7 @@ class SegmentNode(LifecycleNode):
 
     # scans
 
-    def _receive(self, message: PointCloud2) -> None:
+    def receive(self, message: PointCloud2) -> None:
         """On the executor's thread: a malformed cloud must not push a good one out."""
         if self._pipeline is None or self._worker is None:
             return  # taken just before the subscription was destroyed
@@ -206,29 +209,36 @@ class SegmentNode(LifecycleNode):
             self._health.drop('age', f'a scan was {age_s:.2f} s old; see parameter max_age_s')
             return
         wanted = self._outputs.wanted()
-        if not wanted:
+        merged = self._merged_cloud()
+        if not wanted and not merged:
             self._health.statistics.skip(time.monotonic())
             return
         header, pose = self._frames.place(message.header)
-        taken_at = self._frames.locate(header) if needs_scene(wanted, settings) else None
-        labelled = self._pipeline.label(message, wanted, settings, pose, taken_at)
-        self._outputs.send(header, labelled, wanted)
-        total_ms = 1e3 * (time.perf_counter() - start_s)
-        self._report(labelled, total_ms, message.header, wanted)
+        labelled = self._pipeline.label(message, settings, pose)
+        late = choose_late_topics(wanted, settings)
+        self._outputs.send_labels(header, labelled, wanted - late, settings)
+        if merged:
+            merged.add(self.get_namespace(), header, labelled, settings)
+        times = {'pipeline_latency_ms': 1e3 * self._age_s(message.header)}
+        if late:
+            where = read_stamp(message), self._frames.locate(header)
+            scene = self._pipeline.find_scene(labelled, settings, where)
+            self._outputs.send_objects(header, labelled, scene, late, settings)
+            times['objects_latency_ms'] = 1e3 * self._age_s(message.header)
+        times['processing_time/total_ms'] = 1e3 * (time.perf_counter() - start_s)
+        self._report(labelled, times, message.header, wanted)
 
     def _report(
-        self, labelled: Labelled, total_ms: float, header: Header, wanted: frozenset[str]
+        self, labelled: Labelled, times: dict[str, float], header: Header, wanted: frozenset[str]
     ) -> None:
         assert self._outputs is not None
-        now_s, latency_ms = time.monotonic(), 1e3 * self._age_s(header)
-        stages = labelled.stages_ms
+        now_s, stages = time.monotonic(), labelled.stages_ms
+        total_ms = times['processing_time/total_ms']
         postprocess_ms = total_ms - stages['preprocess'] - stages['inference']
-        times = {
-            'pipeline_latency_ms': latency_ms,
+        times |= {
             'processing_time/preprocess_ms': stages['preprocess'],
             'processing_time/inference_ms': stages['inference'],
             'processing_time/postprocess_ms': postprocess_ms,
-            'processing_time/total_ms': total_ms,
         }
         if 'objects' in stages:
             times['processing_time/objects_ms'] = stages['objects']
@@ -237,9 +247,9 @@ class SegmentNode(LifecycleNode):
         self._answered_s = now_s
         self._outputs.send_times(header, times, wanted)
         answer = Answer(
-            latency_ms=latency_ms,
+            latency_ms=times['pipeline_latency_ms'],
             total_ms=total_ms,
-            points=labelled.points,
+            points=len(labelled.cloud),
             unlabelled=labelled.unlabelled,
             entropy=labelled.entropy,
         )
@@ -247,6 +257,11 @@ class SegmentNode(LifecycleNode):
         if not self._is_told:
             self._is_told = True
             self.get_logger().info(f'first scan labelled: {labelled.description}')
+
+    def _merged_cloud(self) -> MergedCloud | None:
+        """That of all sensors, where there is one and somebody listens to it."""
+        merged = self._shared.merged if self._shared else None
+        return merged if merged and merged.is_wanted() else None
 
     def _age_s(self, header: Header) -> float:
         """By hand: rclpy's Time refuses stamps before 1970, which drivers without a clock send."""

@@ -3,64 +3,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 import gc
 import json
 import logging
 import math
-from pathlib import Path
 import time
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from lidar_kd.bundle import find_shipped_bundle
-from lidar_kd.cloud import (
-    Cloud,
-    decode,
-    encode_labeled,
-    encode_segmented,
-    move,
-    Payload,
-    read_layout,
-    select,
-)
+from lidar_kd.cloud import Cloud, decode, move, read_layout
 from lidar_kd.cloud.layout import choose_intensity
-from lidar_kd.errors import BundleError, ConfigError
+from lidar_kd.errors import ConfigError
 from lidar_kd.labels import ClassTable, IGNORE
-from lidar_kd.ros.costmap import Costmap, draw_costmap, list_costs
+from lidar_kd.ros.costmap import list_costs
 from lidar_kd.ros.crop import choose_points, spread_answers
-from lidar_kd.ros.output_settings import COSTMAP
-from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
+from lidar_kd.ros.labelled import LABELED, Labelled, SEGMENTED
+from lidar_kd.ros.model_choice import make_segmenter
+from lidar_kd.ros.scene import SceneFinder, SeenObjects
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.ros.sharing import Networks
-from lidar_kd.segmenter import Precision, Segmentation, Segmenter
+from lidar_kd.segmenter import Segmentation
 from lidar_kd.sensor import SensorOptions
 from lidar_kd.sensor.intensity import IntensityRange
 
 log = logging.getLogger(__name__)
-SEGMENTED, LABELED = 'segmented', 'labeled'
 _PATIENCE = 5  # scans: a sign that shines at the sensor for a moment is no new full scale
 Pose = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Labelled:
-    """A scan's outputs by topic, and what diagnostics want to know about it."""
-
-    payloads: dict[str, Payload]
-    scene: SeenObjects | None  # where a wanted topic shows objects
-    costmap: Costmap | None
-    table: ClassTable
-    stages_ms: dict[str, float]  # preprocess, inference; objects with a scene
-    points: int
-    unlabelled: int
-    entropy: float
-    description: str  # of the scan, for the log
 
 
 class Pipeline:
@@ -69,10 +41,10 @@ class Pipeline:
     def __init__(self, settings: NodeSettings, networks: Networks | None = None) -> None:
         """`networks`: those of the process, where several sensors share one."""
         set_threads(settings.threads)
-        path = choose_model(settings.model)
         self._networks = networks or Networks()
-        self._key = path, settings.device, settings.precision, settings.engine
-        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(path, settings))
+        chosen_by = settings.model, settings.sensor_rate_hz
+        self._key = *chosen_by, settings.device, settings.precision, settings.engine
+        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(settings))
         try:
             self.check_classes(settings)
         except ConfigError:
@@ -103,17 +75,8 @@ class Pipeline:
         """Raises MalformedCloud; takes microseconds."""
         read_layout(message)
 
-    def label(
-        self,
-        message: Any,
-        wanted: Collection[str],
-        settings: NodeSettings,
-        pose: Pose | None = None,
-        taken_at: Pose | None = None,
-    ) -> Labelled:
-        """`pose` (4, 4) brings the outputs to where the listeners want them, and `taken_at` from
-        there to where what rests stands still; None: nobody knows.
-        """
+    def label(self, message: Any, settings: NodeSettings, pose: Pose | None = None) -> Labelled:
+        """`pose` (4, 4) brings the outputs to where the listeners want them."""
         start_s = time.perf_counter()
         self._meet(settings.sensor_options())
         seen_by_sensor = self._decode(message, settings)
@@ -124,27 +87,24 @@ class Pipeline:
             'preprocess': decoded_ms + result.timing.get('voxelize', 0.0),
             'inference': sum(result.timing.get(stage, 0.0) for stage in ('maps', 'network')),
         }
-        scene = None
-        if needs_scene(wanted, settings):
-            start_s = time.perf_counter()
-            moment = read_stamp(message), taken_at
-            scene = self._finder.find(cloud, result, self.table, settings, moment)
-            stages_ms['objects'] = 1e3 * (time.perf_counter() - start_s)
-        costmap = None
-        if COSTMAP in wanted:
-            costmap = draw_costmap(cloud.points, result.labels, self.table, settings)
-        seen = result.labels != IGNORE
         return Labelled(
-            payloads=build_outputs(cloud, result, wanted, settings, self.table, scene),
-            scene=scene,
-            costmap=costmap,
+            cloud=cloud,
+            result=result,
             table=self.table,
             stages_ms=stages_ms,
-            points=len(seen),
-            unlabelled=len(seen) - int(np.count_nonzero(seen)),
             description=self._describe_scan(cloud),
-            entropy=float(result.entropy[seen].mean()) if seen.any() else math.nan,
         )
+
+    def find_scene(
+        self, labelled: Labelled, settings: NodeSettings, where: tuple[float, Pose | None]
+    ) -> SeenObjects:
+        """`where`: the stamp in seconds, and what (4, 4) brings the points to where what rests
+        stands still; None: nobody knows.
+        """
+        start_s = time.perf_counter()
+        scene = self._finder.find(labelled.cloud, labelled.result, self.table, settings, where)
+        labelled.stages_ms['objects'] = 1e3 * (time.perf_counter() - start_s)
+        return scene
 
     def _meet(self, options: SensorOptions) -> None:
         if options != self._sensor:
@@ -207,6 +167,7 @@ class Pipeline:
         device = self._segmenter.device
         facts = {
             'bundle': self._segmenter.bundle,
+            **({'chosen': self._segmenter.choice} if self._segmenter.choice else {}),
             'device': str(device),
             'engine': self._segmenter.engine.name,
             'precision': str(self._segmenter.dtype).removeprefix('torch.'),
@@ -249,52 +210,7 @@ def set_threads(wanted: int) -> None:
         torch.set_num_threads(count)
 
 
-def make_segmenter(path: Path, settings: NodeSettings) -> Segmenter:
-    """Warmed up."""
-    segmenter = Segmenter(
-        path,
-        device=settings.device,
-        precision=cast(Precision, settings.precision),
-        engine=None if settings.engine == 'auto' else settings.engine,
-    )
-    if settings.warm_up_points:
-        segmenter.warm_up(settings.warm_up_points)
-    return segmenter
-
-
-def choose_model(path: str) -> Path:
-    if path:
-        return Path(path).expanduser()
-    try:
-        return find_shipped_bundle()
-    except BundleError as error:
-        reason = str(error).partition(';')[0]
-        raise BundleError(f'{reason}; set the parameter model to a .safetensors file.') from None
-
-
 def read_stamp(message: Any) -> float:
     """Seconds."""
     stamp = message.header.stamp
     return float(stamp.sec + 1e-9 * stamp.nanosec)
-
-
-def build_outputs(
-    cloud: Cloud,
-    result: Segmentation,
-    wanted: Collection[str],
-    settings: NodeSettings,
-    table: ClassTable,
-    scene: SeenObjects | None,
-) -> dict[str, Payload]:
-    payloads = {}
-    if SEGMENTED in wanted:
-        autoware = settings.output_classes == 'autoware'
-        ids = table.to_autoware(result.labels) if autoware else result.labels
-        payloads[SEGMENTED] = encode_segmented(cloud, ids, result.probability, result.entropy)
-    if LABELED in wanted:
-        instances = scene.number_points() if scene and settings.labeled_instances else None
-        payloads[LABELED] = encode_labeled(cloud, result.labels, table, instances=instances)
-    for each in settings.filters:
-        if each.name in wanted:
-            payloads[each.name] = select(cloud, keep_points(each, result, table, scene))
-    return payloads

@@ -66,12 +66,12 @@ class SeenObjects:
         return settled
 
 
-def needs_scene(wanted: Collection[str], settings: NodeSettings) -> bool:
-    """Whether one of the wanted topics shows objects."""
-    with_motion = {each.name for each in settings.filters if each.motions}
+def choose_late_topics(wanted: Collection[str], settings: NodeSettings) -> frozenset[str]:
+    """Of the wanted topics those that wait until objects are found; the others need labels."""
+    late = SCENE_TOPICS | {each.name for each in settings.filters if each.motions}
     if settings.labeled_instances:
-        with_motion.add('labeled')
-    return not (SCENE_TOPICS | with_motion).isdisjoint(wanted)
+        late |= {'labeled'}
+    return late.intersection(wanted)
 
 
 class SceneFinder:

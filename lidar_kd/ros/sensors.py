@@ -5,10 +5,12 @@ The file names each sensor, its topic, and what of the node's parameters is its 
 
 sensors:
   front: {points: /front/points, target_frame: base_link}
-  rear: {points: /rear/points, crop: {min_range_m: 1.0}}
+  rear: {points: /rear/points, target_frame: base_link, crop: {min_range_m: 1.0}}
+merged: true
 
 Each gets a namespace of its name with all topics of the node: /front/lidar_kd/labeled. What all
-have in common comes from --params-file.
+have in common comes from --params-file. With `merged` all labelled points also come as one cloud,
+/merged/segmented.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import yaml
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.ros.log import ToRos
+from lidar_kd.ros.merged import MergedCloud
 from lidar_kd.ros.node import SegmentNode
 from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.sharing import SharedParts
@@ -44,19 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own = remove_ros_args(words)[1:]
         if len(own) not in (1, 2):
             raise ConfigError(f'name the file with the sensors: {USAGE}')
-        sensors = read_sensors(Path(own[0]))
+        sensors, merged = read_sensors(Path(own[0]))
         with ros_session(words):
             logging.getLogger('lidar_kd').addHandler(ToRos(rclpy.logging.get_logger('lidar_kd')))
-            serve_sensors(sensors, own[1] if len(own) == 2 else '')
+            serve_sensors(sensors, own[1] if len(own) == 2 else '', merged=merged)
     except (LidarKdError, ParameterException) as error:
         return Console().fail(ConfigError(explain_refusal(error)))
     return 0
 
 
-def serve_sensors(sensors: Mapping[str, Mapping[str, Any]], namespace: str) -> None:
+def serve_sensors(
+    sensors: Mapping[str, Mapping[str, Any]], namespace: str, *, merged: bool
+) -> None:
     """Until a signal or an error ends it."""
     executor = SingleThreadedExecutor()
-    with sensor_nodes(sensors, namespace) as nodes:
+    shared = SharedParts(merged=MergedCloud(namespace) if merged else None)
+    with sensor_nodes(sensors, namespace, shared=shared) as nodes:
         for node in nodes:
             executor.add_node(node)
             if node.settings.autostart:
@@ -70,10 +76,11 @@ def sensor_nodes(
     sensors: Mapping[str, Mapping[str, Any]],
     namespace: str = '',
     common: Sequence[Parameter] = (),
+    shared: SharedParts | None = None,
     **options: Any,
 ) -> Iterator[list[SegmentNode]]:
     """One node for each sensor; all share network and thread."""
-    shared, nodes = SharedParts(), list[SegmentNode]()
+    shared, nodes = shared or SharedParts(), list[SegmentNode]()
     try:
         for name, settings in sensors.items():
             own = {key: value for key, value in settings.items() if key != 'points'}
@@ -92,10 +99,12 @@ def sensor_nodes(
         for node in nodes:
             node.destroy_node()
         shared.turns.close()
+        if shared.merged:
+            shared.merged.node.destroy_node()
 
 
-def read_sensors(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> its topic as `points`, and parameters of the node."""
+def read_sensors(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Name -> its topic as `points`, and parameters of the node; whether to merge their clouds."""
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -110,7 +119,12 @@ def read_sensors(path: Path) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"{path}: '{name}' names no namespace; use letters, digits and _.")
         if not isinstance(settings, dict) or not isinstance(settings.get('points'), str):
             raise ConfigError(f'{path}: {name}: give the topic of its clouds: points: /TOPIC.')
-    return sensors
+    merged = content.get('merged', False)
+    others = ', '.join(str(key) for key in content if key not in ('sensors', 'merged'))
+    if others or not isinstance(merged, bool):
+        wrong = f'{others} is unknown' if others else f"merged is '{merged}'"
+        raise ConfigError(f"{path}: {wrong}; beside 'sensors' write 'merged: true' or nothing.")
+    return sensors, merged
 
 
 def flatten_names(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lidar_kd.ros.one_parameter import parameter_field as _parameter
 from lidar_kd.ros.output_settings import OutputSettings, read_costs
 from lidar_kd.ros.sensor_settings import check_pose, SensorSettings
 
+AUTO_MODEL = 'auto'
 UNLABELLED = 'unlabelled'  # a filter's word for points without an answer
 MOTIONS = ('resting', 'moving')  # and for those of objects, by what the tracker has seen
 NO_BOX = (-1e4, 1e4) * 3  # as wide as no sensor sees
@@ -75,9 +76,17 @@ class NodeSettings(SensorSettings, OutputSettings):
     """The values of all parameters at one moment."""
 
     model: str = _parameter(
-        '',
-        'Bundle (.safetensors) to run; empty: the one that ships with the package.',
+        AUTO_MODEL,
+        'Bundle (.safetensors) to run; auto or empty: the largest of those that ship with the '
+        'package that keeps up with sensor_rate_hz on this machine, measured while configuring.',
         changes='unconfigured',
+    )
+    sensor_rate_hz: float = _parameter(
+        10.0,
+        'Scans per second that model: auto has to keep up with.',
+        changes='unconfigured',
+        lower=0.1,
+        upper=1000.0,
     )
     device: str = _parameter(
         'auto',

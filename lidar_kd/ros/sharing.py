@@ -7,9 +7,12 @@ from collections.abc import Callable
 import copy
 from dataclasses import dataclass, field
 import threading
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TYPE_CHECKING, TypeVar
 
 from lidar_kd.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from lidar_kd.ros.merged import MergedCloud  # the only part that knows ROS
 
 T = TypeVar('T')
 
@@ -118,3 +121,4 @@ class SharedParts:
 
     networks: Networks = field(default_factory=Networks)
     turns: Turns[Any] = field(default_factory=Turns)
+    merged: MergedCloud | None = None  # where one is asked for

@@ -21,8 +21,8 @@ _ODD_AGE_MS = 10_000.0  # no pipeline takes that long: the clocks differ
 class Answer:
     """One labelled scan."""
 
-    latency_ms: float  # from the header's stamp to publication
-    total_ms: float  # from taking the scan to publication
+    latency_ms: float  # from the header's stamp until its labels are out
+    total_ms: float  # from taking the scan until everything is out
     points: int
     unlabelled: int
     entropy: float  # mean over the labelled points, NaN without any

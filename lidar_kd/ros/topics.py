@@ -1,47 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's topics: an input that finds its own reliability, outputs that know who listens."""
+"""The node's input, which finds its own reliability, and what all topics have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 import os
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    QoSPolicyKind,
-    QoSProfile,
-    ReliabilityPolicy,
-)
+from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 
 from lidar_kd.cloud import Payload
-from lidar_kd.ros.offers import find_offers, find_time_message
-from lidar_kd.ros.output_settings import COSTMAP, OutputSettings
 from lidar_kd.ros.parameters import overrides_of
 
-if TYPE_CHECKING:
-    from lidar_kd.ros.pipeline import Labelled  # loads torch, which the replay does without
-
-DEBUG = (
-    'cyclic_time_ms',
-    'pipeline_latency_ms',
-    'processing_time/preprocess_ms',
-    'processing_time/inference_ms',
-    'processing_time/postprocess_ms',
-    'processing_time/objects_ms',
-    'processing_time/total_ms',
-)
-_LATCHED = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 POLICIES = (
     QoSPolicyKind.DEPTH,
     QoSPolicyKind.DURABILITY,
@@ -133,61 +108,6 @@ class Input:
             qos,
             qos_overriding_options=self._overrides,
         )
-
-
-class Outputs:
-    """Publishers by name: clouds, objects, the costmap, times, and the latched label info."""
-
-    def __init__(
-        self, node: LifecycleNode, clouds: Iterable[str], settings: OutputSettings
-    ) -> None:
-        self._node = node
-        self.offers = find_offers()
-        self._time = find_time_message(settings.debug_stamped)
-        self._publishers = {name: self._create(PointCloud2, name, 2) for name in clouds}
-        for name, (kind, _) in self.offers.scenes.items():
-            self._publishers[name] = self._create(kind, name, 2)
-        if self.offers.grid:
-            self._publishers[COSTMAP] = self._create(self.offers.grid[0], COSTMAP, 2)
-        self._times = {name: self._create(self._time, f'debug/{name}', 5) for name in DEBUG}
-        self._label_info = node.create_lifecycle_publisher(String, '~/label_info', _LATCHED)
-
-    def _create(self, kind: Any, name: str, depth: int) -> Any:
-        topic = f'~/{name}'
-        overrides = choose_overrides(self._node, topic, 'publisher')
-        return self._node.create_lifecycle_publisher(
-            kind, topic, depth, qos_overriding_options=overrides
-        )
-
-    def wanted(self) -> frozenset[str]:
-        """Names of the outputs that somebody subscribes to."""
-        publishers = {**self._publishers, **self._times}
-        return frozenset(n for n, p in publishers.items() if p.get_subscription_count())
-
-    def send(self, header: Header, labelled: Labelled, wanted: frozenset[str]) -> None:
-        for name, payload in labelled.payloads.items():
-            self._publishers[name].publish(make_cloud(header, payload))
-        for name, (_, make) in self.offers.scenes.items():
-            if name in wanted and labelled.scene:
-                self._publishers[name].publish(make(header, labelled.scene, labelled.table))
-        if self.offers.grid and labelled.costmap:
-            self._publishers[COSTMAP].publish(self.offers.grid[1](header, labelled.costmap))
-
-    def send_times(
-        self, header: Header, times: Mapping[str, float], wanted: frozenset[str]
-    ) -> None:
-        for name in wanted & times.keys():
-            message = self._time(data=times[name])
-            if hasattr(message, 'stamp'):
-                message.stamp = header.stamp
-            self._times[name].publish(message)
-
-    def announce(self, label_info: str) -> None:
-        self._label_info.publish(String(data=label_info))
-
-    def destroy(self) -> None:
-        for publisher in (*self._publishers.values(), *self._times.values(), self._label_info):
-            self._node.destroy_lifecycle_publisher(publisher)
 
 
 def choose_overrides(node: LifecycleNode, topic: str, entity: str) -> QoSOverridingOptions:

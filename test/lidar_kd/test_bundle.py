@@ -20,6 +20,7 @@ from lidar_kd.bundle import (
     BundleSpec,
     find_shipped_bundle,
     IntensitySpec,
+    list_shipped_bundles,
     load_bundle,
     ModelSpec,
     read_spec,
@@ -295,26 +296,24 @@ def test_an_unknown_network_or_setting_is_refused(written: Path) -> None:
     refuse(written, 'bignet')
 
 
-@pytest.mark.parametrize(
-    ('names', 'sentence'),
-    [([], 'no bundle came with'), (['a', 'b'], r'several bundles \(a\.safetensors, b\.safetens')],
-)
-def test_without_exactly_one_shipped_bundle_one_must_be_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], sentence: str
-) -> None:
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an installation's bundles, empty."""
     monkeypatch.setattr('lidar_kd.bundle.resources.files', lambda package: tmp_path)
     (tmp_path / 'weights').mkdir()
-    for name in names:
-        (tmp_path / f'weights/{name}.safetensors').touch()
-    with pytest.raises(BundleError, match=sentence):
+    return tmp_path / 'weights'
+
+
+def test_without_a_shipped_bundle_one_must_be_named(weights: Path) -> None:
+    with pytest.raises(BundleError, match='no bundle came with'):
         find_shipped_bundle()
 
 
-def test_the_one_shipped_bundle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('lidar_kd.bundle.resources.files', lambda package: tmp_path)
-    (tmp_path / 'weights').mkdir()
-    (tmp_path / 'weights/a.safetensors').touch()
-    assert find_shipped_bundle() == tmp_path / 'weights/a.safetensors'
+def test_of_several_shipped_bundles_the_largest_comes_first(weights: Path) -> None:
+    for name, size in {'a': 1, 'b': 3, 'c': 2}.items():
+        (weights / f'{name}.safetensors').write_bytes(bytes(size))
+    assert [path.stem for path in list_shipped_bundles()] == ['b', 'c', 'a']
+    assert find_shipped_bundle() == weights / 'b.safetensors'
 
 
 def test_the_description_is_typed_and_frozen() -> None:

@@ -3,6 +3,7 @@
 one listens.
 
 python training/bench.py live --scans 600 --every-topic
+python training/bench.py live --scans 200 --sensors 2
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import numpy as np
 from lidar_kd.bundle import find_shipped_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
+from training.benchmarks.live_figures import measure_live, report_live
+from training.benchmarks.live_sensors import run_sensors
+from training.benchmarks.scans import most_points
 from training.live.processes import (
     check_alive,
     prepare_environment,
@@ -40,7 +44,7 @@ EVERY = ('objects', 'markers', 'static')  # those whose message packages are her
 
 
 def run_live(
-    console: Console, *, scans: int, repeats: int, every_topic: bool = False
+    console: Console, *, scans: int, repeats: int, every_topic: bool = False, sensors: int = 1
 ) -> dict[str, float]:
     """`repeats` is not used: one long run is what is asked for."""
     require_ros()
@@ -51,19 +55,20 @@ def run_live(
         links = Path(folder, 'scans')
         links.mkdir()
         for number in range(scans):
-            (links / f'{number:06d}.bin').symlink_to(drive[number % len(drive)])
-        return _run(console, links, scans, bundle, EVERY if every_topic else ())
+            _repeat(drive[number % len(drive)], links / f'{number:06d}.bin')
+        if sensors > 1:
+            metrics = run_sensors(console, links, scans, bundle, sensors)
+        else:
+            metrics = _run(console, links, scans, bundle, EVERY if every_topic else ())
+    return metrics
 
 
-def name_machine() -> str:
-    """The processor, and what of it the CPU kernel can use."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    name = next((line.partition(':')[2].strip() for line in lines if 'model name' in line), '?')
-    flags = next((line.split() for line in lines if line.startswith('flags')), [])
-    units = {'AMX': 'amx_tile', 'AVX-512': 'avx512f', 'AVX-512 BF16': 'avx512_bf16'}
-    held = [unit for unit, flag in units.items() if flag in flags]
-    cores = sum(line.startswith('processor') for line in lines)
-    return f'{name}, {cores} cores, {", ".join(held) or "neither AMX nor AVX-512"}'
+def _repeat(scan: Path, place: Path) -> None:
+    if not (most := most_points()):
+        place.symlink_to(scan)
+        return
+    points = np.fromfile(scan, '<f4').reshape(-1, 4)
+    points[:: max(1, len(points) // most)].tofile(place)
 
 
 def _simulate(console: Console) -> list[Path]:
@@ -113,35 +118,8 @@ def _run(
                     rss_mb.append(resident_mb(node))
         check_alive(replay, logs[1])
         listen(1.5)
-        metrics = _measure(listener.kept, listener.times_ms['pipeline_latency_ms'], count, rss_mb)
-        if objects_ms := listener.times_ms['objects_ms']:
-            p50, p95 = np.percentile(objects_ms, (50, 95))
-            metrics |= {'objects_p50_ms': float(p50), 'objects_p95_ms': float(p95)}
-        _report(console, metrics, listener.status)
+        metrics = measure_live(listener, count)
+        if rss_mb:
+            metrics['rss_growth_mb'] = rss_mb[-1] - rss_mb[0]
+        report_live(console, metrics, listener.status)
         return metrics
-
-
-def _measure(
-    arrivals_ms: list[float], latencies_ms: list[float], sent: int, rss_mb: list[float]
-) -> dict[str, float]:
-    """p50 and p95 are from the header's stamp to publication, by the node's own clock."""
-    if not latencies_ms:
-        raise ConfigError('the node labelled no scan; run make demo and see its log.')
-    p50, p95 = np.percentile(latencies_ms, (50, 95))
-    arrived_p50, arrived_p95 = np.percentile(arrivals_ms, (50, 95))
-    return {
-        'labelled_share': len(arrivals_ms) / sent,
-        'p50_ms': float(p50),
-        'p95_ms': float(p95),
-        'arrival_p50_ms': float(arrived_p50),
-        'arrival_p95_ms': float(arrived_p95),
-        'rss_growth_mb': rss_mb[-1] - rss_mb[0] if rss_mb else float('nan'),
-    }
-
-
-def _report(console: Console, metrics: dict[str, float], status: dict[str, str]) -> None:
-    rows = [['machine', name_machine()]]
-    rows += [[key, status[key]] for key in ('bundle', 'engine', 'precision') if key in status]
-    rows += [[name, f'{value:.3f}'] for name, value in metrics.items()]
-    rows += [[key, value] for key, value in status.items() if key.startswith('dropped')]
-    console.table('live at 10 Hz', ['', 'value'], rows)

@@ -20,11 +20,16 @@ MOST_POINTS = 'LIDAR_KD_BENCH_POINTS'
 def distinct_scans(count: int) -> tuple[list[NDArray[np.float32]], str]:
     """`count` different scans, and a word on where they come from."""
     scans, source = _whole_scans(count)
-    most = int(os.environ.get(MOST_POINTS, 0))
+    most = most_points()
     if not most:
         return scans, source
     thinned = [scan[:: max(1, len(scan) // most)] for scan in scans]
     return thinned, f'{source}, of which some {most} points each: a trial, not a measurement'
+
+
+def most_points() -> int:
+    """Of a scan; 0: all."""
+    return int(os.environ.get(MOST_POINTS, 0))
 
 
 def _whole_scans(count: int) -> tuple[list[NDArray[np.float32]], str]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench.py train-step`: forward and backward of full MinkUNet at 0.1 m, and its peak memory."""
+"""`bench.py train-step`: forward and backward of a network at 0.1 m, and its peak memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import subprocess
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lidar_kd.cli.console import Console
+from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import Voxels
@@ -48,16 +50,20 @@ def finish(loss: Tensor, voxels: Voxels) -> None:
     voxels.level.engine.memory.release()
 
 
-def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
+def run_train_step(
+    console: Console, *, scans: int, repeats: int, presets: Sequence[str] = ('minkunet',)
+) -> dict[str, float]:
+    if len(presets) != 1:
+        raise ConfigError(f'--presets: train-step takes one, not {len(presets)}.')
     clouds, source = distinct_scans(scans)
     rows = contenders('spconv', 'torch', 'native', 'native high')
     select_engine('cpu').memory.tune(live=False)
     console.banner(
-        'train-step: MinkUNet 21.7 M, 0.1 m, one scan, float32',
+        f'train-step: {presets[0]}, {SIZE_M} m, one scan, float32',
         {'scans': source, 'threads': torch.get_num_threads()},
     )
     torch.manual_seed(0)
-    model: Any = build_model('minkunet', classes=CLASSES).train()
+    model: Any = build_model(presets[0], classes=CLASSES).train()
     batches = [voxelize_with_maps(torch.from_numpy(cloud), SIZE_M) for cloud in clouds]
     clock = Clock()
     with console.progress(repeats * len(batches), 'measuring') as advance:
@@ -70,7 +76,7 @@ def run_train_step(console: Console, *, scans: int, repeats: int) -> dict[str, f
                         step(model, voxels, Clock(), row.name, scan)
                     step(model, voxels, clock, row.name, scan)
             advance()
-    peaks = {row.name: train_peak_gb(row.name) for row in rows}
+    peaks = {row.name: train_peak_gb(row.name, presets[0]) for row in rows}
     return _report(console, rows, clock, peaks)
 
 
@@ -101,18 +107,18 @@ def _report(
     return metrics
 
 
-def train_peak_gb(name: str) -> float:
+def train_peak_gb(name: str, preset: str) -> float:
     """Peak resident memory of a fresh process that trains three steps under one engine."""
-    command = [sys.executable, '-m', 'training.benchmarks.train_step', name]
+    command = [sys.executable, '-m', 'training.benchmarks.train_step', name, preset]
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return float(json.loads(run.stdout.splitlines()[-1]))
 
 
-def _measure_peak(name: str) -> float:
+def _measure_peak(name: str, preset: str) -> float:
     (row,) = contenders(name)
     row.engine.memory.tune(live=False)
     clouds, _ = distinct_scans(3)
-    model: Any = build_model('minkunet', classes=CLASSES).train()
+    model: Any = build_model(preset, classes=CLASSES).train()
     for cloud in clouds:
         voxels = with_engine(voxelize_with_maps(torch.from_numpy(cloud), SIZE_M), row)
         with row.alone():
@@ -123,4 +129,4 @@ def _measure_peak(name: str) -> float:
 
 
 if __name__ == '__main__':
-    sys.stdout.write(json.dumps(_measure_peak(sys.argv[1])) + '\n')
+    sys.stdout.write(json.dumps(_measure_peak(*sys.argv[1:])) + '\n')

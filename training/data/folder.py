@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lidar_kd.errors import DataError
@@ -18,7 +19,9 @@ def open_folder(
     *,
     table: ClassTable = SEMANTICKITTI,
 ) -> ScanSet:
-    """Every scan below a folder; `sequences` keeps only those in some of its subfolders."""
+    """Every scan below a folder; `sequences` keeps only those in some of its subfolders, or those
+    that a pattern fits, as 'street_*': with the folders, without the suffix.
+    """
     root = Path(root)
     kept = (
         None if sequences is None else {sequences} if isinstance(sequences, str) else {*sequences}
@@ -26,12 +29,16 @@ def open_folder(
     frames = [_make_frame(root, scan) for scan in find_scans(root)]
     if kept is not None:
         wanted = {str(name) for name in kept}
-        frames = [frame for frame in frames if frame.sequence in wanted]
+        frames = [frame for frame in frames if _is_wanted(frame, wanted)]
     if not frames:
-        raise DataError(f'{root}: no scans in the subfolders {sorted(wanted)}; check the names.')
+        raise DataError(f'{root}: no scans in {sorted(wanted)}; check the names.')
     return ScanSet(
         kind='folder', root=root, table=table, frames=tuple(frames), read_raw=_refuse_labels
     )
+
+
+def _is_wanted(frame: Frame, wanted: Collection[str]) -> bool:
+    return frame.sequence in wanted or any(fnmatchcase(frame.name, each) for each in wanted)
 
 
 def _make_frame(root: Path, scan: Path) -> Frame:

@@ -127,6 +127,7 @@ class ScanSet:
     read_raw: Callable[[Path], Raw]
     read_points: Callable[[Path], Points] = read_scan
     period_s: float = 0.1  # between two scans of a sequence
+    told: NDArray[np.uint8] | None = None  # (256,) what its train ids tell, see merged.py
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -189,7 +190,8 @@ class ScanSet:
                 f'{path}: cannot be read ({error.strerror or error}); '
                 'unpack the labels again or leave this sequence out.'
             ) from None
-        return self.table.to_train(raw, str(path)), instances
+        labels = self.table.to_train(raw, str(path))
+        return labels if self.told is None else self.told[labels], instances
 
 
 def require_poses(scans: ScanSet) -> None:

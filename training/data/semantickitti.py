@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,16 @@ SPLITS = {
     'val': ('08',),
     'test': tuple(f'{number:02}' for number in range(11, 22)),
 }
+_RANGE = re.compile(r'(\d+)-(\d+)')
 Poses = NDArray[np.float64]
 
 
 def open_semantickitti(
     root: str | Path, sequences: str | Sequence[str | int] | None = None
 ) -> ScanSet:
-    """All sequences, those of a split ('train', 'val', 'test'), or those named."""
+    """All sequences, those of a split ('train', 'val', 'test'), of a range ('00-63'), or those
+    named.
+    """
     root = Path(root)
     folder = _find_sequences(root)
     frames = [
@@ -76,7 +80,10 @@ def _choose(folder: Path, wanted: str | Sequence[str | int] | None) -> list[str]
         raise DataError(f'{folder}: no sequence with a velodyne/ folder in it; unpack the scans.')
     if wanted is None:
         return present
-    if isinstance(wanted, str):
+    if isinstance(wanted, str) and (ends := _RANGE.fullmatch(wanted)):
+        first, last = (int(end) for end in ends.groups())
+        wanted = [name for name in present if name.isdecimal() and first <= int(name) <= last]
+    elif isinstance(wanted, str):
         wanted = SPLITS.get(wanted, (wanted,))
     # YAML reads [00, 07, 08] as [0, 7, '08']
     names = [f'{name:02}' if isinstance(name, int) else name for name in wanted]

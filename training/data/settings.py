@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from lidar_kd.bundle import SensorSpec
 from lidar_kd.errors import ConfigError
 from training.data.augment import Augmentation
 from training.data.fusion import Moving
@@ -25,6 +26,7 @@ from training.streets.make import MAX_SEQUENCES
 from training.streets.quarters import QUARTERS
 from training.streets.sensors import SENSORS
 
+Switch = Literal['auto', 'off']
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
 
 
@@ -72,11 +74,20 @@ class DataSource(Section):
     root: Path | None = None  # None: data.root
     sequences: Sequences | None = None  # None: all
     intensity_scale: PositiveFloat | None = None  # to that of the labelled; None: by their ranges
+    repeat: PositiveInt = 1  # times that each of its scans is seen in an epoch
+    mounting: Switch = 'off'  # auto: every scan is brought to the pose of data.sensor, as the node
+    intensity: Switch = 'off'  # and to its brightness of the ground
 
     @model_validator(mode='after')
     def _known(self) -> DataSource:
         one_of('kind', self.kind, KINDS)
         return self
+
+
+class LabelledSource(DataSource):
+    """One to learn from beside `train`, whose labels may tell less than their class."""
+
+    merged: dict[str, tuple[str, ...]] = {}  # class -> those that its points may be; []: any
 
 
 class Data(Section):
@@ -86,7 +97,11 @@ class Data(Section):
     train: Sequences = 'train'
     validation: Sequences = 'val'
     validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
+    mounting: Switch = 'off'  # of `train`, as in a source below: what the node would show
+    intensity: Switch = 'off'
+    labelled: tuple[LabelledSource, ...] = ()  # more scans with labels, of the same classes
     unlabelled: tuple[DataSource, ...] = ()  # more scans for the teacher to explain; distill only
+    sensor: SensorSpec | None = None  # what the bundle says of it; None: by the kind of data
     intensity_scale: PositiveFloat = 1.0  # times the stored intensity: 0..1 is the convention
     workers: NonNegativeInt = 1  # processes that prepare batches, per rank
     augment: Augmentation = Augmentation()
@@ -103,6 +118,7 @@ class Data(Section):
         one_of('kind', self.kind, ['streets', *KINDS])
         if self.kind != 'streets' and self.root is None:
             raise ValueError(f'root: the folder of the {self.kind} data set is missing')
-        if self.root is None and not all(source.root for source in self.unlabelled):
-            raise ValueError('unlabelled: root: the folder of a data set is missing')
+        for key in ('labelled', 'unlabelled'):
+            if self.root is None and not all(source.root for source in getattr(self, key)):
+                raise ValueError(f'{key}: root: the folder of a data set is missing')
         return self

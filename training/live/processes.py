@@ -78,13 +78,15 @@ def running(
     remaps: Mapping[str, str],
     log: Path,
     *,
+    own: Sequence[str] = (),
     held: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """scripts/`executable` with parameters; what it says goes to `log`.
 
-    A remap named __ns gives it a namespace. `held`: descriptors that stay open while it lives.
+    A remap named __ns gives it a namespace. `own`: arguments that are not for ROS; `held`:
+    descriptors that stay open while it lives.
     """
-    words = [sys.executable, str(ROOT / 'scripts' / executable), '--ros-args']
+    words = [sys.executable, str(ROOT / 'scripts' / executable), *own, '--ros-args']
     for name, value in parameters.items():
         words += ['-p', f'{name}:={str(value).lower() if isinstance(value, bool) else value}']
     for name, topic in remaps.items():

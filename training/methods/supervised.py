@@ -8,6 +8,9 @@ mean over ranks of the same size is the loss of the whole batch. A scan without 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,8 @@ from torch.nn.functional import cross_entropy
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
+
+Merged = Sequence[tuple[int, ...]]  # train ids
 
 
 class SupervisedSettings(BaseModel):
@@ -37,20 +42,41 @@ class SupervisedSettings(BaseModel):
 
 
 class Supervised(nn.Module):
-    """The losses by name, weighted: their sum is the supervised loss."""
+    """The losses by name, weighted: their sum is the supervised loss.
+
+    merged: the classes of each label that does not tell them apart; these labels follow those of
+    the classes. A point of one counts as of the first class, with the probability of all.
+    """
 
     class_weights: Tensor
 
-    def __init__(self, settings: SupervisedSettings, class_weights: Tensor) -> None:
+    def __init__(
+        self, settings: SupervisedSettings, class_weights: Tensor, merged: Merged = ()
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self._merged = settings, tuple(merged)
         self.register_buffer('class_weights', class_weights.float(), persistent=False)
+
+    @property
+    def labels(self) -> int:
+        """How many there are: classes and merged ones."""
+        return len(self.class_weights) + len(self._merged)
+
+    def leave_out_merged(self, inputs: Inputs) -> Inputs:
+        """For whoever knows classes alone."""
+        if not self._merged:
+            return inputs
+        of_points, of_voxels = (
+            labels.masked_fill(labels >= len(self.class_weights), IGNORE)
+            for labels in (inputs.labels, inputs.voxel_labels)
+        )
+        return replace(inputs, labels=of_points, voxel_labels=of_voxels)
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         s, ours = self.settings, inputs.student
         scans = _starts_of(inputs.voxel_scan, inputs.scans)
-        voxels = _Rows(ours.voxel_logits, inputs.voxel_labels, scans)
-        points = _Rows(ours.point_logits, inputs.labels, inputs.starts)
+        voxels = self._fold(_Rows(ours.voxel_logits, inputs.voxel_labels, scans))
+        points = self._fold(_Rows(ours.point_logits, inputs.labels, inputs.starts))
         losses = {
             'voxel_ce': (s.voxel_ce, self._cross_entropy, voxels),
             'voxel_lovasz': (s.voxel_lovasz, _lovasz, voxels),
@@ -63,6 +89,16 @@ class Supervised(nn.Module):
                 for name, (weight, loss, rows) in losses.items()
                 if weight
             }
+
+    def _fold(self, rows: _Rows) -> _Rows:
+        if not self._merged:
+            return rows
+        first = len(self.class_weights)
+        labels = rows.labels
+        for label, classes in enumerate(self._merged, start=first):
+            labels = labels.masked_fill(labels == label, classes[0])
+        logits = partial(fold_logits, rows.logits, rows.labels, self._merged)
+        return _Rows(logits, labels, rows.starts)
 
     def of_fused(self, logits: Tensor, labels: Tensor, weight: float) -> Tensor:
         """Weighted cross-entropy at a fused batch's voxels, whose labels (V,) are 255 but where
@@ -88,6 +124,21 @@ class _Rows(NamedTuple):
     logits: Callable[[], Tensor]
     labels: Tensor
     starts: Sequence[int]
+
+
+def fold_logits(logits: Callable[[], Tensor], labels: Tensor, merged: Merged) -> Tensor:
+    """(N, C) where rows of a merged label give its first class the probability of all of them."""
+    folded = logits().float()
+    for label, classes in enumerate(merged, start=folded.shape[1]):
+        rows = torch.nonzero(labels == label).squeeze(1)
+        if len(rows):
+            members = torch.tensor(classes, device=rows.device)
+            theirs = folded.index_select(0, rows)
+            together = theirs.index_select(1, members).logsumexp(1, keepdim=True)
+            theirs = theirs.index_fill(1, members, -math.inf)
+            theirs = theirs.index_copy(1, members[:1], together)
+            folded = folded.index_copy(0, rows, theirs)
+    return folded
 
 
 def _lovasz(rows: _Rows) -> Tensor:

@@ -22,7 +22,7 @@ from training.data.scan import Scan, Scans, ScanSet
 from training.data.settings import Data
 from training.methods import build_methods
 from training.methods.inputs import class_weights, LabelStatistics
-from training.methods.supervised import Supervised, SupervisedSettings
+from training.methods.supervised import Merged, Supervised, SupervisedSettings
 from training.methods.weights import shares_as_numbers
 from training.run.config import Config, MAIN, Methods
 from training.run.folder import RunFolder
@@ -79,7 +79,7 @@ def build_parts(
     synchronised = ranks.world > 1 and config.optim.sync_norms
     student = build_student(config.model, spec, synchronised=synchronised)
     statistics = LabelStatistics(table=train.table, class_shares=counts / max(1, counts.sum()))
-    supervised = make_supervised(config.loss, counts)
+    supervised = make_supervised(config.loss, counts, sources.merged)
     methods = make_methods(config.methods, student, plan, statistics, config.model.grid)
     if not counts.sum() and plan.pseudo_label_confidence is None:
         for method in methods.values():
@@ -107,9 +107,11 @@ def build_parts(
     )
 
 
-def make_supervised(settings: SupervisedSettings, counts: Counts) -> Supervised:
+def make_supervised(
+    settings: SupervisedSettings, counts: Counts, merged: Merged = ()
+) -> Supervised:
     weights = class_weights(counts, power=settings.class_power)
-    return Supervised(settings, torch.from_numpy(weights))
+    return Supervised(settings, torch.from_numpy(weights), merged)
 
 
 def make_methods(
@@ -169,9 +171,10 @@ def choose_scans(
         with console.progress(len(train), 'cutting out objects to paste') as advance:
             bank = build_paste_bank(train, seed=seed, advance=advance)
     own = fuse_scans(train, train, data, console) if plan.needs_the_past else train
+    more = sources.unlabelled if plan.explains_unlabelled else ()
     chosen: Scans = own
-    if sources.unlabelled and plan.explains_unlabelled:
-        chosen = Several([own, *sources.unlabelled])
+    if sources.labelled or more:
+        chosen = Several([own, *sources.labelled, *more])
     return TrainingScans(
         chosen,
         data.augment,

@@ -209,6 +209,11 @@ class Config(Section):
                 'teacher.shared: the student cannot explain scans without labels to itself; set '
                 'data.unlabelled to [] and data.streets.unlabelled to 0, or name a teacher'
             )
+        if self.loss.label_smoothing and any(each.merged for each in self.data.labelled):
+            raise ValueError(
+                'loss.label_smoothing: spreads a label over all classes, and data.labelled has '
+                'merged ones that are several at once; set it to 0'
+            )
         self._check_augmentation()
         return self
 

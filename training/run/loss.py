@@ -19,7 +19,7 @@ from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
 from training.run.align import align_teacher, detached, make_inputs
 from training.run.config import MAIN
-from training.run.pseudo_labels import pseudo_label
+from training.run.pseudo_labels import find_bare, pseudo_label
 
 
 class Terms(NamedTuple):
@@ -78,19 +78,24 @@ class DistillationLoss(nn.Module):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
-        inputs = make_inputs(output, batch, voxel_labels(batch, output.voxel_logits.shape[1]))
-        aligned = {name: self._align(teacher, batch) for name, teacher in self._teachers.items()}
-        if self._pseudo_label_confidence is not None:
+        inputs = make_inputs(output, batch, voxel_labels(batch, self.supervised.labels))
+        asked = self._teachers if self._has_question(inputs, batch.owner) else {}
+        aligned = {name: self._align(teacher, batch) for name, teacher in asked.items()}
+        if aligned and self._pseudo_label_confidence is not None:
             inputs = pseudo_label(
                 inputs, list(aligned.values()), batch.owner, self._pseudo_label_confidence
             )
         with torch.autocast(batch.points.device.type, enabled=False):
             supervision = self._supervise(inputs, aligned, batch)
-            terms = self._compare(inputs, aligned, rng)
+            terms = self._compare(self.supervised.leave_out_merged(inputs), aligned, rng)
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
         return Terms(loss, _detached(supervision | terms), _detached(weighted))
+
+    def _has_question(self, inputs: Inputs, owner: Tensor) -> bool:
+        """Without a method a teacher is there for scans without labels alone."""
+        return bool(len(self.methods)) or bool(find_bare(inputs, owner).any())
 
     def _align(self, teacher: Teacher, batch: Batch) -> AlignedOutput:
         view = batch.views.get(teacher.teacher_input)

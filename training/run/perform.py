@@ -223,6 +223,8 @@ def describe_run(parts: Parts, sources: Sources, plan: TeachingPlan) -> dict[str
         f'{parts.ranks.world} process{"es" * (parts.ranks.world > 1)}',
         'folder': parts.folder.path,
     }
+    for number, more in enumerate(sources.labelled, start=2):
+        rows[f'and from ({number})'] = more.describe()
     if config.model.warm_start is not None:
         rows['warm start'] = config.model.warm_start
     if plan.is_its_own:

@@ -21,8 +21,7 @@ def pseudo_label(
 
     owner (M,): the scan of each point.
     """
-    known = torch.bincount(owner[inputs.labels != IGNORE], minlength=inputs.scans)
-    bare = known == 0
+    bare = find_bare(inputs, owner)
     told = _answers([teacher.point_logits() for teacher in teachers], least)
     told_voxels = _answers([teacher.voxel_logits() for teacher in teachers], least)
     return replace(
@@ -30,6 +29,11 @@ def pseudo_label(
         labels=torch.where(bare[owner.long()], told, inputs.labels),
         voxel_labels=torch.where(bare[inputs.voxel_scan.long()], told_voxels, inputs.voxel_labels),
     )
+
+
+def find_bare(inputs: Inputs, owner: Tensor) -> Tensor:
+    """(scans,) which have no label at all."""
+    return torch.bincount(owner[inputs.labels != IGNORE], minlength=inputs.scans) == 0
 
 
 def _answers(logits: Sequence[Tensor], least: float) -> Tensor:

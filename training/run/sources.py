@@ -13,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from lidar_kd.bundle import SensorSpec
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import DataError
+from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.sensor import EACH_ALONE, SensorFit, SensorOptions
 from training.data.augmented import kept_fusion
 from training.data.fusion import build_bank, FusedScans, PASSES
 from training.data.kept_past import has_kept_past, KeptPast
 from training.data.kinds import open_dataset
+from training.data.merged import merge_labels
 from training.data.scan import Frame, Points, Scan, ScanSet
-from training.data.settings import Data, DataSource, Streets
+from training.data.settings import Data, DataSource, LabelledSource, Streets
 from training.streets import make as streets_code
 from training.streets.make import make_streets, plan
 from training.streets.sequence import Settings
@@ -47,12 +50,15 @@ class Sources:
     """What a run learns from and what it is scored on; never the same scans.
 
     scored: what `validation` was chosen from: the past of a scan is there, scored or not.
+    labelled: more to learn from; merged: the classes of what its labels do not tell apart.
     unlabelled: what only a teacher labels; labels that are there are left unread.
     """
 
     train: ScanSet
     validation: ScanSet
     scored: ScanSet
+    labelled: tuple[ScanSet, ...] = ()
+    merged: tuple[tuple[int, ...], ...] = ()
     unlabelled: tuple[ScanSet, ...] = ()
 
 
@@ -68,14 +74,21 @@ def open_sources(data: Data, console: Console) -> Sources:
         learnt = open_dataset(data.kind, data.root, data.train)
         scored = open_dataset(data.kind, data.root, data.validation)
         others = []
-    others += [_open_unlabelled(source, data.root, learnt) for source in data.unlabelled]
-    for each in (learnt, *others):
+    merging = merge_labels(learnt.table, [source.merged for source in data.labelled])
+    labelled = [
+        replace(_open_more(source, data, learnt), told=told).require_labels()
+        for source, told in zip(data.labelled, merging.lookups)
+    ]
+    others += [_open_more(source, data, learnt) for source in data.unlabelled]
+    for each in (learnt, *labelled, *others):
         _check_disjoint(each, scored)
     _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
-        train=learnt.require_labels(),
+        train=_fit(learnt.require_labels(), data, data),
         validation=spread_scans(scored.require_labels(), data.validation_scans),
         scored=scored,
+        labelled=tuple(labelled),
+        merged=merging.classes,
         unlabelled=tuple(_without_labels(other) for other in others),
     )
 
@@ -91,17 +104,36 @@ def _sequences(streets: Streets) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _open_unlabelled(source: DataSource, default: Path | None, labelled: ScanSet) -> ScanSet:
-    """Its intensity in the range of the labelled data, by whose scale all are multiplied later."""
-    root = source.root or default
+def _open_more(source: DataSource, data: Data, learnt: ScanSet) -> ScanSet:
+    """Its intensity in the range of `learnt`, by whose scale all are multiplied later."""
+    root = source.root or data.root
     assert root is not None, 'the configuration checks it'
     scans = open_dataset(source.kind, root, source.sequences)
+    if isinstance(source, LabelledSource) and scans.table != learnt.table:
+        raise DataError(
+            f'{root}: its classes are those of {scans.table.name}, and {learnt.root} has those of '
+            f'{learnt.table.name}; leave it out, or give it as data.unlabelled.'
+        )
     factor = source.intensity_scale
-    if factor is None and (scans.kind, _resolve(root)) != (labelled.kind, _resolve(labelled.root)):
-        factor = labelled.find_full_scale() / scans.find_full_scale()
-    if factor in (None, 1):
+    if factor is None and (scans.kind, _resolve(root)) != (learnt.kind, _resolve(learnt.root)):
+        factor = learnt.find_full_scale() / scans.find_full_scale()
+    if factor not in (None, 1):
+        scans = replace(scans, read_points=_Rescaled(scans.read_points, factor))
+    return replace(_fit(scans, source, data), frames=scans.frames * source.repeat)
+
+
+def _fit(scans: ScanSet, source: Data | DataSource, data: Data) -> ScanSet:
+    """As the node shows them to a network, as far as `source` asks for it."""
+    if source.mounting == source.intensity == 'off':
         return scans
-    return replace(scans, read_points=_Rescaled(scans.read_points, factor))
+    if data.sensor is None:
+        raise ConfigError(
+            'data.sensor: missing, so there is no mounting and no brightness to bring scans to; '
+            'set it, or mounting and intensity to off.'
+        )
+    options = replace(EACH_ALONE, mounting=source.mounting, intensity=source.intensity)
+    fitted = _Fitted(scans.read_points, data.sensor, options, data.intensity_scale)
+    return replace(scans, read_points=fitted)
 
 
 def _check_intensity(scans: ScanSet, scale: float, console: Console) -> None:
@@ -125,6 +157,24 @@ class _Rescaled:
     def __call__(self, path: Path) -> Points:
         points = self.read(path).copy()
         points[:, 3] *= np.float32(self.factor)
+        return points
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Reads scans as the node shows them to a network; goes to the workers."""
+
+    read: Callable[[Path], Points]
+    sensor: SensorSpec
+    options: SensorOptions
+    scale: float  # of the stored intensity, applied later
+
+    def __call__(self, path: Path) -> Points:
+        points = self.read(path).copy()
+        points[:, 3] *= np.float32(self.scale)
+        fit = SensorFit(self.sensor.height_m, self.sensor.ground_intensity, self.options)
+        fit.correct(points)
+        points[:, 3] /= np.float32(self.scale)
         return points
 
 

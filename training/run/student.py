@@ -36,7 +36,9 @@ def describe_student(
 
 
 def describe_sensor(data: Data) -> SensorSpec | None:
-    """Of the streets; a data set's is known by its kind."""
+    """As the configuration tells it, or of the streets; a data set's is known by its kind."""
+    if data.sensor is not None:
+        return data.sensor
     if data.kind != 'streets':
         return None
     return SensorSpec(

@@ -8,7 +8,7 @@ of its publication; source.py knows where the clouds come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 import sys
 import time
@@ -75,10 +75,20 @@ class ReplaySettings:
 
 
 class ReplayNode(Node):
-    """Publishes on `points`; `done` once a replay without loop has ended."""
+    """Publishes on `points`; `done` once a replay without loop has ended.
 
-    def __init__(self, name: str = 'replay', **options: Any) -> None:
+    `receive` gets the clouds as they are, in the place of a listener; others get copies.
+    """
+
+    def __init__(
+        self,
+        name: str = 'replay',
+        *,
+        receive: Callable[[PointCloud2], None] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(name, **options)
+        self._receive = receive
         self.settings = settings = declare_settings(self)
         self._source = open_source(
             settings.path, layout=settings.layout, topic=settings.topic, truth=settings.truth
@@ -127,7 +137,7 @@ class ReplayNode(Node):
             stamp=self.get_clock().now().to_msg(),
             frame_id=self.settings.frame_id or recorded_frame or FRAME_ID,
         )
-        self._publisher.publish(make_cloud(header, payload))
+        self._send(make_cloud(header, payload))
         self.published += 1
         self._number += 1
         if self._number == len(self._source):
@@ -137,6 +147,12 @@ class ReplayNode(Node):
             self._timer.cancel()
         else:
             self._prepare()
+
+    def _send(self, cloud: PointCloud2) -> None:
+        if self._receive:
+            self._receive(cloud)
+        if not self._receive or self._publisher.get_subscription_count():
+            self._publisher.publish(cloud)
 
     def _prepare(self) -> None:
         """The next cloud is ready when its time comes; for one that cannot be read, the last."""

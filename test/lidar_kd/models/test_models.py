@@ -5,17 +5,17 @@ import math
 from typing import Any
 
 import pytest
+from seen_network import build_seen, flat_gradient, GRID, scan
 import torch
-from torch import nn, Tensor
+from torch import nn
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model, MODELS, PRESETS
 from lidar_kd.models.cylinder3d import Cylinder3D
 from lidar_kd.sparse import Engine, fold_norms, select_engine
 from lidar_kd.sparse.engines.native.library import native_missing
-from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
+from lidar_kd.voxels import voxelize, Voxels
 
-GRID = CartesianGrid(voxel_m=0.5)
 # small, but with every kind of layer
 TINY: dict[str, dict[str, Any]] = {
     'minkunet': {'width': 0.25},
@@ -69,36 +69,11 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def tiny(name: str) -> nn.Module:
-    """Random weights, and batch norms that have seen a scan, in eval mode."""
-    torch.manual_seed(1)
-    model = build_model(name, classes=5, **TINY[name])
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.1)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(voxelize(scan(), GRID))
-    return model.eval()
-
-
-def scan(points: int = 600, seed: int = 0) -> Tensor:
-    """Points on a bent sheet around the origin: neighbours, gaps, negative coordinates."""
-    generator = torch.Generator().manual_seed(seed)
-    xy = torch.rand(points, 2, generator=generator) * 24 - 12
-    z = torch.sin(xy[:, :1]) + 0.1 * torch.randn(points, 1, generator=generator)
-    return torch.cat([xy, z, torch.rand(points, 1, generator=generator)], 1)
+    return build_seen(name, **TINY[name])
 
 
 def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def flat_gradient(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-# --- sizes ---
 
 
 @pytest.mark.parametrize(

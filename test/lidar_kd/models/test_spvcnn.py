@@ -4,41 +4,15 @@
 from itertools import product
 
 import pytest
+from seen_network import build_seen, flat_gradient, GRID, scan
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
-from lidar_kd.models import build_model
 from lidar_kd.models.points import CORNERS, PointBranch, trilinear
 from lidar_kd.sparse import Level, SparseTensor
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 
-GRID = CartesianGrid(voxel_m=0.5)
 HALF = (2, 2, 2)
-
-
-def spvcnn() -> nn.Module:
-    """Random weights, and batch norms that have seen a scan, in eval mode."""
-    torch.manual_seed(1)
-    model = build_model('spvcnn', classes=5, width=0.25)
-    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.1)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(voxelize(scan(), GRID))
-    return model.eval()
-
-
-def scan(points: int = 600, seed: int = 0) -> Tensor:
-    """Points on a bent sheet around the origin: neighbours, gaps, negative coordinates."""
-    generator = torch.Generator().manual_seed(seed)
-    xy = torch.rand(points, 2, generator=generator) * 24 - 12
-    z = torch.sin(xy[:, :1]) + 0.1 * torch.randn(points, 1, generator=generator)
-    return torch.cat([xy, z, torch.rand(points, 1, generator=generator)], 1)
-
-
-def flat_gradient(model: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def test_trilinear_weights_of_one_point() -> None:
@@ -126,7 +100,7 @@ def test_the_mean_and_its_gradient_agree_with_a_loop(two_scans: Voxels, depth: i
 def test_the_numerical_gradient_of_a_tiny_spvcnn_agrees() -> None:
     # through the point branch at every level
     voxels = voxelize(scan(60, seed=5), CartesianGrid(voxel_m=2.0), engine='torch')
-    model = spvcnn().double()
+    model = build_seen('spvcnn', width=0.25).double()
     features = voxels.features.double().requires_grad_()
     weights = torch.randn(60, 5, dtype=torch.float64)
 
@@ -144,7 +118,7 @@ def test_the_numerical_gradient_of_a_tiny_spvcnn_agrees() -> None:
 
 
 def test_the_gradient_of_the_point_branch_is_the_same_in_every_run() -> None:
-    model, voxels = spvcnn(), voxelize(scan(), GRID)
+    model, voxels = build_seen('spvcnn', width=0.25), voxelize(scan(), GRID)
     runs = []
     for _ in range(3):
         model.zero_grad()
@@ -166,7 +140,7 @@ def test_points_clamped_into_a_border_cell_take_that_cell() -> None:
 def test_voxel_logits_of_spvcnn_are_the_mean_of_their_points() -> None:
     voxels = voxelize(scan(), GRID)
     with torch.inference_mode():
-        output = spvcnn()(voxels)
+        output = build_seen('spvcnn', width=0.25)(voxels)
     for voxel, logits in enumerate(output.voxel_logits[:20]):
         mean = output.point_logits[voxels.point_voxel == voxel].mean(0)
         torch.testing.assert_close(logits, mean, rtol=1e-4, atol=1e-5)
@@ -178,5 +152,5 @@ def test_points_of_one_voxel_get_answers_of_their_own_from_spvcnn() -> None:
     voxels = voxelize(points, GRID)
     assert voxels.point_voxel.tolist() == [0, 0, 0, 0, 1]
     with torch.inference_mode():
-        logits = spvcnn()(voxels).point_logits
+        logits = build_seen('spvcnn', width=0.25)(voxels).point_logits
     assert len(torch.unique(logits[:4], dim=0)) > 1

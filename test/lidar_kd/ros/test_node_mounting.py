@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
 
+from lidar_kd.ros.labelled import build_clouds
 from lidar_kd.ros.pipeline import Pipeline
 from lidar_kd.ros.settings import NodeSettings
 
@@ -69,9 +70,8 @@ def labels_of(
     pose: NDArray[np.float64] | None = None,
 ) -> NDArray[np.uint8]:
     pipeline.begin()
-    data = pipeline.label(message(points), ['labeled'], settings, pose).payloads['labeled']
-    field = next(field for field in data.fields if field.name == 'label')
-    return np.frombuffer(data.data, np.uint8).reshape(-1, data.point_step)[:, field.offset]
+    labels: NDArray[np.uint8] = pipeline.label(message(points), settings, pose).result.labels
+    return labels
 
 
 def test_the_target_frame_changes_no_label(pipeline: Pipeline, settings: NodeSettings) -> None:
@@ -82,8 +82,9 @@ def test_the_target_frame_changes_no_label(pipeline: Pipeline, settings: NodeSet
 
 
 def test_the_outputs_are_in_the_target_frame(pipeline: Pipeline, settings: NodeSettings) -> None:
-    payload = pipeline.label(message(make_street()), ['segmented'], settings, BASE).payloads
-    seen = np.frombuffer(payload['segmented'].data, '<f4').reshape(-1, 6)[:, :3]
+    labelled = pipeline.label(message(make_street()), settings, BASE)
+    ((_, payload),) = build_clouds(labelled, ['segmented'], settings)
+    seen = np.frombuffer(payload.data, '<f4').reshape(-1, 6)[:, :3]
     x, y, z = make_street()[:, :3].T  # turned by -90 degrees about z, then moved
     np.testing.assert_allclose(seen, np.column_stack([y + 3, -x, z + TRAINED_AT_M]), atol=1e-4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -69,6 +70,33 @@ def test_markers_show_the_car_with_its_number(
     assert (box.header, box.id) == (scan.header, 1)
     assert words.text == 'car 1 0.0 m/s'
     assert times[-1].data > 0
+
+
+def test_labels_do_not_wait_for_objects(
+    by_height: None, node: SegmentNode, partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers = pytest.importorskip('visualization_msgs.msg', reason='no visualization_msgs')
+    found, find = threading.Event(), Pipeline.find_scene
+
+    def wait_and_find(*arguments: Any) -> Any:
+        assert found.wait(60)
+        return find(*arguments)
+
+    partner.activate()
+    boxes = partner.listen(f'/{NAME}/markers', markers.MarkerArray)
+    latencies = partner.listen(f'/{NAME}/debug/objects_latency_ms', Float64)
+
+    def is_heard() -> bool:
+        partner.ask(make_scan(make_street()))
+        return bool(boxes and latencies)
+
+    wait_for(is_heard, 'the markers of earlier scans')
+    monkeypatch.setattr(Pipeline, 'find_scene', wait_and_find)
+    scan = make_scan(make_street())
+    assert partner.ask(scan).header == scan.header
+    assert scan.header not in [each.markers[1].header for each in boxes]
+    found.set()
+    wait_for(lambda: boxes[-1].markers[1].header == scan.header, 'the markers of this scan')
 
 
 def test_the_costmap_is_free_where_there_is_road_and_shut_where_the_car_is(

@@ -175,13 +175,8 @@ def test_reliability_follows_the_publisher(small_bundle: str, best_effort: bool)
         spinning(lambda context: Partner(context, best_effort=best_effort)) as partner,
     ):
         partner.activate()
-
-        def asked() -> list[str]:
-            found = partner.get_subscriptions_info_by_topic(f'/{NAME}/points')
-            return [each.qos_profile.reliability.name for each in found]
-
         wanted = 'BEST_EFFORT' if best_effort else 'RELIABLE'
-        wait_for(lambda: asked() == [wanted], wanted)
+        wait_for(lambda: partner.find_reliabilities() == [wanted], wanted)
         partner.ask(make_scan(scatter(500)))
 
 

@@ -15,6 +15,7 @@ import torch
 
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
 
+from lidar_kd.labels import IGNORE
 from lidar_kd.ros.pipeline import Pipeline, set_threads
 from lidar_kd.ros.settings import NodeSettings
 
@@ -45,25 +46,24 @@ def test_points_outside_the_crop_stay_in_place_without_an_answer(
     pipeline: Pipeline, settings: dict[str, Any]
 ) -> None:
     asked = NodeSettings(**settings, crop_box=[-1.0, 9.0, -9.0, 9.0, -9.0, 9.0])
-    labelled = pipeline.label(scan(0.5), ['segmented'], asked)
+    labelled = pipeline.label(scan(0.5), asked)
     # 3 of 8 columns, x -4, -3, -2; and point 36 lies at the sensor itself: no echo
-    assert (labelled.points, labelled.unlabelled) == (64, 25)
-    rows = np.frombuffer(labelled.payloads['segmented'].data, np.uint8).reshape(64, 24)
-    unlabelled = set(np.flatnonzero(rows[:, 12] == 255).tolist())
-    assert unlabelled == {36, *(i for i in range(64) if i % 8 <= 2)}
+    assert (len(labelled.cloud), labelled.unlabelled) == (64, 25)
+    unlabelled = np.flatnonzero(labelled.result.labels == IGNORE).tolist()
+    assert set(unlabelled) == {36, *(i for i in range(64) if i % 8 <= 2)}
 
 
 def test_another_field_has_a_scale_of_its_own(
     pipeline: Pipeline, settings: dict[str, Any]
 ) -> None:
     assert told(pipeline) == ('-', '-')
-    pipeline.label(scan(60000), ['segmented'], NodeSettings(**settings))
+    pipeline.label(scan(60000), NodeSettings(**settings))
     assert told(pipeline) == ('intensity', '65535')
-    pipeline.label(scan(60000), ['segmented'], NodeSettings(**settings, intensity_field='ring'))
+    pipeline.label(scan(60000), NodeSettings(**settings, intensity_field='ring'))
     assert told(pipeline) == ('ring', '255')
-    pipeline.label(scan(60000), ['segmented'], NodeSettings(**settings, intensity_field='none'))
+    pipeline.label(scan(60000), NodeSettings(**settings, intensity_field='none'))
     assert told(pipeline) == ('none', '-')
-    pipeline.label(scan(60000), ['segmented'], NodeSettings(**settings, intensity_scale=0.1))
+    pipeline.label(scan(60000), NodeSettings(**settings, intensity_scale=0.1))
     assert told(pipeline) == ('intensity', '-')
 
 
@@ -73,7 +73,7 @@ def test_the_scale_grows_with_the_fifth_bright_scan_and_one_warning(
     caplog.set_level(logging.WARNING, 'lidar_kd')
     found = []
     for intensity in (0.5, *[200] * 7):
-        pipeline.label(scan(intensity), ['segmented'], NodeSettings(**settings))
+        pipeline.label(scan(intensity), NodeSettings(**settings))
         found.append(told(pipeline)[1])
     assert found == ['1'] * 5 + ['255'] * 3
     (warning,) = caplog.messages
@@ -81,10 +81,10 @@ def test_the_scale_grows_with_the_fifth_bright_scan_and_one_warning(
 
 
 def test_a_new_beginning_forgets_the_sensor(pipeline: Pipeline, settings: dict[str, Any]) -> None:
-    pipeline.label(scan(60000), ['segmented'], NodeSettings(**settings))
+    pipeline.label(scan(60000), NodeSettings(**settings))
     pipeline.begin()
     assert told(pipeline) == ('-', '-')
-    pipeline.label(scan(200), ['segmented'], NodeSettings(**settings))
+    pipeline.label(scan(200), NodeSettings(**settings))
     assert told(pipeline) == ('intensity', '255')
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -81,6 +83,12 @@ def test_arguments_that_ros_refuses_end_it_with_one_sentence(
     assert last.startswith('error: ROS does not start: ')
     assert says in last
     assert 'Traceback' not in said
+
+
+def test_garbage_collection_leaves_alone_what_importing_made() -> None:
+    code = 'import gc; from lidar_kd.ros.node import ros_session\n'
+    code += 'with ros_session([]): assert len(gc.get_objects()) < gc.get_freeze_count() // 10'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from ros_partner import leave_domain, make_scan, scatter, wait_for
 from sensor_msgs.msg import PointCloud2
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.ros import pipeline
+from lidar_kd.ros import model_choice, pipeline
+from lidar_kd.ros.merged import find_stamp_ns, MergedCloud
 from lidar_kd.ros.sensors import flatten_names, main, read_sensors, sensor_nodes
+from lidar_kd.ros.sharing import SharedParts
 
 SENSORS: dict[str, dict[str, Any]] = {
     'front': {'points': '/front/scan'},
@@ -33,12 +35,12 @@ SENSORS: dict[str, dict[str, Any]] = {
 def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
     small_bundle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Path] = []
-    make = pipeline.make_segmenter
+    made: list[str] = []
+    make = model_choice.make_segmenter
 
-    def count(path: Path, settings: Any) -> Any:
-        made.append(path)
-        return make(path, settings)
+    def count(settings: Any) -> Any:
+        made.append(settings.model)
+        return make(settings)
 
     monkeypatch.setattr(pipeline, 'make_segmenter', count)
     leave_domain()
@@ -49,7 +51,10 @@ def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
     partner = Node('partner', context=context)
     heard: dict[str, list[PointCloud2]] = {name: [] for name in SENSORS}
     scans = {'front': make_scan(scatter(300)), 'rear': make_scan(scatter(200, 1))}
-    with sensor_nodes(SENSORS, '/robot', common, context=context) as nodes:
+    shared = SharedParts(merged=MergedCloud('/robot', context=context))
+    merged: list[PointCloud2] = []
+    partner.create_subscription(PointCloud2, '/robot/merged/segmented', merged.append, 5)
+    with sensor_nodes(SENSORS, '/robot', common, shared, context=context) as nodes:
         for name in SENSORS:
             topic = f'/robot/{name}/lidar_kd/segmented'
             partner.create_subscription(PointCloud2, topic, heard[name].append, 5)
@@ -67,19 +72,30 @@ def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
         def all_answered() -> bool:
             for name, publisher in publishers.items():
                 publisher.publish(scans[name])
-            return all(heard.values())
+            return all(heard.values()) and any(cloud.width == 500 for cloud in merged)
 
-        wait_for(all_answered, 'an answer for each sensor')
+        wait_for(all_answered, 'an answer for each sensor, and one of both')
         executor.shutdown()
         thread.join()
     partner.destroy_node()
     rclpy.shutdown(context=context)
-    assert made == [Path(small_bundle)]
+    assert made == [small_bundle]
     for name, scan in scans.items():
         answer = heard[name][0]
         assert (answer.header, answer.width) == (scan.header, scan.width)
     labelled = np.frombuffer(heard['rear'][0].data, np.uint8).reshape(-1, 24)[:, 12] != 255
     assert 0 < labelled.sum() <= 50  # a parameter of its own
+    both = next(cloud for cloud in merged if cloud.width == 500)
+    assert both.header == min((scan.header for scan in scans.values()), key=find_stamp_ns)
+    assert bytes(both.data) == bytes(heard['front'][0].data) + bytes(heard['rear'][0].data)
+
+
+def test_a_file_can_ask_for_one_cloud_of_all(tmp_path: Path) -> None:
+    file = tmp_path / 'sensors.yaml'
+    file.write_text('sensors: {front: {points: /a}}\nmerged: true')
+    assert read_sensors(file) == ({'front': {'points': '/a'}}, True)
+    file.write_text('sensors: {front: {points: /a}}')
+    assert read_sensors(file) == ({'front': {'points': '/a'}}, False)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +107,8 @@ def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
         ('sensors: {front/left: {points: /a}}', "'front/left' names no namespace"),
         ('sensors: {front: {topic: /a}}', 'front: give the topic of its clouds'),
         ('sensors: {front: /a}', 'front: give the topic of its clouds'),
+        ('{sensors: {a: {points: /a}}, merge: true}', "merge is unknown; beside 'sensors' write"),
+        ('{sensors: {a: {points: /a}}, merged: 1}', "merged is '1'; beside 'sensors' write"),
     ],
 )
 def test_a_file_of_sensors_that_cannot_be_used_is_refused_in_a_sentence(

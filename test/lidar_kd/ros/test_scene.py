@@ -15,8 +15,9 @@ import pytest
 from lidar_kd.cloud import Cloud, decode
 from lidar_kd.labels import IGNORE, SEMANTICKITTI
 from lidar_kd.ros.costmap import draw_costmap
-from lidar_kd.ros.pipeline import build_outputs, read_stamp
-from lidar_kd.ros.scene import keep_points, needs_scene, SceneFinder, SeenObjects
+from lidar_kd.ros.labelled import build_clouds, Labelled
+from lidar_kd.ros.pipeline import read_stamp
+from lidar_kd.ros.scene import choose_late_topics, keep_points, SceneFinder, SeenObjects
 from lidar_kd.ros.settings import Filter, NodeSettings
 from lidar_kd.segmenter import Segmentation
 
@@ -102,20 +103,37 @@ def test_a_filter_can_name_what_rests_and_what_moves(words: list[str], kept: int
     assert keep_points(wanted, result, SEMANTICKITTI, scene).sum() == kept
 
 
-def test_objects_are_looked_for_only_where_a_wanted_topic_shows_them() -> None:
+def test_only_topics_that_show_objects_wait_for_them() -> None:
     parked = Filter(name='slam', classes=('static', 'resting'), min_probability=0.0)
     settings = make_settings(filters=(parked,))
-    assert not needs_scene(['segmented', 'labeled', 'costmap', 'static'], settings)
-    assert needs_scene(['labeled', 'markers'], settings)
-    assert needs_scene(['slam'], settings)
-    assert needs_scene(['labeled'], make_settings(labeled_instances=True))
+    assert not choose_late_topics(['segmented', 'labeled', 'costmap', 'static'], settings)
+    assert choose_late_topics(['labeled', 'markers'], settings) == {'markers'}
+    assert choose_late_topics(['slam', 'static'], settings) == {'slam'}
+    numbered = make_settings(labeled_instances=True)
+    assert choose_late_topics(['labeled', 'static'], numbered) == {'labeled'}
+
+
+def answer_of(cloud: Cloud, result: Segmentation) -> Labelled:
+    return Labelled(cloud=cloud, result=result, table=SEMANTICKITTI, stages_ms={}, description='')
+
+
+def test_a_labelled_scan_tells_how_much_of_it_has_no_answer() -> None:
+    cloud, result = drive(0)
+    result.labels[:100] = IGNORE
+    result.entropy[:100] = np.nan
+    result.entropy[100:] = 0.25
+    labelled = answer_of(cloud, result)
+    assert (labelled.unlabelled, labelled.entropy) == (100, 0.25)
+    result.labels[:] = IGNORE
+    assert math.isnan(labelled.entropy)
 
 
 def test_the_labelled_cloud_gains_the_numbers_on_request() -> None:
     scene, result = watch(5)
     cloud, _ = drive(4)
     settings = make_settings(labeled_instances=True)
-    payload = build_outputs(cloud, result, ['labeled'], settings, SEMANTICKITTI, scene)['labeled']
+    labelled = answer_of(cloud, result)
+    ((_, payload),) = build_clouds(labelled, ['labeled'], settings, scene)
     # 16 bytes of the input, label at 16, rgb at 20, instance at 24
     assert [(f.name, f.offset) for f in payload.fields[-3:]] == [
         ('label', 16), ('rgb', 20), ('instance', 24),
@@ -124,8 +142,8 @@ def test_the_labelled_cloud_gains_the_numbers_on_request() -> None:
     rows = np.frombuffer(payload.data, np.uint8).reshape(-1, 28)
     numbers = rows[:, 24:].copy().view('<u4')[:, 0]
     np.testing.assert_array_equal(numbers, scene.number_points())
-    plain = build_outputs(cloud, result, ['labeled'], make_settings(), SEMANTICKITTI, scene)
-    assert plain['labeled'].point_step == 24
+    ((_, plain),) = build_clouds(labelled, ['labeled'], make_settings(), scene)
+    assert plain.point_step == 24
 
 
 def test_both_returns_of_a_beam_are_answered_in_place() -> None:
@@ -136,11 +154,10 @@ def test_both_returns_of_a_beam_are_answered_in_place() -> None:
     labels = np.array([CAR, CAR, CAR, IGNORE], np.uint8)
     ones = np.ones(4, np.float32)
     result = Segmentation(labels, ones, 0 * ones, {}, {})
-    settings = make_settings()
-    payloads = build_outputs(cloud, result, ['labeled'], settings, SEMANTICKITTI, None)
-    assert (payloads['labeled'].height, payloads['labeled'].width) == (2, 2)
-    rows = np.frombuffer(payloads['labeled'].data, np.uint8).reshape(4, -1)
-    np.testing.assert_array_equal(rows[:, payloads['labeled'].fields[-2].offset], labels)
+    ((_, payload),) = build_clouds(answer_of(cloud, result), ['labeled'], make_settings())
+    assert (payload.height, payload.width) == (2, 2)
+    rows = np.frombuffer(payload.data, np.uint8).reshape(4, -1)
+    np.testing.assert_array_equal(rows[:, payload.fields[-2].offset], labels)
 
 
 def draw_hostile_cloud(seed: int) -> FakeCloud:

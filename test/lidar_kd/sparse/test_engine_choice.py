@@ -153,7 +153,9 @@ def test_the_openmp_that_torch_loaded_is_found_in_any_folder(path: str) -> None:
 @needs_native
 def test_the_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('LIDAR_KD_ISA', 'portable')
-    assert NativeEngine().isa == 'portable'
+    engine = NativeEngine()
+    assert engine.isa == 'portable'
+    assert not engine.computes(torch.bfloat16)  # matrix units would be no lesser machine
 
 
 @needs_native

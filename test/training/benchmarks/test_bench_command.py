@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -25,46 +27,72 @@ SMALL = {
     'live': ('--scans', '15'),
     'models': ('--scans', '1', '--presets', 'minkunet_quarter', 'litept_s'),
     'methods': ('--scans', '2'),
+    'train-step': ('--scans', '1', '--presets', 'minkunet_quarter'),
     'hostile': ('--cases', '120'),
     'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
-ELSEWHERE = {'gpu', 'kernels', *WITH_PEER}  # kernels: to compile them takes minutes
-WITHOUT = 'import sys; sys.modules["spconv"] = None'
-RUN = 'import runpy, sys; sys.path[0] = "training"; runpy.run_path({0!r}, run_name="__main__")'
+ELSEWHERE = ('gpu', 'kernels', *WITH_PEER)  # kernels: to compile them takes minutes
+# they start processes, or may lack something
+OF_ITSELF = ('live', 'copies', 'hostile', 'kills', 'odometry')
+TOGETHER = tuple(name for name in BENCHMARKS if name not in (*ELSEWHERE, *OF_ITSELF))
+WITHOUT = 'sys.modules["spconv"] = None'
+RUN = """
+import runpy, sys, traceback
+{first}
+for words in {commands!r}:
+    sys.argv, sys.path[0] = ['bench', *words], 'training'
+    try:
+        runpy.run_path('training/bench.py', run_name='__main__')
+    except SystemExit as end:
+        print(words, 'ended with', end.code)
+    except Exception:
+        print(words, 'failed')
+        traceback.print_exc()
+"""
+Figures = dict[str, float]
 
 
-def run_benchmark(name: str, folder: Path, *, first: str = 'pass') -> dict[str, float]:
-    """Its figures, by a Python that begins with `first`."""
-    figures = folder / 'figures.json'
-    words = [
-        'bench',
-        name,
-        *SMALL.get(name, ('--scans', '1')),
-        '--repeats',
-        '1',
-        '--points',
-        '1000',
+def run_benchmarks(names: Iterable[str], folder: Path, *, first: str = '') -> dict[str, Figures]:
+    """Their figures, by one Python that begins with `first`: what it takes to begin is shared."""
+    small = ('--repeats', '1', '--points', '1000', '--json')
+    commands = [
+        [name, *SMALL.get(name, ('--scans', '1')), *small, str(folder / name)] for name in names
     ]
-    code = f'import sys; sys.argv = {[*words, "--json", str(figures)]!r}; {first}\n'
-    code += RUN.format(str(ROOT / 'training' / 'bench.py'))
+    code = RUN.format(first=first, commands=commands)
     done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=1200
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    found: dict[str, float] = json.loads(figures.read_text())
-    return found
+    ended = [line for line in done.stdout.splitlines() if line.endswith('ended with 0')]
+    assert len(ended) == len(commands), done.stdout[-4000:] + done.stderr[-4000:]
+    return {name: json.loads((folder / name).read_text()) for name in names}
 
 
-@pytest.mark.parametrize(
-    'name', [name for name in BENCHMARKS if name not in ('gpu', 'kernels', *WITH_PEER)]
-)
+def test_the_benchmarks_of_one_process_run_to_their_figures(tmp_path: Path) -> None:
+    assert TOGETHER
+    assert all(run_benchmarks(TOGETHER, tmp_path).values())
+
+
+@pytest.mark.parametrize('name', OF_ITSELF)
 def test_a_benchmark_runs_to_its_figures(name: str, tmp_path: Path) -> None:
-    if name == 'live':
+    if name in ('live', 'copies'):
         pytest.importorskip('rclpy', reason='the node runs on ROS')
+    if name == 'copies' and shutil.which('gcc') is None:
+        pytest.skip('gcc is not here, which compiles what counts')
     if name == 'odometry':
         pytest.importorskip('kiss_icp', reason='KISS-ICP is not here: pip install kiss-icp')
-    assert run_benchmark(name, tmp_path)
+    assert run_benchmarks([name], tmp_path)[name]
+
+
+def test_live_tells_of_each_of_several_sensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('rclpy', reason='the nodes run on ROS')
+    monkeypatch.setitem(SMALL, 'live', ('--scans', '6', '--sensors', '2'))
+    figures = run_benchmarks(['live'], tmp_path)['live']
+    for number in range(2):
+        assert 0 < figures[f'labelled_share_{number}'] <= 1
+        assert 0 < figures[f'p50_ms_{number}'] <= figures[f'p95_ms_{number}']
 
 
 def test_odometry_without_kiss_icp_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,18 +114,17 @@ def test_poses_are_compared_from_where_both_begin() -> None:
     assert error_deg == pytest.approx(30.0)
 
 
-@pytest.mark.parametrize('name', WITH_PEER)
-def test_a_benchmark_runs_beside_the_peer(name: str, tmp_path: Path) -> None:
+def test_benchmarks_run_beside_the_peer(tmp_path: Path) -> None:
     if find_spec('spconv') is None:
         pytest.skip('spconv is not installed: no wheel for this Python or machine')
-    assert any('speedup' in metric for metric in run_benchmark(name, tmp_path))
+    for name, figures in run_benchmarks(WITH_PEER, tmp_path).items():
+        assert any('speedup' in metric for metric in figures), name
 
 
-@pytest.mark.parametrize('name', WITH_PEER)
-def test_a_benchmark_runs_where_there_is_no_peer(name: str, tmp_path: Path) -> None:
-    figures = run_benchmark(name, tmp_path, first=WITHOUT)
-    assert figures
-    assert not any('speedup' in metric for metric in figures)
+def test_benchmarks_run_where_there_is_no_peer(tmp_path: Path) -> None:
+    for name, figures in run_benchmarks(WITH_PEER, tmp_path, first=WITHOUT).items():
+        assert figures, name
+        assert not any('speedup' in metric for metric in figures), name
 
 
 def test_the_gpu_benchmark_says_that_there_is_none(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from lidar_kd.labels import IGNORE
+from lidar_kd.models.output import Output
+from lidar_kd.voxels import Voxels
 from training.methods.inputs import AlignedOutput, Inputs
+from training.run.loss import Teacher
 from training.run.pseudo_labels import pseudo_label
 
 SURE, UNSURE = 4.0, 0.1  # logits above the others': 0.87 and 0.12 of 9 classes
@@ -93,3 +96,26 @@ def test_a_student_is_supervised_on_its_pseudo_labels(
     distillation, rng = parts.distillation.train(), np.random.default_rng(0)
     losses = [float(distillation(batch, rng).raw['voxel_ce']) for batch in parts.loader]
     assert losses.count(0) == without
+
+
+def test_without_a_method_the_teacher_is_asked_about_scans_without_labels_alone(
+    tmp_path: Path,
+) -> None:
+    street = make_street(tmp_path / 'street')
+    bare = sorted((street / 'sequences' / '00' / 'labels').iterdir())[0]
+    bare.write_bytes(bytes(bare.stat().st_size))
+    save_teacher(tmp_path / 'teacher.safetensors')
+    teacher = {'bundle': str(tmp_path / 'teacher.safetensors'), 'pseudo_labels': 0.0}
+    settings = settings_on(street, method=[], teacher=teacher, optim__batch_size=1)
+    parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
+    network, told_about = parts.distillation._teachers['teacher'].network, []
+
+    def answer(voxels: Voxels) -> Output:
+        told_about.append(len(voxels.points))
+        return network(voxels)
+
+    asked = Teacher(answer, parts.distillation._teachers['teacher'].teacher_input)
+    parts.distillation._teachers['teacher'] = asked
+    for batch in parts.loader:
+        parts.distillation(batch, np.random.default_rng(0))
+    assert len(told_about) == 1

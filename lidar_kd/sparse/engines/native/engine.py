@@ -48,7 +48,7 @@ from lidar_kd.sparse.engines.native.structs import (
 from lidar_kd.sparse.engines.native.transformer import NativeAttention
 from lidar_kd.sparse.engines.parts import ProcessMemory
 
-ISA_VARIABLE = 'LIDAR_KD_ISA'  # for tests: avx512, avx2, portable
+ISA_VARIABLE = 'LIDAR_KD_ISA'  # the most to use: avx512, avx2, portable; as a lesser machine
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
@@ -79,12 +79,11 @@ class NativeEngine(Engine):
         self._local = threading.local()
         wanted = isa or os.environ.get(ISA_VARIABLE)
         self._float32 = Pointer(self._c.lk_find(wanted.encode() if wanted else None))
-        kernels = (Pointer(self._c.lk_find(name.encode())) for name in bfloat16)
-        by_type = {
-            torch.float32: self._float32,
-            torch.bfloat16: next(filter(None, kernels), Pointer()),
-            SPLIT: Pointer(self._c.lk_find(b'split')),
-        }
+        by_type = {torch.float32: self._float32}
+        if not os.environ.get(ISA_VARIABLE):  # all that knows bfloat16 is above avx512
+            kernels = (Pointer(self._c.lk_find(name.encode())) for name in bfloat16)
+            by_type[torch.bfloat16] = next(filter(None, kernels), Pointer())
+            by_type[SPLIT] = Pointer(self._c.lk_find(b'split'))
         self._by_type = {dtype: found for dtype, found in by_type.items() if found}
         if not self._float32 or wanted in (*BFLOAT16, 'split'):
             raise ConfigError(
