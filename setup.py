@@ -14,6 +14,7 @@ from build_kernels import BuildKernels  # noqa: E402
 
 NAME = 'lidar_kd'
 PAGE = ['cli/page/*.html', 'cli/page/*.css', 'cli/page/*.js']
+TILES = 'sparse/engines/triton/tiles.json'
 HAS_SPCONV = 'platform_machine == "x86_64" and python_version < "3.12"'
 HAS_ROS_WHEELS = 'platform_machine == "x86_64" and sys_platform == "linux"'
 
@@ -36,7 +37,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['py.typed', 'weights/*.safetensors', *PAGE]},
+    package_data={NAME: ['py.typed', 'weights/*.safetensors', TILES, *PAGE]},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),

@@ -78,7 +78,7 @@ class Segmenter:
         self.meet(sensor or SensorOptions())
         self._timing: dict[str, float] = {}
         if fixed_shapes is None:
-            fixed_shapes = self.device.type == 'cuda' and self.engine.name == 'torch'
+            fixed_shapes = self.device.type == 'cuda' and self.engine.name != 'spconv'
         self._fixed: FixedScans | None = None
         if fixed_shapes:
             self._fixed = make_fixed_scans(self.spec.grid, self._model, self.dtype)

@@ -34,16 +34,23 @@ from training.benchmarks.models import run_models
 from training.benchmarks.node import run_node
 from training.benchmarks.objects import run_objects
 from training.benchmarks.odometry import run_odometry
+from training.benchmarks.row_order import run_row_order
 from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.sensitivity import run_sensitivity
 from training.benchmarks.train_step import run_train_step
+from training.benchmarks.triton_offline import run_triton_offline
 
 BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
     'maps': (run_maps, 'kernel maps of every engine beside spconv'),
     'train-step': (run_train_step, 'forward and backward, and peak memory, beside spconv'),
     'gpu': (run_gpu, 'engines and number types on a CUDA device, forward and training step'),
+    'triton-offline': (
+        run_triton_offline,
+        'the Triton kernels compiled for GPUs that are not here; exit 1 on a spill',
+    ),
+    'row-order': (run_row_order, 'products of the Triton engine over those that count'),
     'segment': (run_segment, 'a scan from points to labels, stage by stage'),
     'node': (run_node, 'a cloud from bytes to points, and to every output of the node'),
     'objects': (run_objects, 'boxes and tracks beside the true ones of simulated drives'),
@@ -80,7 +87,12 @@ def parse_bench_options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--presets', nargs='+', choices=PRESETS, metavar='PRESET',
-        help='of models: only these (default all); of train-step: this one (default minkunet)',
+        help='of models and triton-offline: only these (default all); of train-step: this one '
+        '(default minkunet)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--arch', nargs='+', type=int, default=[87, 90, 110], metavar='N',
+        help='of triton-offline: compute capabilities, 87 for 8.7 (default 87 90 110)',
     )  # fmt: skip
     parser.add_argument(
         '--cases', type=read_count, default=2000, help='of hostile, kernels, kills'
@@ -107,6 +119,9 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         return {key: getattr(arguments, key) for key in ('cases', 'seed')}
     if arguments.name == 'hostile':
         return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
+    if arguments.name == 'triton-offline':
+        only = {'presets': arguments.presets} if arguments.presets else {}
+        return {'arch': arguments.arch, **only}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
     if arguments.every_topic:
         if arguments.name != 'live':

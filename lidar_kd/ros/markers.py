@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 import math
 from typing import Any
 
@@ -59,6 +60,7 @@ def _fill(blank: Any, **values: Any) -> Any:
     return marker
 
 
+@lru_cache(maxsize=256)  # messages may share what nobody changes
 def _colour(rgb: tuple[int, int, int], alpha: float) -> ColorRGBA:
     red, green, blue = (value / 255 for value in rgb)
     return ColorRGBA(r=red, g=green, b=blue, a=alpha)

@@ -104,7 +104,7 @@ class NodeSettings(SensorSettings, OutputSettings):
         'auto',
         'Of the sparse convolutions; auto: the fastest that this machine has.',
         changes='unconfigured',
-        choices=('auto', 'torch', 'native', 'spconv'),
+        choices=('auto', 'torch', 'native', 'triton', 'spconv'),
     )
     threads: int = _parameter(
         0,

@@ -10,15 +10,20 @@ import os
 import torch
 
 from lidar_kd.errors import ConfigError
+from lidar_kd.sparse.engines.contest import fastest, time_layers
 from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.engines.native.engine import NativeEngine
 from lidar_kd.sparse.engines.native.library import native_missing
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
 from lidar_kd.sparse.engines.spconv import spconv_missing, SpconvEngine
+from lidar_kd.sparse.engines.triton.missing import triton_missing
 
 log = logging.getLogger(__name__)
 VARIABLE = 'LIDAR_KD_ENGINE'
-NAMES = ('auto', 'torch', 'native', 'spconv')
+NAMES = ('auto', 'torch', 'native', 'triton', 'spconv')
+CANDIDATES = {'cpu': ('native',), 'cuda': ('triton', 'spconv')}  # of auto, beside plain torch
+# measured on a CPU: 340 ms a scan against 65; nobody has measured it on a GPU
+COST = {'cpu': 'about 5x slower'}
 
 
 def select_engine(device: torch.device | str, name: Engine | str | None = None) -> Engine:
@@ -33,23 +38,52 @@ def select_engine(device: torch.device | str, name: Engine | str | None = None) 
 
 @cache
 def _select(device_type: str, wanted: str) -> Engine:
-    fastest = {'cpu': 'native', 'cuda': 'spconv'}.get(device_type, 'torch')
-    name = fastest if wanted == 'auto' else wanted
-    engine: Engine = TorchEngine(device_type)
-    if name == 'native':
-        reason = native_missing() if device_type == 'cpu' else 'it runs on the CPU only'
-        engine = engine if reason else NativeEngine()
-    elif name == 'spconv':
-        reason = spconv_missing() if device_type == 'cuda' else 'it is wrong on a CPU'
-        engine = engine if reason else SpconvEngine()
-    else:
-        reason = ''
-    if reason and wanted != 'auto':
-        raise ConfigError(f'engine {wanted}: {reason}; choose another or leave it at auto')
+    if wanted == 'auto':
+        return _best(device_type)
+    reason = _missing(wanted, device_type)
     if reason:
-        # measured on a CPU: 340 ms a scan against 65; nobody has measured it on a GPU
-        cost = 'about 5x slower' if name == 'native' else 'slower'
-        log.warning('engine torch on %s (%s): no %s: %s', device_type, cost, name, reason)
-    else:
-        log.info('engine %s on %s', engine.name, device_type)
+        raise ConfigError(f'engine {wanted}: {reason}; choose another or leave it at auto')
+    engine = _make(wanted, device_type)
+    log.info('engine %s on %s', engine.name, device_type)
     return engine
+
+
+def _best(device_type: str) -> Engine:
+    """Of those that work here: the native one on a CPU, on a GPU the fastest."""
+    names = CANDIDATES.get(device_type, ())
+    reasons = {name: _missing(name, device_type) for name in names}
+    engines = [_make(name, device_type) for name in names if not reasons[name]]
+    if names and not engines:
+        why = '; '.join(f'no {name}: {reason}' for name, reason in reasons.items())
+        cost = COST.get(device_type, 'slower')
+        log.warning('engine torch on %s (%s): %s', device_type, cost, why)
+        return TorchEngine(device_type)
+    if device_type == 'cuda':
+        engines = [fastest([*engines, TorchEngine(device_type)], time_layers)]
+    engine = engines[0] if engines else TorchEngine(device_type)
+    log.info('engine %s on %s', engine.name, device_type)
+    return engine
+
+
+def _missing(name: str, device_type: str) -> str:
+    """Why an engine cannot run on a device; empty where it can."""
+    if name == 'native':
+        return native_missing() if device_type == 'cpu' else 'it runs on the CPU only'
+    if name == 'spconv':
+        return spconv_missing() if device_type == 'cuda' else 'it is wrong on a CPU'
+    if name == 'triton':
+        return triton_missing() if device_type == 'cuda' else 'it runs on NVIDIA GPUs only'
+    return ''
+
+
+def _make(name: str, device_type: str) -> Engine:
+    if name == 'native':
+        return NativeEngine()
+    if name == 'spconv':
+        return SpconvEngine()
+    if name == 'triton':  # Triton itself is not there on every machine
+        from lidar_kd.sparse.engines.triton.engine import TritonEngine
+        from lidar_kd.sparse.engines.triton.tiles import capability_of
+
+        return TritonEngine(device_type, capability_of(torch.device(device_type)))
+    return TorchEngine(device_type)

@@ -27,6 +27,7 @@ SCANS_EACH = 15  # of the drive, for one of --scans
 QUARTER, ENRICH = 'suburb', 4.0  # four times the usual traffic
 SETTLED = 10  # scans before: a drive that begins at full speed is no test of its start
 CACHE = Path('runs/cache/odometry')
+FIRST_MOVING = 252  # SemanticKITTI's ids from here on are of things that move
 RANGE_M = 100.0  # as KISS-ICP's own default
 Points = NDArray[np.float32]
 Poses = NDArray[np.float64]  # (S, 4, 4) sensor to world
@@ -47,6 +48,10 @@ def run_odometry(console: Console, *, scans: int, repeats: int) -> dict[str, flo
             segmenter.segment(points).labels, segmenter.spec.labels
         ),
         'truth': lambda points, file: is_static(read_labels(file), SEMANTICKITTI),
+        'unmoved': lambda points, file: read_raw_labels(file) < FIRST_MOVING,
+        'random': lambda points, file: draw_as_many(
+            is_static(read_labels(file), SEMANTICKITTI), file
+        ),
     }
     metrics: dict[str, float] = {}
     for name, keep in choices.items():
@@ -108,8 +113,19 @@ def _read(files: list[Path]) -> Iterator[tuple[Points, Path]]:
 
 def read_labels(scan: Path) -> NDArray[np.uint8]:
     """The train ids of a scan in SemanticKITTI's layout."""
-    file = scan.parents[1] / 'labels' / f'{scan.stem}.label'
-    return SEMANTICKITTI.to_train(np.fromfile(file, '<u4'), str(file))
+    return SEMANTICKITTI.to_train(read_raw_labels(scan), str(scan))
+
+
+def read_raw_labels(scan: Path) -> NDArray[np.uint32]:
+    """SemanticKITTI's own ids, which tell what moves."""
+    raw = np.fromfile(scan.parents[1] / 'labels' / f'{scan.stem}.label', '<u4')
+    ids: NDArray[np.uint32] = raw & np.uint32(0xFFFF)
+    return ids
+
+
+def draw_as_many(chosen: NDArray[np.bool_], scan: Path) -> NDArray[np.bool_]:
+    """So many points, but any: what their number alone does to the error."""
+    return np.random.default_rng(int(scan.stem)).permutation(chosen)
 
 
 def is_static(labels: NDArray[np.uint8], table: ClassTable) -> NDArray[np.bool_]:
@@ -134,6 +150,8 @@ def _report(console: Console, metrics: dict[str, float], truth: Poses) -> None:
         'all': 'all points',
         'static': '~/static by the shipped student',
         'truth': '~/static by true labels',
+        'unmoved': 'all but what moves, by true labels',
+        'random': 'as many as that ~/static, any',
     }
     rows = [
         [

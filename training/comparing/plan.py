@@ -14,7 +14,7 @@ from training.data.settings import Data
 from training.run.config import Config, Methods
 from training.run.folder import RunFolder
 from training.run.old_names import find_run, refuse_old_arm, spell_as_before
-from training.run.sources import digest_streets
+from training.run.simulated import digest_streets
 from training.run.yaml_file import check_settings
 
 # what the others differ in

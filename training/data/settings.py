@@ -25,8 +25,12 @@ from training.data.kinds import KINDS
 from training.streets.make import MAX_SEQUENCES
 from training.streets.quarters import QUARTERS
 from training.streets.sensors import SENSORS
+from training.worlds.devices import ANY, DEVICES
+from training.worlds.kinds import PLACES
+from training.worlds.standpoint import ANY_MOUNT, MOUNTS
 
 Switch = Literal['auto', 'off']
+VARIED = 'varied'  # the other world
 Sequences = str | tuple[str | int, ...]  # the name of a split, or of sequences
 
 
@@ -52,11 +56,18 @@ class Streets(Section):
     enrich: NonNegativeFloat = 3.0  # times as many rare objects as in reality, to learn from
     enrich_validation: NonNegativeFloat = 3.0  # the same among the sequences to score
     seed: NonNegativeInt = 0
+    world: str = 'streets'  # or varied: scans that each stand alone, with `sensor: any` as well
+    mount: str = ANY_MOUNT  # of the varied world: or car
+    place: str = 'mixed'  # of the varied world: or residential, city, country, highway, yard
 
     @model_validator(mode='after')
     def _known(self) -> Streets:
-        one_of('sensor', self.sensor, SENSORS)
+        one_of('world', self.world, ['streets', VARIED])
+        sensors = [ANY, *DEVICES] if self.world == VARIED else [*SENSORS]
+        one_of('sensor', self.sensor, sensors)
         one_of('quarter', self.quarter, ['mixed', *QUARTERS])
+        one_of('mount', self.mount, MOUNTS)
+        one_of('place', self.place, ['mixed', *PLACES])
         if self.labelled is not None and self.labelled > self.train:
             raise ValueError(f'labelled: {self.labelled} of {self.train} sequences to learn from')
         total = self.train + self.validation + self.unlabelled
@@ -95,6 +106,7 @@ class Data(Section):
     root: Path | None = None  # None: runs/streets/ for streets
     streets: Streets = Streets()
     train: Sequences = 'train'
+    train_scans: PositiveInt | None = None  # of `train` at most so many, evenly spread; None: all
     validation: Sequences = 'val'
     validation_scans: PositiveInt | None = None  # at most so many, evenly spread; None: all
     mounting: Switch = 'off'  # of `train`, as in a source below: what the node would show

@@ -29,7 +29,8 @@ from training.run.interrupt import Interrupted
 from training.run.loop import Parts, Run
 from training.run.macs import gmacs
 from training.run.ranks import join_ranks, Ranks
-from training.run.sources import digest_streets, Sources
+from training.run.simulated import digest_streets
+from training.run.sources import Sources
 from training.run.teachers import FrozenTeacher, load_teacher
 from training.run.teaching import plan_teaching, TeachingPlan
 from training.scores.scoring import score, Stopwatch

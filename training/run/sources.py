@@ -6,9 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-import hashlib
-from operator import itemgetter
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +21,9 @@ from training.data.kinds import open_dataset
 from training.data.merged import merge_labels
 from training.data.scan import Frame, Points, Scan, ScanSet
 from training.data.settings import Data, DataSource, LabelledSource, Streets
-from training.streets import make as streets_code
-from training.streets.make import make_streets, plan
-from training.streets.sequence import Settings
+from training.run.simulated import simulate
 
 STREETS = Path('runs') / 'streets'
-# what changed in the simulator's code while its streets did not: (now, then), so that streets that
-# are there are found again
-RENAMED = (
-    (b'training.streets', b'training.data.streets'),
-    (b'SimulatedScan', b'Scan'),
-    (b'DataError, write_atomically', b'DataError\nfrom lidar_kd.files import write_atomically'),
-    (b'temporary.write_bytes(scan.', b'scan.'),
-    (b').tobytes())\n', b').tofile(temporary)\n'),
-    (b'import multiprocessing\nimport os\n', b'import multiprocessing\n'),
-    (b'from training.live.tie import tie_worker\n', b''),
-    (b'(\n        workers, mp_context=context,', b'(workers, mp_context=context,'),
-    (b', initializer=tie_worker, initargs=(os.getpid(),)\n    )', b')'),
-)  # fmt: skip
 STREETS_KIND = 'semantickitti'  # the layout they are written in
 
 
@@ -84,7 +66,7 @@ def open_sources(data: Data, console: Console) -> Sources:
         _check_disjoint(each, scored)
     _check_intensity(learnt, data.intensity_scale, console)
     return Sources(
-        train=_fit(learnt.require_labels(), data, data),
+        train=_fit(spread_scans(learnt.require_labels(), data.train_scans), data, data),
         validation=spread_scans(scored.require_labels(), data.validation_scans),
         scored=scored,
         labelled=tuple(labelled),
@@ -217,45 +199,6 @@ def spread_scans(scans: ScanSet, most: int | None) -> ScanSet:
         return scans
     chosen = np.linspace(0, len(scans) - 1, most).round().astype(int)
     return replace(scans, frames=tuple(scans.frames[index] for index in chosen))
-
-
-def simulate(settings: Streets, root: Path, console: Console) -> Path:
-    """The folder with these streets; makes what is missing of them."""
-    folder = root / f'{settings.sensor}-{digest_streets(settings)}'
-    workers = os.cpu_count() or 1
-    parts = (
-        (0, settings.train, settings.enrich),
-        (settings.train, settings.validation, settings.enrich_validation),
-        (settings.train + settings.validation, settings.unlabelled, settings.enrich),
-    )
-    drives = {
-        Settings(
-            seed=settings.seed,
-            index=first,
-            scans=settings.scans,
-            sensor=settings.sensor,
-            quarter=settings.quarter,
-            enrich=enrich,
-        ): sequences
-        for first, sequences, enrich in filter(itemgetter(1), parts)
-    }
-    tasks = [task for drive, count in drives.items() for task in plan(folder, drive, count)]
-    missing = sum(len(task.scans) for task in tasks)
-    with console.progress(missing, 'simulating streets') as advance:
-        for drive, sequences in drives.items():
-            make_streets(folder, drive, sequences=sequences, workers=workers, progress=advance)
-    return folder
-
-
-def digest_streets(settings: Streets) -> str:
-    """Changes with the settings and with the simulator: old streets are never taken for new."""
-    digest = hashlib.sha256(settings.model_dump_json(exclude={'labelled', 'unlabelled'}).encode())
-    for path in sorted(Path(str(streets_code.__file__)).parent.glob('*.py')):
-        code = path.read_bytes()
-        for new, old in RENAMED:
-            code = code.replace(new, old)
-        digest.update(code)
-    return digest.hexdigest()[:10]
 
 
 def _check_disjoint(train: ScanSet, validation: ScanSet) -> None:

@@ -19,6 +19,7 @@ from training.streets.sensors import Sensor, SENSORS
 
 Rng = np.random.Generator
 ANY = 'any'
+_BEAM_OFF_RAD = math.radians(0.04)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,18 @@ def _spin(
     )  # fmt: skip
 
 
-def _known(model: Sensor) -> Device:
-    """One of the simulator's own models."""
+def _lift(directions: Array, angle: Array) -> Array:
+    """(N, 3) unit vectors, each higher by its angle."""
+    up = np.arcsin(directions[:, 2]) + angle
+    flat = np.cos(up) / np.hypot(directions[:, 0], directions[:, 1])
+    return np.column_stack([directions[:, :2] * flat[:, None], np.sin(up)])
+
+
+def _known(model: Sensor, rng: Rng) -> Device:
+    """One of the simulator's own models, each beam as far off its place as calibrations show."""
+    off = np.repeat(rng.normal(0, _BEAM_OFF_RAD, model.beams), model.steps)
     return Device(
-        name=model.name, directions=model.directions(),
+        name=model.name, directions=_lift(model.directions(), off),
         beam=np.repeat(np.arange(model.beams), model.steps), step_rad=math.tau / model.steps,
         range_m=model.range_m, near_m=model.near_m, noise_m=model.noise_m, bias_m=model.bias_m,
         divergence_rad=model.divergence_rad,
@@ -129,11 +138,11 @@ _SHARE: dict[str, float] = {
     **{f'os{model}-{beams}': 0.19 / 9 for model in (0, 1, 2) for beams in (32, 64, 128)},
 }
 DEVICES: dict[str, Callable[[Rng], Device]] = {
-    'hdl64': lambda rng: _known(SENSORS['hdl64']),
+    'hdl64': lambda rng: _known(SENSORS['hdl64'], rng),
     'hdl32': lambda rng: _spin('hdl32', _HDL32, int(rng.choice([1080, 2160])), range_m=90.0),
-    'vlp16': lambda rng: _known(SENSORS['vlp16']),
-    'vlp32': lambda rng: _known(SENSORS['vlp32']),
-    'hesai128': lambda rng: _known(SENSORS['hesai128']),
+    'vlp16': lambda rng: _known(SENSORS['vlp16'], rng),
+    'vlp32': lambda rng: _known(SENSORS['vlp32'], rng),
+    'hesai128': lambda rng: _known(SENSORS['hesai128'], rng),
     'pandar40': lambda rng: _spin('pandar40', _PANDAR40, 1800, range_m=150.0),
     'pandar64': lambda rng: _spin('pandar64', _PANDAR64, 1800, range_m=150.0),
     'solid70': lambda rng: _rosette('solid70', 35.2, 40_000, rng.uniform(0, 6.28)),

@@ -40,6 +40,7 @@ class Surface:
     def __init__(self, land: Array, relief: Relief) -> None:
         """land: (N, N) heights at the nodes of network.grid_places."""
         self._land, self.relief = land.astype(np.float32), relief
+        self._top = (refine(land) + relief.height).ravel()  # of the cells, for a first search
         self._scene = Scene(_shell(land))
 
     def height(self, places: Array) -> Array:
@@ -94,13 +95,13 @@ class Surface:
     def _descend(self, rays: Array, start: Floats, depth: Floats) -> Array:
         """Distance at which each ray first is below the surface; infinite where it never is."""
         low, high = start.astype(float), np.full(len(start), np.inf)
-        step = depth / _SAMPLES
+        step, short = depth / _SAMPLES, rays.astype(np.float32)
         for number in range(1, _SAMPLES + 1):
             open_ = np.flatnonzero(np.isinf(high))
             if not len(open_):
                 break
-            at = start[open_] + number * step[open_]
-            below = self._clearance(rays[open_], at) < 0
+            at = (start[open_] + number * step[open_]).astype(np.float32)
+            below = self._is_below(short[open_], at)
             high[open_[below]] = at[below]
             low[open_[~below]] = at[~below]
         hit = np.flatnonzero(np.isfinite(high))
@@ -111,6 +112,15 @@ class Surface:
             low, found = np.where(below, low, middle), np.where(below, middle, found)
         high[hit] = (low + found) / 2
         return high
+
+    def _is_below(self, rays: Floats, at: Floats) -> NDArray[np.bool_]:
+        """By the middle of the cell, which is a centimetre off at most."""
+        x, y = rays[:, 0] + rays[:, 3] * at, rays[:, 1] + rays[:, 4] * at
+        scale, half = np.float32(1 / CELL_M), np.float32(TILE_M)
+        i = ((x + half) * scale).clip(0, _FINE - 1).astype(np.int32)
+        j = ((y + half) * scale).clip(0, _FINE - 1).astype(np.int32)
+        below: NDArray[np.bool_] = rays[:, 2] + rays[:, 5] * at < self._top[i * _FINE + j]
+        return below
 
     def _clearance(self, rays: Array, at: Array) -> Array:
         places = rays[:, :2] + rays[:, 3:5] * at[:, None]

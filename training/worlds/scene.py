@@ -83,8 +83,8 @@ class VariedSequence:
 
     def pose(self, scan: int) -> Array:
         """(4, 4) sensor to world."""
-        site, _ = self._built(scan // self.variety.scans_per_scene)
-        return draw_pose(site, self.mount(scan), self.variety.rng(_STAND, scan, 1))
+        site, scene = self._built(scan // self.variety.scans_per_scene)
+        return draw_pose(site, scene, self.mount(scan), self.variety.rng(_STAND, scan, 1))
 
     def scan(self, scan: int) -> SimulatedScan:
         site, scene = self._built(scan // self.variety.scans_per_scene)

@@ -34,6 +34,7 @@ class KernelMap:
     n_out: int
     derived: dict[str, Any] = field(default_factory=dict)  # what an engine computes once per map
     trusted: bool = False  # its builder vouches for the rows; else an engine in C looks at them
+    mirrored: bool = False  # its transpose is itself with the slots in reverse
 
     @property
     def slots(self) -> int:
@@ -178,6 +179,7 @@ def mirrored(in_rows: Tensor, out_rows: Tensor, counts: list[int], n: int) -> Ke
         tuple(starts),
         n,
         n,
+        mirrored=True,
     )
 
 

@@ -8,15 +8,10 @@ neighbours share a tile. Its weights are laid out like ours, and its slots are c
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-import hashlib
 from importlib.util import find_spec
 import logging
-import os
-from pathlib import Path
-import subprocess
 import sys
 from typing import Any
 
@@ -25,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lidar_kd.sparse.engines.maps import KernelMap, key_layout, strided_pairs, submanifold_pairs
+from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
+from lidar_kd.sparse.engines.trial import largest_error, maps_to_test, run_apart, tried_once
 
 log = logging.getLogger(__name__)
 TYPES = (torch.float32, torch.float16)  # it has no kernels for bfloat16
@@ -177,45 +173,13 @@ def spconv_missing() -> str:
     origins = [spec.origin for spec in specs if spec and spec.origin]
     if len(origins) < len(specs):
         return f'it is not installed (on x86: {INSTALL})'
-    passed = _mark([*origins, __file__])
-    if passed.exists():
-        return ''
-    reason = _run_self_test(torch.cuda.current_device())
-    if not reason:
-        with suppress(OSError):  # without a cache the next start tests again
-            passed.parent.mkdir(parents=True, exist_ok=True)
-            passed.touch()
-    return reason
-
-
-def _mark(files: list[str]) -> Path:
-    """The file whose presence says that these files passed with this torch on this device."""
-    state = [f'{file} {os.stat(file).st_mtime_ns}' for file in files]
-    state += [torch.__version__, torch.cuda.get_device_name()]
-    digest = hashlib.sha256('\n'.join(state).encode()).hexdigest()[:16]
-    folder = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(folder, 'lidar_kd', f'spconv-{digest}')
+    return tried_once(
+        'spconv', [*origins, __file__], lambda: _run_self_test(torch.cuda.current_device())
+    )
 
 
 def _run_self_test(device: int) -> str:
-    """In a process of its own: a build for another driver or GPU may die by a signal."""
-    code = SELF_TEST.format(path=sys.path, device=device)
-    try:
-        done = subprocess.run(
-            [sys.executable, '-c', code],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f'its self-test took longer than {TIMEOUT_S} s'
-    if done.returncode < 0:
-        return f'its self-test failed (signal {-done.returncode})'
-    if done.returncode:
-        complaint = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
-        return f'its self-test failed ({complaint[-1]})'
-    return ''
+    return run_apart(SELF_TEST.format(path=sys.path, device=device), TIMEOUT_S)
 
 
 def self_test(device: int) -> None:
@@ -233,34 +197,3 @@ def self_test(device: int) -> None:
                 off = largest_error(SpconvEngine(), pairs, c_in, c_out, dtype)
                 if not off <= tolerance:  # NaN too
                     raise SystemExit(f'{name} {c_in} -> {c_out} in {dtype} is off by {off:.1e}')
-
-
-def maps_to_test(coords: Tensor) -> dict[str, KernelMap]:
-    """coords: sorted, distinct cells (N, 4)."""
-    layout = key_layout(coords)
-    keys = layout.keys(coords)
-    down = strided_pairs(coords, (2, 2, 2), layout)[1]
-    return {
-        'submanifold 3': submanifold_pairs(keys, (3, 3, 3), layout),
-        'submanifold 5': submanifold_pairs(keys, (5, 5, 5), layout),
-        'strided 2': down,
-        'inverse 2': down.transposed,
-    }
-
-
-def largest_error(
-    engine: TorchEngine, pairs: KernelMap, c_in: int, c_out: int, dtype: torch.dtype
-) -> float:
-    """Of result, dX and dW against plain torch in float32, relative to each one's largest."""
-    device = pairs.in_rows.device
-    x = torch.randn(pairs.n_in, c_in, device=device).to(dtype)
-    weight = torch.randn(c_out, pairs.slots, c_in, device=device).to(dtype) / c_in
-    dy = torch.randn(pairs.n_out, c_out, device=device).to(dtype)
-    got = [engine.forward(x, weight, pairs)]
-    got += [g for g in engine.backward(x, weight, dy, pairs, need_x=True) if g is not None]
-    oracle = TorchEngine()
-    x, weight, dy = x.float(), weight.float(), dy.float()
-    wanted = [oracle.forward(x, weight, pairs)]
-    wanted += [g for g in oracle.backward(x, weight, dy, pairs, need_x=True) if g is not None]
-    errors = [(a.float() - b).abs().max() / b.abs().max() for a, b in zip(got, wanted)]
-    return torch.stack(errors).max().item()  # unlike max() it keeps a NaN

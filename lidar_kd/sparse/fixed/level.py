@@ -66,7 +66,7 @@ def _map_of(table: Tensor, rows: int) -> KernelMap:
     """A map that is a table, and no pairs."""
     nothing = table.new_empty(0)
     slots = (0,) * (table.shape[1] + 1)
-    return KernelMap(nothing, nothing, slots, rows, len(table), {'table': table})
+    return KernelMap(nothing, nothing, slots, rows, len(table), {'table': table, 'nobody': 0})
 
 
 def rooms_for(points: int, levels: int) -> Sequence[int]:

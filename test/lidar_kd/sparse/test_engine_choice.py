@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.sparse import Level, select_engine
+from lidar_kd.sparse import Engine, Level, select_engine
 from lidar_kd.sparse import select as engine_module
 from lidar_kd.sparse.engines.native import library as native_library
 from lidar_kd.sparse.engines.native.engine import NativeEngine
@@ -85,7 +85,9 @@ def test_the_environment_decides_unless_an_argument_does(monkeypatch: pytest.Mon
 @pytest.mark.parametrize('source', ['argument', 'environment'])
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setenv('LIDAR_KD_ENGINE', 'minkowski' if source == 'environment' else '')
-    with pytest.raises(ConfigError, match="'minkowski': choose one of auto, torch, native"):
+    with pytest.raises(
+        ConfigError, match="'minkowski': choose one of auto, torch, native, triton"
+    ):
         select_engine('cpu', 'minkowski' if source == 'argument' else None)
 
 
@@ -125,14 +127,65 @@ def test_native_kernels_compute_on_a_cpu_only() -> None:
         select_engine('cuda', 'native')
 
 
-def test_without_spconv_plain_torch_computes_on_cuda_and_says_so(
+def test_triton_computes_on_a_gpu_only() -> None:
+    with pytest.raises(ConfigError, match='engine triton: it runs on NVIDIA GPUs only'):
+        select_engine('cpu', 'triton')
+
+
+def test_without_triton_and_spconv_plain_torch_computes_on_cuda_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(engine_module, 'spconv_missing', lambda: 'it is not installed')
+    monkeypatch.setattr(engine_module, 'triton_missing', lambda: 'its self-test failed (signal 8)')
     assert select_engine('cuda').name == 'torch'
-    assert caplog.messages == ['engine torch on cuda (slower): no spconv: it is not installed']
+    assert caplog.messages == [
+        'engine torch on cuda (slower): no triton: its self-test failed (signal 8); '
+        'no spconv: it is not installed'
+    ]
     with pytest.raises(ConfigError, match='engine spconv: it is not installed'):
         select_engine('cuda', 'spconv')
+    with pytest.raises(ConfigError, match='engine triton: its self-test failed'):
+        select_engine('cuda', 'triton')
+
+
+@pytest.mark.parametrize(
+    ('times', 'expected'),
+    [
+        ({'triton': 1.0, 'spconv': 2.0, 'torch': 3.0}, 'triton'),
+        ({'triton': 2.5, 'spconv': 2.0, 'torch': 3.0}, 'spconv'),
+        ({'triton': 4.0, 'spconv': 3.5, 'torch': 3.0}, 'torch'),
+        ({'spconv': 2.0, 'torch': 3.0}, 'spconv'),  # triton fails when it is measured
+        ({'torch': 3.0}, 'torch'),
+        ({}, 'torch'),
+    ],
+)
+def test_on_a_gpu_the_fastest_engine_that_works_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    times: dict[str, float],
+    expected: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def measure(engine: Engine) -> float:
+        if engine.name not in times:
+            raise RuntimeError('CUDA out of memory\nmore lines')
+        return times[engine.name]
+
+    def make(name: str, device_type: str) -> Engine:
+        engine = TorchEngine(device_type)
+        engine.name = name
+        return engine
+
+    monkeypatch.setattr(engine_module, '_missing', lambda name, device_type: '')
+    monkeypatch.setattr(engine_module, '_make', make)
+    monkeypatch.setattr(engine_module, 'time_layers', measure)
+    assert select_engine('cuda').name == expected
+    left_out = [
+        text for text in caplog.messages if text.endswith('is left out: CUDA out of memory')
+    ]
+    assert len(left_out) == 3 - len(times)
+    assert caplog.messages[-1] == f'engine {expected} on cuda'
 
 
 def test_other_devices_get_plain_torch() -> None:

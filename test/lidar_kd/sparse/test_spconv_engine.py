@@ -19,13 +19,8 @@ from torch import Tensor
 from lidar_kd.sparse import KernelMap, Level
 from lidar_kd.sparse.engines import spconv as spconv_engine
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
-from lidar_kd.sparse.engines.spconv import (
-    largest_error,
-    maps_to_test,
-    spconv_missing,
-    SpconvEngine,
-    tables_of,
-)
+from lidar_kd.sparse.engines.spconv import spconv_missing, SpconvEngine, tables_of
+from lidar_kd.sparse.engines.trial import largest_error, maps_to_test
 
 WIDTH = 64  # rows of a tile
 CELLS = torch.nonzero(torch.rand(2, 9, 8, 7, generator=torch.Generator().manual_seed(0)) < 0.3)

@@ -19,7 +19,12 @@ from lidar_kd.errors import ConfigError
 from training.bench import BENCHMARKS
 from training.benchmarks import gpu_segment
 from training.benchmarks.gpu_segment import time_segment
-from training.benchmarks.odometry import compare_poses, require_kiss_icp
+from training.benchmarks.odometry import (
+    compare_poses,
+    draw_as_many,
+    read_raw_labels,
+    require_kiss_icp,
+)
 from training.benchmarks.scans import distinct_scans
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,7 +37,8 @@ SMALL = {
     'kills': ('--cases', '10'),
 }
 WITH_PEER = ('engine', 'maps', 'train-step')
-ELSEWHERE = ('gpu', 'kernels', *WITH_PEER)  # kernels: to compile them takes minutes
+# kernels, triton-offline: to compile them takes minutes
+ELSEWHERE = ('gpu', 'kernels', 'triton-offline', *WITH_PEER)
 # they start processes, or may lack something
 OF_ITSELF = ('live', 'copies', 'hostile', 'kills', 'odometry')
 TOGETHER = tuple(name for name in BENCHMARKS if name not in (*ELSEWHERE, *OF_ITSELF))
@@ -99,6 +105,21 @@ def test_odometry_without_kiss_icp_says_how_to_get_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, 'kiss_icp', None)
     with pytest.raises(ConfigError, match='KISS-ICP is not here.*pip install kiss-icp'):
         require_kiss_icp()
+
+
+def test_as_many_points_are_drawn_and_the_same_each_time(tmp_path: Path) -> None:
+    scan = tmp_path / 'velodyne' / '000007.bin'
+    (tmp_path / 'labels').mkdir()
+    # three parked cars, of objects 1 to 3, and a moving one
+    np.array([10 | 1 << 16, 10 | 2 << 16, 10 | 3 << 16, 252], '<u4').tofile(
+        tmp_path / 'labels' / '000007.label'
+    )
+    assert read_raw_labels(scan).tolist() == [10, 10, 10, 252]
+    chosen = np.arange(100) < 30
+    drawn = draw_as_many(chosen, scan)
+    assert drawn.sum() == 30
+    assert (drawn != chosen).any()
+    np.testing.assert_array_equal(draw_as_many(chosen, scan), drawn)
 
 
 def test_poses_are_compared_from_where_both_begin() -> None:

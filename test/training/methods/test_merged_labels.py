@@ -168,6 +168,14 @@ def test_the_scans_of_the_run_itself_can_be_brought_there_too(tmp_path: Path) ->
     assert np.median(scan.points[scan.labels == ROAD, 2]) == pytest.approx(-1.7, abs=0.05)
 
 
+def test_of_the_scans_to_learn_from_some_can_be_taken_evenly(tmp_path: Path) -> None:
+    street = make_street(tmp_path / 'street')
+    data = Data(kind='semantickitti', root=street, train=('00',), validation=('08',))
+    names = [frame.name for frame in open_sources(data, QUIET).train.frames]
+    few = open_sources(data.model_copy(update={'train_scans': 2}), QUIET).train
+    assert [frame.name for frame in few.frames] == [names[0], names[-1]]
+
+
 def each(opened: Any) -> list[Any]:
     return [opened.train, *opened.labelled]
 

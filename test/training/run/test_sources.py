@@ -16,7 +16,8 @@ from lidar_kd.cli.console import Console
 from training.data.fusion import FusedScans
 from training.data.semantickitti import open_semantickitti
 from training.data.settings import Data, Streets
-from training.run.sources import fuse_scans, simulate, spread_scans
+from training.run.simulated import digest_streets, simulate
+from training.run.sources import fuse_scans, spread_scans
 
 QUIET = Console(quiet=True)
 
@@ -48,6 +49,27 @@ def test_the_progress_of_a_simulation_counts_what_is_missing(tmp_path: Path) -> 
     simulate(streets, tmp_path, console)
     simulate(streets, tmp_path, console)
     assert console.bars == [[4, 4], [1, 1], [0, 0]]
+
+
+def test_the_varied_world_is_made_where_a_configuration_asks_for_it(tmp_path: Path) -> None:
+    console = Counting()
+    varied = Streets(train=1, validation=1, scans=1, sensor='vlp16', world='varied')
+    folder = simulate(varied, tmp_path, console)
+    assert simulate(varied, tmp_path, console) == folder
+    assert console.bars == [[2, 2], [0, 0]]
+    assert 'Variety(' in (folder / 'sequences/00/streets.txt').read_text()
+
+
+def test_streets_are_found_again_whatever_the_varied_world_is_told() -> None:
+    assert digest_streets(Streets(mount='car', place='city')) == digest_streets(Streets())
+    varied = {digest_streets(Streets(world='varied', mount=mount)) for mount in ('car', 'any')}
+    assert len(varied | {digest_streets(Streets())}) == 3
+
+
+def test_sensors_of_the_varied_world_are_not_those_of_streets() -> None:
+    assert Streets(world='varied', sensor='any').sensor == 'any'
+    with pytest.raises(ValueError, match="sensor: unknown 'any'"):
+        Streets(sensor='any')
 
 
 def test_scans_chosen_to_be_scored_keep_the_past_that_the_others_know(

@@ -15,9 +15,10 @@ from lidar_kd.errors import ConfigError
 
 pytest.importorskip('open3d')
 
-from training.streets.cast import Hits
+from training.streets.cast import Hits, Scene
 from training.streets.materials import MATERIAL
-from training.worlds.devices import DEVICES, draw_device
+from training.streets.mesh import box
+from training.worlds.devices import _lift, DEVICES, draw_device
 from training.worlds.frontage import draw_frontage
 from training.worlds.generate import generate_world
 from training.worlds.ground import CELL_M, cell_ticks, Relief, Surface
@@ -26,7 +27,8 @@ from training.worlds.kinds import PLACES
 from training.worlds.network import grid_places, Network, StreetLine
 from training.worlds.receive import bloom
 from training.worlds.scene import VariedSequence, Variety
-from training.worlds.standpoint import Mount, turn_of
+from training.worlds.standpoint import is_clear, Mount, turn_of
+from training.worlds.structures import build_bridge
 
 SMALL = Variety(seed=3, index=0, scans=2, sensor='vlp16', scans_per_scene=1)
 LEVEL = Mount(height_m=1.0, roll=0.0, pitch=0.0, yaw=0.0, upside_down=False, hood_deg=None)
@@ -193,6 +195,28 @@ def test_every_scan_has_a_sensor_and_a_mount_of_its_own() -> None:
     assert len(set(heights)) == 30
     assert min(heights) < 1.2
     assert max(heights) > 1.9
+
+
+def test_a_sensor_stands_neither_in_a_bush_nor_in_a_house() -> None:
+    # a cube of 1 m around the eye fills the horizon; a roof 3 m above is one of a building
+    cube = Scene(box((1, 1, 1), (0, 0, 1), 70, 'leaf'))
+    roof = Scene(box((9, 9, 0.2), (0, 0, 4), 50, 'roof'))
+    post = Scene(box((0.1, 0.1, 3), (0.8, 0, 1), 80, 'steel'))  # 7 of 360 degrees
+    eye = np.array([0.0, 0.0, 1.0])
+    assert [is_clear(scene, eye) for scene in (cube, roof, post)] == [False, False, True]
+
+
+def test_beams_keep_their_order_when_each_is_a_little_off() -> None:
+    lifted = _lift(np.array([[1.0, 0, 0], [0, 1.0, 0]]), np.radians([0.0, 30.0]))
+    assert lifted == pytest.approx(np.array([[1, 0, 0], [0, 0.8660, 0.5]]), abs=1e-4)
+
+
+def test_a_bridge_leaves_the_street_open_below_it() -> None:
+    bridge = Scene(build_bridge(10.0, 6.0, 4.5, 52))
+    rays = np.array([[0, -20, 1.7, 0, 1, 0], [0, 0, 1.7, 0, 0, 1], [0, 0, 1.7, 1, 0, 0]], float)
+    # along the street nothing, the deck 4.5 - 1.7 = 2.8 m above, the wall at half of 10 m
+    distance = bridge.cast(rays).distance
+    assert distance.tolist() == pytest.approx([math.inf, 2.8, 5.0])
 
 
 def test_the_ground_of_a_scan_lies_where_the_sensor_sees_it() -> None:
