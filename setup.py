@@ -55,8 +55,8 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'lidar-kd-bag = lidar_kd.cli.bag:main',
-            'lidar-kd-segment = lidar_kd.cli.segment:main',
+            'lidar-kd-bag = lidar_kd.cli.start:start_bag',
+            'lidar-kd-segment = lidar_kd.cli.start:start_segment',
         ]
     },
     # Why each is needed and which version is tested: constraints.txt.

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 import sys
 
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED, explain_failed_imports
+
+if __name__ == '__main__':
+    explain_failed_imports()
+
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.cli.jobs import Rank
 from lidar_kd.cli.labelled_bag import BagPlan, describe_origin, LABELED, LabelledBag
-from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.cli.numbers import read_positive
 from lidar_kd.cli.offline import all_done, CloudLabeller, Destination, label_share
 from lidar_kd.cli.sequence_folder import require_semantickitti, SequenceFolder

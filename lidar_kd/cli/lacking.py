@@ -25,6 +25,8 @@ WHEELS = {
     'yaml': 'pyyaml',
 }
 TRAINING_WHEELS = {'matplotlib': 'matplotlib', 'open3d': 'open3d', 'rosbags': 'rosbags'}
+# numpy's words after a Ctrl-C in the middle of its first import, which torch keeps to itself
+HALF_LOADED = 'cannot load module more than once per process'
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as a shell says it: 128 and SIGINT's number
 
@@ -39,7 +41,7 @@ def end_in_one_line(
 ) -> None:
     """A sys.excepthook; what else went wrong keeps its traceback."""
     known = WHEELS | TRAINING_WHEELS
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or HALF_LOADED in str(error):
         sys.stderr.write('interrupted\n')
         sys.exit(EXIT_INTERRUPTED)
     if isinstance(error, ModuleNotFoundError) and package_of(error) in known:

@@ -12,6 +12,11 @@ import shlex
 import sys
 import time
 
+from lidar_kd.cli.lacking import EXIT_INTERRUPTED, explain_failed_imports
+
+if __name__ == '__main__':
+    explain_failed_imports()
+
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -19,7 +24,6 @@ import torch
 from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console, EXIT_BAD_INPUT
 from lidar_kd.cli.jobs import check_output, Job, plan_jobs, Rank, show_some
-from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.cli.numbers import read_positive
 from lidar_kd.cli.page import PageScan, PageWriter, writing_page
 from lidar_kd.cli.picture import draw_scan, save_picture

@@ -7,6 +7,7 @@ V cells, C channels, P patches of K cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -14,16 +15,24 @@ from torch.nn import functional as F
 
 from lidar_kd.models.blocks import CUBE
 from lidar_kd.models.serialization import Patches
-from lidar_kd.sparse import Engine, Level, SparseTensor, SubmanifoldConv
+from lidar_kd.sparse import Engine, Level, select_engine, SparseTensor, SubmanifoldConv
 
+WIDTH_OF_BLAS = 16  # results of so many columns, and of their multiples, are the same bits
 AT_A_TIME = 1 << 18  # numbers of what goes in; between two layers there are four times as many
 
 
 class Linear(nn.Linear):
-    """In the number type of its input, whatever its own."""
+    """In the number type of its input, whatever its own.
+
+    BLAS adds up products of an odd width in an order that depends on the threads.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        odd = torch.is_grad_enabled() or self.out_features % WIDTH_OF_BLAS
+        if odd and x.device.type == 'cpu':
+            return select_engine('cpu').linear(x, weight, bias)
+        return F.linear(x, weight, bias)  # packs no weights, which counts in a small scan
 
 
 class LayerNorm(nn.LayerNorm):
@@ -31,7 +40,31 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if torch.is_grad_enabled() and x.device.type == 'cpu' and x.ndim == 2:
+            y: Tensor = _Normalise.apply(x, weight, bias, self.eps)  # type: ignore[no-untyped-call]
+            return y
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class _Normalise(torch.autograd.Function):
+    """Layer norm of rows; torch sums the gradients of weight and bias thread by thread."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, inverse = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        ctx.save_for_backward(x, mean, inverse, weight, bias)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, inverse, weight, bias = ctx.saved_tensors
+        dx, _, _ = torch.ops.aten.native_layer_norm_backward(
+            dy, x, weight.shape, mean, inverse, weight, bias, [True, False, False]
+        )
+        norms = select_engine('cpu').norms
+        unit = (x - mean).mul_(inverse).mul_(dy)
+        return dx, norms.column_sums(unit), norms.column_sums(dy), None
 
 
 class DropPath(nn.Module):

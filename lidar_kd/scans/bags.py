@@ -8,11 +8,11 @@ from contextlib import contextmanager, ExitStack
 import os
 from pathlib import Path
 from shlex import quote
-import sys
 from textwrap import shorten
 from typing import Any
 
 from lidar_kd.errors import DataError
+from lidar_kd.scans.unpacking import bound_rosbags, import_zstd
 
 POINT_CLOUD = 'sensor_msgs/msg/PointCloud2'
 FILES = ('.mcap', '.db3', '.bag')
@@ -96,6 +96,7 @@ def open_recording(path: Path) -> Iterator[Any]:
         )
     with ExitStack() as stack:
         with reading_bag(path):
+            bound_rosbags()
             _check_growth(place)
             reader = AnyReader([place], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             stack.enter_context(reader)
@@ -118,7 +119,7 @@ def _check_growth(place: Path) -> None:
     """rosbags unpacks a whole file to the disk when it opens it, whatever that grows to."""
     for packed in sorted(place.glob('*.zstd')) if place.is_dir() else ():
         most, size = MOST_GROWTH * packed.stat().st_size, 0
-        with _open_zstd(packed) as file:
+        with import_zstd().open(packed, 'rb') as file:
             while piece := file.read(_PIECE):
                 size += len(piece)
                 if size > most:
@@ -126,14 +127,6 @@ def _check_growth(place: Path) -> None:
                         f'{packed}: unpacks to more than {MOST_GROWTH} times its size, which no '
                         'recording of clouds does; record it again.'
                     )
-
-
-def _open_zstd(path: Path) -> Any:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd  # rosbags needs it too
-    return zstd.open(path, 'rb')
 
 
 def _choose_topic(path: Path, wanted: str, topics: dict[str, Any]) -> str:

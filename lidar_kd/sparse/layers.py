@@ -23,26 +23,30 @@ class _Convolve(torch.autograd.Function):
     """y[out] = sum over pairs of x[in] W[slot]^T; nothing gathered is kept for the backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, pairs: KernelMap, engine: Engine
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.pairs, ctx.engine = pairs, engine
-        return engine.forward(x, weight, pairs)
+        y = engine.forward(x, weight, pairs)
+        return y if bias is None else y.add_(bias.to(y.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        dx, dw = ctx.engine.backward(
-            x, weight, dy.contiguous(), ctx.pairs, need_x=ctx.needs_input_grad[0]
-        )
-        return dx, dw, None, None
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        (x, weight), dy = ctx.saved_tensors, dy.contiguous()
+        needs_x, _, needs_bias, *_ = ctx.needs_input_grad
+        dx, dw = ctx.engine.backward(x, weight, dy, ctx.pairs, need_x=needs_x)
+        return dx, dw, ctx.engine.norms.column_sums(dy) if needs_bias else None, None, None
 
 
-def convolve(x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, pairs: KernelMap, engine: Engine, bias: Tensor | None = None
+) -> Tensor:
     """Differentiable convolution; weight (C_out, K, C_in). Under autocast on CUDA in its type."""
     x, weight = _as_autocast_says(x), _as_autocast_says(weight)
     with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _Convolve.apply(x, weight, pairs, engine)  # type: ignore[no-untyped-call]
+        y: Tensor = _Convolve.apply(x, weight, bias, pairs, engine)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -88,9 +92,8 @@ class Conv(nn.Module, ABC):
         pairs, level = self.map_of(x.level)
         flat = self.weight.flatten(1, 3)
         if pairs is None:
-            return SparseTensor(nn.functional.linear(x.features, flat[:, 0], self.bias), level)
-        y = convolve(x.features, flat, pairs, level.engine)
-        return SparseTensor(y if self.bias is None else y + self.bias.to(y.dtype), level)
+            return SparseTensor(level.engine.linear(x.features, flat[:, 0], self.bias), level)
+        return SparseTensor(convolve(x.features, flat, pairs, level.engine, self.bias), level)
 
     def infer(
         self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False

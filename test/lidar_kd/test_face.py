@@ -54,6 +54,7 @@ def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise() -> None:
     [
         (ModuleNotFoundError("No module named 'torch'", name='torch'), 2, 'has no torch; run in'),
         (KeyboardInterrupt(), 130, 'interrupted'),
+        (ImportError('cannot load module more than once per process'), 130, 'interrupted'),
     ],
 )
 def test_a_command_that_cannot_start_says_one_line(

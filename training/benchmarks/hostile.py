@@ -21,8 +21,9 @@ HANG_S = 10.0  # of processor time: a busy machine is no hang
 STUCK_S = 60.0  # in which it got none at all
 MOST_GB = 2.0
 POLL_S = 0.02
-CASES_OF_A_WORKER = 400
+CASES_OF_A_WORKER = 2000  # each loads again what the kinds import late, some seconds
 FAILURES = ('crash', 'traceback', 'hang', 'memory', 'unclean')
+LINE_AFTER = 500  # cases, without a terminal: an ended run goes on from its last line
 SHOWN = 5  # examples of each kind of failure
 TICK = os.sysconf('SC_CLK_TCK')
 FORK = multiprocessing.get_context('fork')  # what torch takes seconds to load is shared
@@ -102,7 +103,9 @@ def run_hostile(
     console: Console, *, cases: int, seed: int, first: int, kind: str | None = None
 ) -> dict[str, float]:
     """Every case is a number: `--seed S --first N --cases 1` does it again, alone."""
-    console.line(f'{cases} cases from number {first} on, seed {seed}')
+    console.line(
+        f'{cases} cases from number {first} on, seed {seed}; --first N goes on from there'
+    )
     with tempfile.TemporaryDirectory(prefix='hostile-') as scratch:
         templates = Path(scratch) / 'templates'
         templates.mkdir()
@@ -115,15 +118,18 @@ def run_hostile(
         numbers = range(first, first + cases)
         chosen = [n for n in numbers if kind in (None, choose_kind(kinds, n))]
         ends: dict[str, Counter[str]] = defaultdict(Counter)
-        failed: dict[tuple[str, str], list[str]] = defaultdict(list)
+        failed: Counter[tuple[str, str]] = Counter()
         peak_gb = 0.0
-        with console.progress(len(chosen), 'hostile', unit='cases') as advance:
+        every = min(LINE_AFTER, max(1, len(chosen) // 10))
+        with console.progress(len(chosen), 'hostile', unit='cases', every=every) as advance:
             for number, verdict in _judge_all(chosen, templates, Path(scratch), seed):
                 name = choose_kind(kinds, number)
                 ends[name][verdict.end] += 1
                 peak_gb = max(peak_gb, verdict.peak_gb)
                 if verdict.end in FAILURES:
-                    failed[name, verdict.end].append(f'case {number}: {verdict.detail}')
+                    failed[name, verdict.end] += 1
+                    if failed[name, verdict.end] <= SHOWN:
+                        console.warn(f'{name} {verdict.end}, case {number}: {verdict.detail}')
                 advance()
     return _report(console, ends, failed, peak_gb)
 
@@ -159,7 +165,7 @@ def _judge_all(
 def _report(
     console: Console,
     ends: dict[str, Counter[str]],
-    failed: dict[tuple[str, str], list[str]],
+    failed: Counter[tuple[str, str]],
     peak_gb: float,
 ) -> dict[str, float]:
     columns = ('answered', 'refused', *FAILURES)
@@ -168,11 +174,9 @@ def _report(
     total: Counter[str] = sum(ends.values(), Counter())
     rows.append(('all', sum(total.values()), *(total[each] for each in columns)))
     console.table('Hostile files', ('kind', 'cases', *columns), rows)
-    for (name, end), cases in failed.items():
-        for line in cases[:SHOWN]:
-            console.warn(f'{name} {end}, {line}')
-        if len(cases) > SHOWN:
-            console.warn(f'{name} {end}, and {len(cases) - SHOWN} more')
+    for (name, end), count in failed.items():
+        if count > SHOWN:
+            console.warn(f'{name} {end}, and {count - SHOWN} more')
     console.line(f'highest memory of a worker {peak_gb:.2f} GB')
     counts = {end: float(total[end]) for end in columns}
     failures = float(sum(total[end] for end in FAILURES))

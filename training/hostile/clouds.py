@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import cache
 from pathlib import Path
 import pickle
 from types import SimpleNamespace
@@ -84,9 +85,8 @@ def make_bag(folder: Path, rng: Rng) -> Path:
 
 def _write_bag1(folder: Path) -> Path:
     from rosbags.rosbag1 import Writer
-    from rosbags.typesys import get_typestore, Stores
 
-    store = get_typestore(Stores.ROS1_NOETIC)
+    store = _typestore('ROS1_NOETIC')
     path = folder / 'bag.bag'
     with Writer(path) as writer:
         connection = writer.add_connection('/points', CLOUD, typestore=store)
@@ -96,9 +96,8 @@ def _write_bag1(folder: Path) -> Path:
 
 def _write_bag2(path: Path, rng: Rng) -> Path:
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-    from rosbags.typesys import get_typestore, Stores
 
-    store = get_typestore(Stores.ROS2_HUMBLE)
+    store = _typestore('ROS2_HUMBLE')
     storage = pick((StoragePlugin.SQLITE3, StoragePlugin.MCAP), rng)
     writer = Writer(path, version=8, storage_plugin=storage)
     mode = pick((CompressionMode.NONE, CompressionMode.MESSAGE, CompressionMode.FILE), rng)
@@ -110,6 +109,14 @@ def _write_bag2(path: Path, rng: Rng) -> Path:
             content = store.serialize_cdr(_recorded(store, 2), CLOUD)
             writer.write(connection, 10 + number, content)
     return path
+
+
+@cache
+def _typestore(name: str) -> Any:
+    """Parsing the definitions takes ten times as long as writing a bag."""
+    from rosbags.typesys import get_typestore, Stores
+
+    return get_typestore(Stores[name])
 
 
 def _recorded(store: Any, ros: int) -> Any:

@@ -43,7 +43,7 @@ class _Relation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tau: float, mine: range, teacher: list[Tensor], *ours: Tensor) -> Tensor:
-        gradients = [torch.zeros_like(features) for features in ours]
+        turned = [features.new_zeros(features.shape[::-1]) for features in ours]  # (D, n)
         loss = ours[0].new_zeros(())
         for i in mine:
             for j in range(len(ours)):
@@ -56,9 +56,10 @@ class _Relation(torch.autograd.Function):
                     columns=float(j in mine and j != i),
                 )
                 loss += value
-                gradients[i].addmm_(slope, ours[j], alpha=1 / tau)
-                gradients[j].addmm_(slope.t(), ours[i], alpha=1 / tau)
-        ctx.save_for_backward(*gradients)
+                # D columns of a result would be summed in an order that depends on the threads
+                turned[i].addmm_(ours[j].t(), slope.t(), alpha=1 / tau)
+                turned[j].addmm_(ours[i].t(), slope, alpha=1 / tau)
+        ctx.save_for_backward(*(gradient.t() for gradient in turned))
         return loss
 
     @staticmethod

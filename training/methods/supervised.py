@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
+from training.methods.terms import sum_in_order
 
 Merged = Sequence[tuple[int, ...]]  # train ids
 
@@ -167,7 +168,9 @@ def mean_cross_entropy(
         label_smoothing=smoothing,
     )
     scans = list(zip(starts, starts[1:]))
-    means = [each[a:b].sum() / weight[a:b].sum().clamp(min=1e-12) for a, b in scans]
+    means = [
+        sum_in_order(each[a:b]) / sum_in_order(weight[a:b]).clamp(min=1e-12) for a, b in scans
+    ]
     return torch.stack(means).mean()
 
 
@@ -190,12 +193,13 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.sum() * 0.0
     known = labels.index_select(0, rows).long()
     present = known.unique()
-    posterior = logits.float().index_select(0, rows).softmax(1)
+    # the gradient of softmax() itself depends on the number of threads
+    posterior = logits.float().index_select(0, rows).log_softmax(1).exp()
     belongs = (known == present[:, None]).float()  # (classes that occur, rows)
     errors = (belongs - posterior.index_select(1, present).t()).abs()
     with torch.no_grad():
         slopes = _slopes(errors, belongs)
-    return (errors * slopes).sum() / len(present)
+    return sum_in_order(errors * slopes) / len(present)
 
 
 def _slopes(errors: Tensor, belongs: Tensor) -> Tensor:

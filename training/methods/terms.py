@@ -15,15 +15,25 @@ import torch
 from torch import nn, Tensor
 
 from lidar_kd.labels import IGNORE
+from lidar_kd.sparse import select_engine
 
 _SMALLEST = 1e-8  # length, or sum of squares
 _FAINT = 1e-2  # of the mean length of rows [ours]
+_TERMS = 1 << 12  # added up by one thread
 _ROWS = 1 << 14  # of logits at a time: they stay in the cache
 
 
 def float32(tensor: Tensor) -> AbstractContextManager[object]:
     """Outside autocast, on the tensor's device."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def sum_in_order(values: Tensor) -> Tensor:
+    """The sum of all values; torch's own of many depends on how many threads share them."""
+    flat = values.reshape(-1)
+    whole = len(flat) // _TERMS * _TERMS
+    parts = flat[:whole].view(-1, _TERMS).sum(1)
+    return parts.sum() + flat[whole:].sum()
 
 
 def divergence(
@@ -37,7 +47,7 @@ def divergence(
                 student, teacher = student.index_select(0, rows), teacher.index_select(0, rows)
                 weight = weight.index_select(0, rows)
             weight = weight.float()
-        whole = max(1.0, float(len(student) if weight is None else weight.sum()))
+        whole = max(1.0, float(len(student) if weight is None else sum_in_order(weight)))
         total: Tensor = _Divergence.apply(student.float(), teacher.float(), tau, weight)
         return total * (tau**2 / whole)
 
@@ -81,7 +91,7 @@ def unit_rows(features: Tensor, valid: Tensor | None = None) -> Tensor:
     rows = features.float()
     length = torch.linalg.vector_norm(rows, dim=-1)
     known = torch.ones_like(length, dtype=torch.bool) if valid is None else valid
-    mean = (length * known).sum().detach() / known.sum().clamp(min=1)
+    mean = sum_in_order(length * known).detach() / known.sum().clamp(min=1)
     clear = known & (length > (_FAINT * mean).clamp(min=_SMALLEST))
     unit = rows / length.clamp(min=_SMALLEST)[..., None]
     return torch.where(clear[..., None], unit, 0.0)
@@ -99,14 +109,14 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     with float32(student):
         target = teacher.detach().float()
-        squares = (student.float() - target).square().sum()
-        return squares / target.square().sum().clamp(min=_SMALLEST)
+        squares = sum_in_order((student.float() - target).square())
+        return squares / sum_in_order(target.square()).clamp(min=_SMALLEST)
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over rows and channels of the squared difference of features (N, D), as published."""
     with float32(student):
-        squares = (student.float() - teacher.detach().float()).square().sum()
+        squares = sum_in_order((student.float() - teacher.detach().float()).square())
         return squares / max(1, student.numel())
 
 
@@ -132,4 +142,7 @@ class Adapter(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, D student) -> (N, D teacher), in float32."""
         with float32(features):
-            return self.map(features.float())
+            rows = features.float()
+            if isinstance(self.map, nn.Linear) and rows.device.type == 'cpu':
+                return select_engine('cpu').linear(rows, self.map.weight, self.map.bias)
+            return self.map(rows)

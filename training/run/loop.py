@@ -38,7 +38,7 @@ from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted, Interruption
 from training.run.loss import DistillationLoss, Terms
 from training.run.memory import peak_gb, reset_peak
-from training.run.optimiser import Average, make_optimizer, make_schedule
+from training.run.optimiser import Average, clip_gradients, make_optimizer, make_schedule
 from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.running_mean import RunningMean
@@ -146,10 +146,8 @@ class Run:
     def _clip(self) -> Tensor:
         """The student's gradient and that of the adapters each have the limit to themselves."""
         limit = self.config.optim.clip_norm or math.inf
-        adapters = list(self.distillation.methods.parameters())
-        if adapters:  # torch warns of an empty list
-            nn.utils.clip_grad_norm_(adapters, limit)
-        return nn.utils.clip_grad_norm_(self.distillation.student.parameters(), limit)
+        clip_gradients(self.distillation.methods.parameters(), limit)
+        return clip_gradients(self.distillation.student.parameters(), limit)
 
     def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
         if math.isfinite(float(value.detach())):

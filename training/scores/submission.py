@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import json
 from pathlib import Path
 import zipfile
+import zlib
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from training.scores.scoring import Labels
 SCAN_BYTES = {'semantickitti': 16, 'nuscenes': 20}  # of a point: float32 x 4, float32 x 5
 USES = {'camera': False, 'lidar': True, 'radar': False, 'map': False, 'external': False}
 META = {'meta': {f'use_{name}': used for name, used in USES.items()}}
+MOST_META = 1 << 20  # bytes of the description beside the predictions
 _CHUNK = 1024  # points without an answer that look for a neighbour at a time
 
 
@@ -92,7 +94,10 @@ def find_problems(
         raise DataError(
             f'{archive}: cannot be read ({error.strerror or error}); check the path.'
         ) from None
-    except zipfile.BadZipFile as error:
+    except DataError:
+        raise
+    # a directory that is damaged, of another version, or has names that are no text
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(f'{archive}: no complete zip archive ({error}); pack it again.') from None
     return problems
 
@@ -121,12 +126,34 @@ def _check_extras(
             yield f'{place}: is missing; the server wants to know which sensors were used.'
             continue
         try:
-            meta = json.loads(file.read(place))['meta']
+            meta = json.loads(_unpack(file, members[place], MOST_META))['meta']
             complete = {*META['meta']} <= {*meta}
-        except (ValueError, KeyError, TypeError):
+        except DataError as error:
+            yield str(error)
+            continue
+        except (ValueError, KeyError, TypeError, RecursionError):
             complete = False
         if not complete:
             yield f'{place}: needs "meta" with {", ".join(META["meta"])}; write it again.'
+
+
+def _unpack(file: zipfile.ZipFile, member: zipfile.ZipInfo, most_bytes: int) -> bytes:
+    place = member.filename
+    if member.file_size > most_bytes:
+        raise DataError(
+            f'{place}: grows to {member.file_size:,} bytes (at most {most_bytes:,}); '
+            'write it again.'
+        )
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f'{place}: packed as servers need not unpack; pack it again, as plain zip.'
+        )
+    try:
+        return file.read(place)
+    # a part that is cut off, damaged, encrypted or packed by an unknown method
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError) as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise DataError(f'{place}: cannot be unpacked ({reason}); pack it again.') from None
 
 
 def _check_prediction(
@@ -149,7 +176,7 @@ def _check_prediction(
         )
         return
     try:
-        labels = layout.read(file.read(place), scans.table, place)
+        labels = layout.read(_unpack(file, members[place], size), scans.table, place)
     except DataError as error:
         yield str(error)
         return

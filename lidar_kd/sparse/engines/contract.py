@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lidar_kd.sparse.engines.maps import KernelMap, KeyLayout, strided_pairs, submanifold_pairs
 from lidar_kd.sparse.engines.parts import (
@@ -48,6 +49,10 @@ class Engine(ABC):
     def computes(self, dtype: torch.dtype) -> bool:
         """Whether inference in this type is worth asking for on this engine."""
         return dtype == torch.float32
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., C_in), weight (C_out, C_in); differentiable."""
+        return functional.linear(x, weight, bias)
 
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor: ...

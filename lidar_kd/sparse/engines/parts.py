@@ -63,6 +63,10 @@ class TrainingNorms:
         """
         return None
 
+    def column_sums(self, x: Tensor) -> Tensor:
+        """(N, C) -> (C,), as the gradient of a bias needs them."""
+        return x.sum(0)
+
 
 class PatchAttention:
     """Attention inside patches, and the GELU of a transformer's MLP; both differentiable."""

@@ -139,12 +139,48 @@ def test_what_is_no_archive_is_said(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / 'text.zip').write_text('no archive')
+    with zipfile.ZipFile(tmp_path / 'new.zip', 'w') as archive:
+        archive.writestr(FIRST, b'')
+    data = bytearray((tmp_path / 'new.zip').read_bytes())
+    data[data.index(b'PK\1\2') + 6] = 92  # the version that it takes to unpack
+    (tmp_path / 'new.zip').write_bytes(data)
     for name, sentence in (
         ('text.zip', 'no complete zip archive'),
+        ('new.zip', 'no complete zip archive (zip file version 9.2)'),
         ('none.zip', 'cannot be read'),
     ):
         assert main(['check', str(tmp_path / name), *words[2:-2]]) == 2
         assert f'{name}: {sentence}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('packing', 'sentence'),
+    [
+        (zipfile.ZIP_DEFLATED, 'cannot be unpacked (Error -3 while decompressing data'),
+        (zipfile.ZIP_LZMA, 'packed as servers need not unpack'),
+    ],
+)
+def test_a_member_that_is_damaged_inside_is_named(
+    packing: int,
+    sentence: str,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(words) == 0
+    path = tmp_path / 's.zip'
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', packing) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    data = bytearray(path.read_bytes())
+    start = 30 + len(FIRST)  # of what is packed, behind the header of the first member
+    data[start : start + 12] = b'\xff' * 12
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert main(['check', str(path), *words[2:-2]]) == 2
+    assert f'{FIRST}: {sentence}' in capsys.readouterr().err
 
 
 def test_points_without_an_answer_take_their_neighbours() -> None:

@@ -35,6 +35,8 @@ from lidar_kd.sparse.engines.native.library import (
     readable,
     succeed,
 )
+from lidar_kd.sparse.engines.native.linear import linear_rows
+from lidar_kd.sparse.engines.native.memory import NativeMemory
 from lidar_kd.sparse.engines.native.norm import NativeNorms
 from lidar_kd.sparse.engines.native.structs import (
     ConvJob,
@@ -46,24 +48,12 @@ from lidar_kd.sparse.engines.native.structs import (
     StridingJob,
 )
 from lidar_kd.sparse.engines.native.transformer import NativeAttention
-from lidar_kd.sparse.engines.parts import ProcessMemory
 
 ISA_VARIABLE = 'LIDAR_KD_ISA'  # the most to use: avx512, avx2, portable; as a lesser machine
 BFLOAT16 = ('amx', 'avx512bf16')  # the faster first
 WORKSPACE = 64 << 20  # bytes reserved for packed weights in training
 BLOCK = 128  # LK_BLOCK of kernels.h
 SPLIT = torch.int16  # marks packed weights whose float32 values are in two bfloat16 parts
-
-
-class NativeMemory(ProcessMemory):
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._c = library
-
-    def tune(self, *, live: bool) -> None:
-        self._c.lk_memory(int(live))
-
-    def release(self) -> None:
-        self._c.lk_release()
 
 
 class NativeEngine(Engine):
@@ -148,17 +138,25 @@ class NativeEngine(Engine):
         pairs = KernelMap(in_rows, out_rows, tuple(starts), n, count, trusted=True)
         return coarse[:count], pairs
 
-    def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Sums have one order, whatever the threads; BLAS has another for each number of them."""
+        if torch.is_autocast_enabled('cpu') or not x.dtype == weight.dtype == torch.float32:
+            return super().linear(x, weight, bias)
+        return linear_rows(x, weight, bias, self)
+
+    def forward(self, x: Tensor, weight: Tensor, pairs: KernelMap | None) -> Tensor:
         return self.infer(x, self._pack(weight, transpose=False), pairs, weight.shape[0])
 
-    def grad_input(self, dy: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
-        packed = self._pack(weight, transpose=True)
-        return self.infer(dy, packed, pairs.transposed, weight.shape[2])
+    def grad_input(self, dy: Tensor, weight: Tensor, pairs: KernelMap | None) -> Tensor:
+        packed, back = self._pack(weight, transpose=True), pairs and pairs.transposed
+        return self.infer(dy, packed, back, weight.shape[2])
 
-    def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap) -> Tensor:
+    def grad_weight(self, x: Tensor, dy: Tensor, pairs: KernelMap | None) -> Tensor:
         check_layer(x, pairs, dy.shape[-1])
-        check_same_shape('the gradient of a layer', dy, (pairs.n_out, dy.shape[-1]))
-        grad = torch.empty(dy.shape[1], pairs.slots, x.shape[1])
+        rows = len(x) if pairs is None else pairs.n_out
+        check_same_shape('the gradient of a layer', dy, (rows, dy.shape[-1]))
+        view = MapView(slots=1, rows=rows) if pairs is None else self._map(pairs)
+        grad = torch.empty(dy.shape[1], view.slots, x.shape[1])
         x, dy = x.float().contiguous(), dy.float().contiguous()
         job = GradientJob(
             x=x.data_ptr(),
@@ -170,7 +168,6 @@ class NativeEngine(Engine):
             cout=dy.shape[1],
             threads=torch.get_num_threads(),
         )
-        view = self._map(pairs)
         succeed(self._c.lk_grad_weight(self._float32, ctypes.byref(view), ctypes.byref(job)))
         return grad
 
