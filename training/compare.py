@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 import sys
 
@@ -25,23 +24,15 @@ from lidar_kd.cli.lacking import explain_failed_imports
 
 explain_failed_imports()
 
-from lidar_kd.bundle import read_spec
 from lidar_kd.cli.console import Console
 from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from lidar_kd.errors import ConfigError, LidarKdError, write_atomically
-from lidar_kd.labels import ClassTable
-from training.comparing.figures import ALONE, Comparison, Outcome, TeacherFigures
-from training.comparing.plan import plan_runs, Planned
+from training.comparing.figures import ALONE, Comparison, TeacherFigures
+from training.comparing.folds import pool_folds, split_folds
+from training.comparing.parts import describe_parts, open_part, Part, pool_arms, score_part
+from training.comparing.plan import plan_folds, Planned
 from training.comparing.plot import draw_runs
-from training.comparing.runs import (
-    answer_all,
-    CHOICE,
-    choose_half,
-    measure_costs,
-    read_run,
-    REPORT,
-    score_teacher,
-)
+from training.comparing.runs import CHOICE, measure_costs, REPORT
 from training.comparing.side_by_side import SideBySide
 from training.comparing.status import read_statuses, tabulate_statuses, write_plan
 from training.comparing.written import show_comparison, write
@@ -49,7 +40,7 @@ from training.run.config import Config, load_config, MAIN
 from training.run.interrupt import Interrupted
 from training.run.perform import find_teachers, perform, RUNS
 from training.run.ranks import join_ranks, Ranks
-from training.run.sources import fuse_scans, open_sources, Sources
+from training.run.sources import open_sources
 
 
 def parse_comparison() -> argparse.Namespace:
@@ -74,6 +65,11 @@ def parse_comparison() -> argparse.Namespace:
         '--half', choices=[CHOICE, REPORT],
         help='score on one half of the streets only: choose settings on one, report on the other',
     )  # fmt: skip
+    parser.add_argument(
+        '--folds', type=int, metavar='N',
+        help='cross-validate: the sequences of data.train in N parts, each scored by students '
+        'that learnt from the others; {fold} in a path is its number',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, help='folder (default runs/compare-NAME)')
     parser.add_argument('--json', type=Path, help='write the figures here, too')
     parser.add_argument(
@@ -96,29 +92,42 @@ def run_comparison(arguments: argparse.Namespace, console: Console, ranks: Ranks
     for option in ('seeds', 'jobs'):
         if getattr(arguments, option) < 1:
             raise ConfigError(f'--{option} {getattr(arguments, option)}: at least 1.')
+    if arguments.folds and arguments.half:
+        raise ConfigError('--half: a cross-validation scores every sequence; leave out --folds.')
     out = arguments.out or RUNS / f'compare-{config.name}'
     arms = [ALONE, *(arguments.methods or ['+'.join(config.method)])]
-    runs = plan_runs(config, arms, arguments.seeds, out)
+    folds = split_folds(config, arguments.folds)
+    runs = plan_folds(folds, arms, arguments.seeds, out)
     if ranks.is_first and arguments.only is None:
         write_plan(out, runs)
     chosen = [run for run in runs if arguments.only in (None, run.name)]
-    own = [one.config for one in chosen if one.taught_by is None]
-    teachers = find_teachers(own, console, ranks)
+    teachers = [find_teachers(_own(chosen, fold), console, ranks) for fold in range(len(folds))]
     if arguments.only is None and arguments.jobs > 1 and ranks.world == 1:
-        train_side_by_side(arguments.jobs, config, runs, console)
+        train_side_by_side(arguments.jobs, folds, runs, console)
     else:
         for one in chosen:
             console.line(one.name)
-            perform(one.config, one.folder, console, ranks, _teachers_of(one, teachers))
+            theirs = _teachers_of(one, teachers[one.fold or 0])
+            perform(one.config, one.folder, console, ranks, theirs)
     if ranks.is_first and arguments.only is None:
-        sources = open_sources(config.data, console)
-        if arguments.half:
-            half = choose_half(sources.validation, arguments.half)
-            sources, out = replace(sources, validation=half), out / arguments.half
+        parts = [
+            Part(fold, open_part(fold, arguments.half, console), theirs, _of(runs, number))
+            for number, (fold, theirs) in enumerate(zip(folds, teachers))
+        ]
+        out = out / (arguments.half or '')
         out.mkdir(parents=True, exist_ok=True)
-        report_comparison(config, runs, teachers, out, sources, console)
+        report_comparison(config.name, parts, out, console)
         if arguments.json:
             write_figures(arguments.json, out)
+
+
+def _of(runs: Sequence[Planned], fold: int) -> list[Planned]:
+    return [run for run in runs if (run.fold or 0) == fold]
+
+
+def _own(runs: Sequence[Planned], fold: int) -> list[Config]:
+    """Of runs whose teachers are none of these runs."""
+    return [one.config for one in _of(runs, fold) if one.taught_by is None]
 
 
 def _teachers_of(one: Planned, teachers: Mapping[str, Path]) -> dict[str, Path]:
@@ -128,71 +137,39 @@ def _teachers_of(one: Planned, teachers: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def train_side_by_side(
-    jobs: int, config: Config, runs: Sequence[Planned], console: Console
+    jobs: int, folds: Sequence[Config], runs: Sequence[Planned], console: Console
 ) -> None:
-    open_sources(config.data, console)  # streets are simulated once
+    for config in folds:
+        open_sources(config.data, console)  # streets are simulated once
     again = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], '--only']
     commands = {one.name: (one.folder, [*again, one.name]) for one in runs}
     after = {one.name: one.taught_by.name for one in runs if one.taught_by is not None}
     SideBySide(commands, jobs, console, after=after).finish()
 
 
-def report_comparison(
-    config: Config,
-    runs: Sequence[Planned],
-    teachers: Mapping[str, Path],
-    folder: Path,
-    sources: Sources,
-    console: Console,
-) -> None:
+def report_comparison(name: str, parts: Sequence[Part], folder: Path, console: Console) -> None:
     """Scores every bundle again on the same scans; tables, a plot, files."""
-    scans = sources.validation
-    student = runs[0].folder.bundle
-    teachers = keep_answering(teachers, scans.table, console)
-    answers = {name: answer_all(path, scans) for name, path in teachers.items()}
-    costs = measure_costs([student, *teachers.values()], scans, console)
-    arms: dict[str, list[Outcome]] = {}
-    for one in runs:
-        asked = next(iter([*one.config.asked_teachers, *answers]), None)  # the first of its own
-        theirs = answers.get(asked or '', [])
-        arms.setdefault(one.arm, []).append(read_run(one.folder, scans, theirs))
+    scored = [score_part(part, console) for part in parts]
+    student, *teachers = measure_costs(scored[0].bundles, parts[0].sources.validation, console)
     comparison = Comparison(
-        title=f'{config.name}, scored on {scans.describe()}',
-        arms=arms,
-        student=costs[0],
+        title=f'{name}, scored on {describe_parts(parts)}',
+        arms=pool_arms([one.arms for one in scored]),
+        student=student,
         teachers={
-            name: TeacherFigures(
+            teacher: TeacherFigures(
                 cost=cost,
-                outcome=score_teacher(scans, answers[name]),
-                shown_the_past=_score_with_the_past(path, sources, config, console)
-                if any(one.config.is_shown_the_past(name) for one in runs)
+                outcome=pool_folds([one.teachers[teacher] for one in scored]),
+                shown_the_past=pool_folds([one.shown_the_past[teacher] for one in scored])
+                if teacher in scored[0].shown_the_past
                 else None,
             )
-            for (name, path), cost in zip(teachers.items(), costs[1:])
+            for teacher, cost in zip(scored[0].teachers, teachers)
         },
     )
     show_comparison(console, comparison)
     write(folder, comparison)
     draw_runs(folder / 'comparison.png', comparison)
     console.line(f'comparison.txt, .md, .json and .png in {folder}')
-
-
-def keep_answering(
-    teachers: Mapping[str, Path], labels: ClassTable, console: Console
-) -> dict[str, Path]:
-    """Those that can be scored; others teach by their features alone."""
-    kept = {name: p for name, p in teachers.items() if read_spec(p).labels.name == labels.name}
-    for name in teachers.keys() - kept.keys():
-        console.line(f'{name} teaches by features alone and is not scored')
-    return kept
-
-
-def _score_with_the_past(
-    teacher: Path, sources: Sources, config: Config, console: Console
-) -> Outcome:
-    """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
-    fused = fuse_scans(sources.validation, sources.scored, config.data, console)
-    return score_teacher(sources.validation, answer_all(teacher, fused))
 
 
 def write_figures(path: Path, folder: Path) -> None:

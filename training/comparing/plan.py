@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
@@ -27,6 +28,7 @@ class Planned:
     """One run: an arm (the student alone, a method or a sum of methods) with a seed.
 
     taught_by: the run that must be finished first, as its student is this one's teacher.
+    fold: which part of a cross-validation; None without one.
     """
 
     arm: str
@@ -34,20 +36,35 @@ class Planned:
     config: Config
     folder: RunFolder
     taught_by: Planned | None = None
+    fold: int | None = None
 
     @property
     def name(self) -> str:
-        return f'{self.arm}-{self.seed}'
+        return name_run(self.arm, self.seed, self.fold)
+
+
+def name_run(arm: str, seed: int, fold: int | None) -> str:
+    return f'{arm}-{seed}' if fold is None else f'{arm}-{seed}-fold{fold}'
 
 
 def plan_runs(config: Config, arms: list[str], seeds: int, out: Path) -> list[Planned]:
+    return plan_folds([config], arms, seeds, out)
+
+
+def plan_folds(configs: Sequence[Config], arms: list[str], seeds: int, out: Path) -> list[Planned]:
     """Seed by seed, so that an interrupted comparison has pairs to show; an arm named twice is
-    one.
+    one. `configs`: that of each fold, or the only one.
     """
-    _check_steps(config)
+    _check_steps(configs[0])
     arms = list(dict.fromkeys(arms))
-    numbers = range(config.seed, config.seed + seeds)
-    return [_plan_run(config, arm, seed, out) for seed in numbers for arm in arms]
+    numbers = range(configs[0].seed, configs[0].seed + seeds)
+    folds = [*enumerate(configs)] if len(configs) > 1 else [(None, configs[0])]
+    return [
+        _plan_run(config, arm, seed, out, fold)
+        for seed in numbers
+        for fold, config in folds
+        for arm in arms
+    ]
 
 
 def _check_steps(config: Config) -> None:
@@ -68,11 +85,12 @@ def _check_steps(config: Config) -> None:
         )
 
 
-def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
+def _plan_run(config: Config, arm: str, seed: int, out: Path, fold: int | None) -> Planned:
     """The student alone lies beside the comparisons, for it is the same in all of them."""
     refuse_old_arm(arm)
-    first = _plan_run(config, ALONE, config.seed, out) if arm == SELF_TEACHER else None
-    changes: dict[str, object] = {'name': f'{arm}-{seed}', 'seed': seed, 'known_gain': None}
+    first = _plan_run(config, ALONE, config.seed, out, fold) if arm == SELF_TEACHER else None
+    name = name_run(arm, seed, fold)
+    changes: dict[str, object] = {'name': name, 'seed': seed, 'known_gain': None}
     if arm in _BARE:
         changes |= _without_teacher(config, arm)
     elif first is not None:
@@ -81,7 +99,7 @@ def _plan_run(config: Config, arm: str, seed: int, out: Path) -> Planned:
         changes |= _from_teacher(config, arm)
     one = check_settings(config.model_dump(by_alias=True) | changes, Config, arm)
     folder = RunFolder(find_run(_share(out, one, arm) if arm in _BARE else out, one.name))
-    return Planned(arm=arm, seed=seed, config=one, folder=folder, taught_by=first)
+    return Planned(arm=arm, seed=seed, config=one, folder=folder, taught_by=first, fold=fold)
 
 
 def _without_teacher(config: Config, arm: str) -> dict[str, object]:

@@ -39,7 +39,7 @@ class RunStatus:
 
     @property
     def arm(self) -> str:
-        return self.name.rpartition('-')[0]
+        return self.name.partition('-')[0]
 
 
 def write_plan(out: Path, runs: Sequence[Planned]) -> None:

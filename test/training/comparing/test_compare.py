@@ -14,6 +14,7 @@ from small_run import make_street, save_teacher, settings_on, write_config
 
 from lidar_kd.errors import ConfigError
 from training import compare
+from training.comparing import parts
 from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
 from training.comparing.plan import plan_runs
 from training.comparing.tables import make_tables
@@ -265,9 +266,9 @@ def test_every_arm_is_compared_with_the_teacher_it_learnt_from(
         asked.append(theirs)
         return outcome(0.5)
 
-    monkeypatch.setattr(compare, 'answer_all', lambda bundle, _: Path(bundle).name)
-    monkeypatch.setattr(compare, 'read_run', read)
-    monkeypatch.setattr(compare, 'score_teacher', lambda *_: outcome(0.5))
+    monkeypatch.setattr(parts, 'answer_all', lambda bundle, _: Path(bundle).name)
+    monkeypatch.setattr(parts, 'read_run', read)
+    monkeypatch.setattr(parts, 'score_teacher', lambda *_: outcome(0.5))
     figures_of([*words, '--methods', 'srkd', 'pvkd'], monkeypatch)
     # the student alone is set beside the main teacher
     assert asked == ['teacher.safetensors', 'teacher.safetensors', 'other.safetensors']
