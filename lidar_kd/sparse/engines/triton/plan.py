@@ -51,13 +51,15 @@ def plans_of(pairs: KernelMap, rows: int, groups: int) -> list[VisitPlan]:
     slots, in which row 0 stands for nobody; every scan makes them anew, so that they have one
     group, and small ones the order that they come in.
     """
+    if 'up' in pairs.derived or 'nobody' in pairs.derived:
+        groups = 1
     key = f'plans {rows} {groups}'
     if key not in pairs.derived:
         if 'up' in pairs.derived:
             pairs.derived[key] = [_plan_up(pairs.derived['up'], pairs, rows)]
         elif 'nobody' in pairs.derived:
             table, none = pairs.derived['table'], pairs.derived['nobody']
-            pairs.derived[key] = make_plans(table, rows, 1, none, sorts=pairs.slots > HALVING)
+            pairs.derived[key] = make_plans(table, rows, groups, none, sorts=pairs.slots > HALVING)
         else:
             pairs.derived[key] = make_plans(table_of_pairs(pairs), rows, groups, none=-1)
     return cast(list[VisitPlan], pairs.derived[key])
