@@ -11,7 +11,7 @@ from torch import nn
 from lidar_kd.bundle import BundleSpec, IntensitySpec, ModelSpec, read_spec, SensorSpec
 from lidar_kd.labels import ClassTable
 from lidar_kd.models import build_model
-from training.data.settings import Data
+from training.data.settings import Data, DataSource, LabelledSource
 from training.methods.inputs import Widths
 from training.run.config import Config, NetworkSettings
 from training.run.synced_norm import synchronise_norms
@@ -54,6 +54,9 @@ def find_provenance(config: Config, scans: int, plan: TeachingPlan) -> dict[str,
         'date': date.today().isoformat(),
         'data': f'{config.data.kind}, {scans} scans',
     }
+    more = [*config.data.labelled, *config.data.unlabelled]
+    if more:
+        facts['more_data'] = ', '.join(_name_source(source, config.data) for source in more)
     start = config.model.warm_start
     if start is not None:
         facts['warm_start'] = read_spec(start).run_or(start.stem)
@@ -62,6 +65,13 @@ def find_provenance(config: Config, scans: int, plan: TeachingPlan) -> dict[str,
         facts['teacher'] = 'itself, on fused scans' if plan.is_its_own else ', '.join(names)
         facts['method'] = config.taught_by
     return facts
+
+
+def _name_source(source: DataSource, data: Data) -> str:
+    """By its folder, not where that lies on this machine: whose licence counts, too."""
+    root = source.root or data.root
+    labels = '' if isinstance(source, LabelledSource) else ' without labels'
+    return f'{root.resolve().name if root else source.kind}{labels}'
 
 
 def build_student(model: NetworkSettings, spec: BundleSpec, *, synchronised: bool) -> nn.Module:

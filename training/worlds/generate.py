@@ -20,7 +20,7 @@ from training.worlds.kinds import PLACES
 from training.worlds.scene import VariedSequence, Variety
 from training.worlds.standpoint import MOUNTS
 
-EDITION = 3  # of the generator: another one makes another world from the same seed
+EDITION = 4  # of the generator: another one makes another world from the same seed
 
 
 @dataclass(frozen=True, kw_only=True)

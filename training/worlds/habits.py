@@ -56,7 +56,7 @@ def draw_habit(device: str, rng: Rng) -> Habit:
         )  # fmt: skip
     gain = 0.0 if rng.random() < _ABSENT else float(np.exp(rng.normal(0, 0.6)))
     return Habit(
-        shade=shade, gain=gain, gamma=float(np.exp(rng.normal(0.1, 0.45))),
+        shade=shade, gain=gain, gamma=float(np.exp(rng.normal(0.2, 0.55))),
         most=float(rng.choice([1.0, 1.0, rng.uniform(0.5, 1.0)])),
         retro_from=float(rng.choice([1.0, 0.4])),
         fade_m=float(rng.uniform(12, 60)) if rng.random() < 0.25 else np.inf,

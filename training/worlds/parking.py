@@ -30,7 +30,7 @@ def place_parked(site: Site) -> None:
 
 
 def draw_parked(rng: Rng, enrich: float) -> Mesh:
-    weights = np.array([0.82, 0.1, 0.03, 0.04, 0.01]) * [1, 1, *[enrich] * 3]
+    weights = np.array([0.77, 0.11, 0.05, 0.055, 0.015]) * [1, 1, *[enrich] * 3]
     return _BUILDERS[int(rng.choice(5, p=weights / weights.sum()))](rng)
 
 

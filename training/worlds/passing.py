@@ -58,7 +58,7 @@ class Passing:
             (vehicles.build_bus, 0.2 * heavy * enrich),
             (vehicles.build_trailer, 0.12 * heavy * enrich),
             (vehicles.build_tram, 0.15 * heavy * enrich * town),
-            (people.build_motorcyclist, 0.02 * enrich),
+            (people.build_motorcyclist, 0.03 * enrich),
             (people.build_bicyclist, 0.03 * enrich * town),
         ]
         weights = np.array([weight for _, weight in choices])

@@ -8,7 +8,6 @@ its own. Every part has its own generator, so a scan is the same whichever proce
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -63,7 +62,14 @@ class VariedSequence:
 
     def __init__(self, variety: Variety) -> None:
         self.variety = variety
-        self._built = lru_cache(maxsize=1)(self._build)
+        self._kept: tuple[int, Site, Scene] | None = None
+
+    def built(self, number: int) -> tuple[Site, Scene]:
+        """The scene of a number; the last one is kept, and freed before the next is built."""
+        if self._kept is None or self._kept[0] != number:
+            self._kept = None
+            self._kept = number, *self._build(number)
+        return self._kept[1:]
 
     def _build(self, number: int) -> tuple[Site, Scene]:
         """The scene of a number, filled and ready to be hit."""
@@ -83,11 +89,11 @@ class VariedSequence:
 
     def pose(self, scan: int) -> Array:
         """(4, 4) sensor to world."""
-        site, scene = self._built(scan // self.variety.scans_per_scene)
+        site, scene = self.built(scan // self.variety.scans_per_scene)
         return draw_pose(site, scene, self.mount(scan), self.variety.rng(_STAND, scan, 1))
 
     def scan(self, scan: int) -> SimulatedScan:
-        site, scene = self._built(scan // self.variety.scans_per_scene)
+        site, scene = self.built(scan // self.variety.scans_per_scene)
         device, mount, pose = self.device(scan), self.mount(scan), self.pose(scan)
         turned = device.directions @ pose[:3, :3].T
         rays = np.concatenate([np.broadcast_to(pose[:3, 3], turned.shape), turned], 1)

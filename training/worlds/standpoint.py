@@ -19,7 +19,7 @@ CAR, ANY_MOUNT = 'car', 'any'
 MOUNTS = (ANY_MOUNT, CAR)
 _REACH_M = 42.0  # from the middle of the tile, so that there is a scene all around
 _TRIES = 60
-_NEAR_M, _CROWDED = 1.0, 0.15  # share of the horizon that may be that near
+_CROWDED = 0.15  # share of the horizon where something may be near
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +71,19 @@ def draw_pose(site: Site, scene: Scene, mount: Mount, rng: Rng) -> Array:
     """(4, 4) sensor to world: the first place of some where nothing is in its way."""
     for _ in range(_TRIES):
         pose = _stand(site, mount, *_draw_place(site, mount, rng))
-        if is_clear(scene, pose[:3, 3]):
+        if is_clear(scene, pose[:3, 3], 1.0 if mount.hood_deg is None else 1.8):
             return pose
     return pose
 
 
-def is_clear(scene: Scene, eye: Array) -> bool:
-    """Not in a bush, in a wall or in a house: few things within a metre, no roof above."""
+def is_clear(scene: Scene, eye: Array, near_m: float) -> bool:
+    """Not in a bush, in a wall or in a house: few things that near, no roof above."""
     around = np.linspace(0, math.tau, 48, endpoint=False)
     level = np.stack([np.cos(around), np.sin(around), 0 * around], 1)
     ways = np.concatenate([level, [[0.0, 0.0, 1.0]]])
     hits = scene.cast(np.concatenate([np.broadcast_to(eye, ways.shape), ways], 1))
     roofed = np.isfinite(hits.distance[-1]) and hits.raw[-1] == BUILDING
-    return not roofed and float((hits.distance[:-1] < _NEAR_M).mean()) < _CROWDED
+    return not roofed and float((hits.distance[:-1] < near_m).mean()) < _CROWDED
 
 
 def _stand(site: Site, mount: Mount, at: Array, yaw: float) -> Array:

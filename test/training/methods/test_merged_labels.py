@@ -12,7 +12,7 @@ from made_up_batch import Answers, make_inputs, STUDENT, TEACHER
 import numpy as np
 from pydantic import ValidationError
 import pytest
-from small_run import make_config, make_street, settings_on
+from small_run import make_config, make_street, prepare, save_teacher, settings_on
 import torch
 from torch import Tensor
 
@@ -185,6 +185,22 @@ def raise_by_1_m(velodyne: Path) -> None:
         points = np.fromfile(scan, '<f4').reshape(-1, 4)
         points[:, 2] -= 1
         points.tofile(scan)
+
+
+def test_a_bundle_names_all_the_data_that_it_was_made_of(tmp_path: Path) -> None:
+    street = make_street(tmp_path / 'street')
+    for name in ('ika', 'ouster'):
+        make_street(tmp_path / name)
+    save_teacher(tmp_path / 'teacher.safetensors')
+    settings = settings_on(
+        street,
+        method=[],
+        teacher={'bundle': str(tmp_path / 'teacher.safetensors'), 'pseudo_labels': 0.5},
+        data__labelled=[{'root': str(tmp_path / 'ika'), 'sequences': ['00']}],
+        data__unlabelled=[{'root': str(tmp_path / 'ouster'), 'sequences': ['00']}],
+    )
+    parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
+    assert parts.spec.provenance['more_data'] == 'ika, ouster without labels'
 
 
 def test_smoothing_and_merged_labels_exclude_each_other(tmp_path: Path) -> None:

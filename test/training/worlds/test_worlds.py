@@ -203,7 +203,7 @@ def test_a_sensor_stands_neither_in_a_bush_nor_in_a_house() -> None:
     roof = Scene(box((9, 9, 0.2), (0, 0, 4), 50, 'roof'))
     post = Scene(box((0.1, 0.1, 3), (0.8, 0, 1), 80, 'steel'))  # 7 of 360 degrees
     eye = np.array([0.0, 0.0, 1.0])
-    assert [is_clear(scene, eye) for scene in (cube, roof, post)] == [False, False, True]
+    assert [is_clear(scene, eye, 1.0) for scene in (cube, roof, post)] == [False, False, True]
 
 
 def test_beams_keep_their_order_when_each_is_a_little_off() -> None:
@@ -221,7 +221,7 @@ def test_a_bridge_leaves_the_street_open_below_it() -> None:
 
 def test_the_ground_of_a_scan_lies_where_the_sensor_sees_it() -> None:
     sequence = varied()
-    site, _ = sequence._built(0)
+    site, _ = sequence.built(0)
     for scan in range(3):
         made, pose = sequence.scan(scan), sequence.pose(scan)
         road = made.points[np.isin(made.labels & 0xFFFF, (40, 48)), :3]
