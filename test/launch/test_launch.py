@@ -133,6 +133,8 @@ def test_a_bag_is_labelled_by_the_command_that_a_shell_would_start(segment: Modu
     assert program == 'python3'  # the active environment's, as that of the node
     assert words == ['-m', 'lidar_kd.cli.bag', 'drive', 'out', '--bundle', 'a.safetensors']
     assert make_bag_parser().parse_args(words[2:]).out == Path('out')
+    chosen = segment.label_bag({**given, 'bag': 'drive', 'model': 'auto'})
+    assert '--bundle' not in chosen  # the command has a default of its own
 
 
 def test_in_autowares_place_the_topics_have_its_names(segment: ModuleType) -> None:

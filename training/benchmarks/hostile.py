@@ -23,6 +23,7 @@ MOST_GB = 2.0
 POLL_S = 0.02
 CASES_OF_A_WORKER = 2000  # each loads again what the kinds import late, some seconds
 FAILURES = ('crash', 'traceback', 'hang', 'memory', 'unclean')
+LINE_AFTER = 500  # cases, without a terminal: an ended run goes on from its last line
 SHOWN = 5  # examples of each kind of failure
 TICK = os.sysconf('SC_CLK_TCK')
 FORK = multiprocessing.get_context('fork')  # what torch takes seconds to load is shared
@@ -102,7 +103,9 @@ def run_hostile(
     console: Console, *, cases: int, seed: int, first: int, kind: str | None = None
 ) -> dict[str, float]:
     """Every case is a number: `--seed S --first N --cases 1` does it again, alone."""
-    console.line(f'{cases} cases from number {first} on, seed {seed}')
+    console.line(
+        f'{cases} cases from number {first} on, seed {seed}; --first N goes on from there'
+    )
     with tempfile.TemporaryDirectory(prefix='hostile-') as scratch:
         templates = Path(scratch) / 'templates'
         templates.mkdir()
@@ -117,7 +120,8 @@ def run_hostile(
         ends: dict[str, Counter[str]] = defaultdict(Counter)
         failed: Counter[tuple[str, str]] = Counter()
         peak_gb = 0.0
-        with console.progress(len(chosen), 'hostile', unit='cases') as advance:
+        every = min(LINE_AFTER, max(1, len(chosen) // 10))
+        with console.progress(len(chosen), 'hostile', unit='cases', every=every) as advance:
             for number, verdict in _judge_all(chosen, templates, Path(scratch), seed):
                 name = choose_kind(kinds, number)
                 ends[name][verdict.end] += 1
