@@ -22,7 +22,7 @@ from torch import Tensor
 from lidar_kd.bundle import Bundle, load_bundle
 from lidar_kd.errors import ConfigError, DataError
 from lidar_kd.labels import IGNORE
-from lidar_kd.models.fixed_scan import FixedScans, make_fixed_scans
+from lidar_kd.models.fixed_sizes import FixedScans, make_fixed_scans
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.sensor import SensorFit, SensorOptions
 from lidar_kd.sensor.intensity import limit_intensity
@@ -71,6 +71,7 @@ class Segmenter:
         self.spec = bundle.spec
         self.bundle = f'{bundle.name} ({bundle.sha256})'  # for diagnostics
         self.device = choose_device(device)
+        self._no_gpu = told_of_no_gpu() if device == 'auto' else None
         self.engine = select_engine(self.device, engine)
         self.dtype = choose_dtype(precision, self.device, self.engine)
         model = copy.deepcopy(bundle.model)  # folding changes the weights
@@ -84,6 +85,12 @@ class Segmenter:
             self._fixed = make_fixed_scans(self.spec.grid, self._model, self.dtype)
         self.engine.memory.tune(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
+
+    @property
+    def setbacks(self) -> list[str]:
+        """What a GPU refused, and what was done about it; a sentence each, for diagnostics."""
+        told = [] if self._no_gpu is None else [self._no_gpu]
+        return told + ([] if self._fixed is None else self._fixed.setbacks)
 
     def warm_up(self, points: int = 120_000) -> None:
         """Runs once over made-up points of a typical number: the first real scan is then fast."""
@@ -107,7 +114,7 @@ class Segmenter:
         fixed = self._answer_fixed(scan)
         if fixed is not None:
             return fixed
-        voxels, output = self._run(scan)
+        voxels, output = self._run_or_make_room(scan)
         if output is None:
             return self._unanswered(len(points), unseen(voxels))
         with self._stage('answer'):
@@ -151,6 +158,16 @@ class Segmenter:
         reasons = count_overflowed(found.labels, found.unseen)
         told = found.labels, found.probability, found.entropy
         return Segmentation(*told, self._timing, reasons)
+
+    def _run_or_make_room(self, scan: NDArray[np.float32]) -> tuple[Voxels, Output | None]:
+        """Where the GPU has no memory left, that of the graphs is given up for this scan."""
+        try:
+            return self._run(scan)
+        except torch.OutOfMemoryError as error:
+            if self._fixed is None or self._fixed.gave_up:
+                raise
+            self._fixed.step_down(error)
+        return self._run(scan)
 
     def _run(self, scan: NDArray[np.float32]) -> tuple[Voxels, Output | None]:
         """The network over the points it can see; None where there are none."""
@@ -236,9 +253,31 @@ def to_points(
     return seen.new_full((count,), missing).index_copy_(0, rows, seen)
 
 
+def explain_useless_gpu(device: str = 'cuda') -> str:
+    """Why the GPU that torch finds cannot be computed on; empty: it can, or there is none."""
+    if not torch.cuda.is_available():
+        return ''
+    try:
+        torch.ones(8).to(device).mul(2).sum().item()
+    except (RuntimeError, AssertionError) as error:  # not built for this GPU, or for none
+        return str(error).partition('\n')[0]
+    return ''
+
+
+def told_of_no_gpu() -> str | None:
+    reason = explain_useless_gpu()
+    if not reason:
+        return None
+    return f'device auto: the GPU is left aside ({reason}); computing on the CPU'
+
+
 def choose_device(name: str) -> torch.device:
     if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        sentence = told_of_no_gpu()
+        if sentence:
+            log.warning('%s', sentence)
+        works = torch.cuda.is_available() and not sentence
+        return torch.device('cuda' if works else 'cpu')
     found = re.fullmatch('cpu|cuda(?::(0|[1-9][0-9]*))?', name)
     if not found:
         raise ConfigError(f'device {name!r} is unknown: use auto, cpu, cuda or cuda:N, as cuda:1')
@@ -251,6 +290,11 @@ def choose_device(name: str) -> torch.device:
         )
     if int(found[1] or 0) >= torch.cuda.device_count():
         raise ConfigError(f'device {name}: this machine has {torch.cuda.device_count()}')
+    if reason := explain_useless_gpu(name):
+        raise ConfigError(
+            f'device {name}: torch cannot compute there ({reason}); install a torch built for '
+            'this GPU, or set device to cpu'
+        )
     return torch.device(name)
 
 

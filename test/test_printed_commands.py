@@ -53,6 +53,7 @@ NOT_TRIED = {
     'sh': 'e1.sh takes days',
     'source': 'changes the shell that it is typed in',
     'sudo': 'changes the system',
+    'tegrastats': 'a Jetson has it',
     'tensorboard': 'serves until it is stopped',
 }
 OURS = ('python', 'torchrun', 'make', 'ros2', 'lidar-kd-bag', 'lidar-kd-segment')

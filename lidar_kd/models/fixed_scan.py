@@ -7,8 +7,8 @@ code runs on a CPU, eagerly, where the tests look at it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-import logging
 import math
 from typing import Any, cast
 
@@ -19,22 +19,17 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from lidar_kd.labels import IGNORE
-from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.output import SegmentationNetwork
 from lidar_kd.sparse.engines.parts import RowAnswers
 from lidar_kd.sparse.fixed.engine import FixedShapeEngine
-from lidar_kd.sparse.fixed.level import FixedLevel, rooms_for
+from lidar_kd.sparse.fixed.level import FixedLevel
 from lidar_kd.sparse.fixed.maps import MapBuilder
 from lidar_kd.sparse.fixed.morton import MortonKeys, PAD
-from lidar_kd.voxels import CartesianGrid, Grid, REACH, Voxels
+from lidar_kd.voxels import CartesianGrid, REACH, Voxels
 
-log = logging.getLogger(__name__)
-
-SIZES = (1 << 15, 1 << 16, 1 << 17, 1 << 18)  # points; a scan takes the next larger one
 CUBE = 3
-LEVELS = 5
 WARM_UPS = 3  # eager runs before a capture: libraries choose and load their kernels
-_ENDS = 4 * 4  # bytes: finite, returned, held, overflowed
+_COUNTS = 4  # numbers before those of cells: finite, returned, held, unfit
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +40,27 @@ class FixedAnswers:
     probability: NDArray[np.float32]
     entropy: NDArray[np.float32]
     unseen: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A scan that has to be answered otherwise. cells: of each level; unfit: it has fewer cells
+    than the network's patches have rows, or lies too far apart.
+    """
+
+    cells: tuple[int, ...]
+    unfit: bool
+
+
+@dataclass(frozen=True)
+class FixedNetwork:
+    """What a network asks of maps. stem: size of a kernel of the first level beside the cube of
+    3, 0: none; mixes: layers that know of no missing neighbours lie between its convolutions.
+    """
+
+    levels: int
+    stem: int = 0
+    mixes: bool = False
 
 
 class FixedGrid:
@@ -86,34 +102,53 @@ class FixedGrid:
 
 
 class FixedScan:
-    """One size of scan: what is fixed is made here, once."""
+    """One size of scan: what is fixed is made here, once.
+
+    rooms: cells that each level has room for, the first as many as there are points.
+    """
 
     def __init__(
-        self, size: int, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype
+        self,
+        rooms: Sequence[int],
+        grid: CartesianGrid,
+        model: nn.Module,
+        dtype: torch.dtype,
+        wants: FixedNetwork,
+        *,
+        graph: bool = False,
     ) -> None:
         device = next(model.parameters()).device
-        self.size, self._model, self._dtype = size, cast(SegmentationNetwork, model), dtype
+        self.size, self.rooms = rooms[0], tuple(rooms)
+        self._model, self._dtype = cast(SegmentationNetwork, model), dtype
         self._grid = FixedGrid(grid, device)
-        self._builder = MapBuilder(rooms_for(size, LEVELS), CUBE, device)
-        self._engine, self._answers = FixedShapeEngine(), RowAnswers()
-        on_gpu = device.type == 'cuda'
+        self._builder = MapBuilder(rooms, CUBE, device, stem=wants.stem)
+        self._engine, self._answers = FixedShapeEngine(clears=wants.mixes), RowAnswers()
+        self._ends = 4 * (_COUNTS + len(rooms))  # bytes
+        self._make_room(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if graph:
+            with torch.cuda.device(device):  # streams are of the current one
+                self._graph = self._capture()
+
+    def _make_room(self, device: torch.device) -> None:
+        """For points and answers, on both sides."""
+        on_gpu, size = device.type == 'cuda', self.size
         self._host = torch.full((size, 4), math.nan, pin_memory=on_gpu)
         self._points = self._host.to(device)
-        self._bytes = torch.empty(_ENDS + 9 * size, dtype=torch.uint8, pin_memory=on_gpu)
-        self._graph = self._capture() if on_gpu else None
+        self._bytes = torch.empty(self._ends + 9 * size, dtype=torch.uint8, pin_memory=on_gpu)
+        self._fits = torch.zeros((), dtype=torch.bool, device=device)
         self._nobody = torch.zeros(size, dtype=torch.int32, device=device)
 
-    def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | None:
-        """None where the scan has more cells than there is room for."""
+    def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | Misfit:
         self._host[: len(scan)] = torch.from_numpy(scan)
         self._host[len(scan) :] = math.nan
         self._points.copy_(self._host, non_blocking=True)
         if self._graph is None:
-            self._bytes.copy_(self.run(self._points))
+            result = self.run(self._points)
         else:
             self._graph.replay()
-            self._bytes.copy_(self._result, non_blocking=True)
-            torch.cuda.current_stream().synchronize()
+            result = self._result
+        self._bytes.copy_(result)  # the one wait
         return self.read(self._bytes, len(scan))
 
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -125,7 +160,8 @@ class FixedScan:
                 self.run(self._points)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # the node's other threads go on
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             self._result = self.run(self._points)
         return graph
 
@@ -141,9 +177,11 @@ class FixedScan:
             features.to(self._dtype), level,
         )  # fmt: skip
         logits = self._model(voxels).voxel_logits
-        return self._pack(logits, maps.point_row, counts, maps.overflowed)
+        unfit = torch.stack(level.unfit).any() if level.unfit else self._fits
+        ends = torch.cat([counts, unfit[None], maps.cells]).int()
+        return self._pack(logits, maps.point_row, ends)
 
-    def _pack(self, logits: Tensor, row: Tensor, counts: Tensor, overflowed: Tensor) -> Tensor:
+    def _pack(self, logits: Tensor, row: Tensor, ends: Tensor) -> Tensor:
         labels, probability, entropy = self._answers(logits)
         told = probability + entropy
         lost = told - told != 0  # not finite: an overflow of the number type
@@ -153,20 +191,17 @@ class FixedScan:
             probability.masked_fill_(lost, 0.0),
             entropy.masked_fill_(lost, math.nan),
         )
-        ends = torch.cat([counts, overflowed[None]]).int()
         parts = [answer.index_select(0, row) for answer in answers]
         return torch.cat([part.view(torch.uint8) for part in (ends, *parts[1:], parts[0])])
 
-    def read(self, run: Tensor, count: int) -> FixedAnswers | None:
-        """None where the scan had more cells than there is room for."""
+    def read(self, run: Tensor, count: int) -> FixedAnswers | Misfit:
         raw = run.numpy()
-        ends = raw[:_ENDS].view(np.int32)
-        if ends[3]:
-            return None
-        rest = raw[_ENDS:]
+        finite, returned, held, unfit, *cells = raw[: self._ends].view(np.int32).tolist()
+        if unfit or any(number > room for number, room in zip(cells, self.rooms)):
+            return Misfit(tuple(cells), bool(unfit))
+        rest = raw[self._ends :]
         probability, entropy = rest[: 8 * self.size].view(np.float32).reshape(2, -1)
         labels = rest[8 * self.size :]
-        finite, returned, held = (int(number) for number in ends[:3])
         unseen = {
             'not_finite': count - finite,
             'no_return': finite - returned,
@@ -176,37 +211,3 @@ class FixedScan:
             labels[:count].copy(), probability[:count].copy(), entropy[:count].copy(),
             {reason: n for reason, n in unseen.items() if n},
         )  # fmt: skip
-
-
-class FixedScans:
-    """Scans of any size, each by the smallest FixedScan that holds it, made when first needed."""
-
-    def __init__(self, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype) -> None:
-        self._made_of = grid, model, dtype
-        self._scans: dict[int, FixedScan] = {}
-        self.gave_up = False
-
-    def answer(self, scan: NDArray[np.float32]) -> FixedAnswers | None:
-        """None where it has to be answered otherwise."""
-        size = next((size for size in SIZES if size >= len(scan)), None)
-        if size is None or self.gave_up:
-            return None
-        try:
-            if size not in self._scans:
-                self._scans[size] = FixedScan(size, *self._made_of)
-            return self._scans[size].answer(scan)
-        except RuntimeError as error:  # of CUDA: no memory, or a call that no graph can hold
-            self.gave_up = True
-            self._scans.clear()
-            reason = str(error).partition('\n')[0]
-            log.warning(
-                'fixed shapes: given up (%s); scans are answered one call at a time', reason
-            )
-            return None
-
-
-def make_fixed_scans(grid: Grid, model: object, dtype: torch.dtype) -> FixedScans | None:
-    """None for a network that asks for other maps than those that are built here."""
-    if not isinstance(grid, CartesianGrid) or not isinstance(model, MinkUNet):
-        return None
-    return FixedScans(grid, model, dtype)

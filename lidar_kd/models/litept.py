@@ -13,9 +13,10 @@ from torch import nn, Tensor
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.blocks import build_level_maps, CUBE, MOST_BLOCKS
+from lidar_kd.models.fixed_patches import order_cells, Ordered
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.ptv3 import NORM, Pool, STEM, Unpool
-from lidar_kd.models.serialization import ORDERS, Patches, serialize, Serialized
+from lidar_kd.models.serialization import ORDERS, Patches
 from lidar_kd.models.transformer import (
     Attention,
     DropPath,
@@ -75,7 +76,7 @@ class LiteStage(nn.ModuleList):
         super().__init__(blocks)
         self.patch, self.rope_base = patch, rope_base
 
-    def forward(self, x: Tensor, seen: Tensor, cells: Serialized) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor, cells: Ordered) -> Tensor:
         turns = None
         for k, block in enumerate(self):
             if isinstance(block, RotaryBlock):
@@ -190,9 +191,9 @@ class LitePT(nn.Module):
             early=Early(SparseTensor(early, levels[top].level), (2**top,) * 3, voxels.level),
         )
 
-    def _ordered(self, level: Level, k: int) -> Serialized:
+    def _ordered(self, level: Level, k: int) -> Ordered:
         """The orders are found anew at each level that attends, and asked for nowhere else."""
-        return serialize(level, self.orders, len(self.pools) - k)
+        return order_cells(level, self.orders, len(self.pools) - k)
 
 
 def _check(

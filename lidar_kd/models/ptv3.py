@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.models.blocks import build_level_maps, MOST_BLOCKS
+from lidar_kd.models.fixed_patches import order_cells, Ordered
 from lidar_kd.models.output import Early, Output
 from lidar_kd.models.points import highest
-from lidar_kd.models.serialization import ORDERS, serialize, Serialized
+from lidar_kd.models.serialization import ORDERS
 from lidar_kd.models.transformer import AttentionBlock, Linear, MlpSeen, take_rows
 from lidar_kd.sparse import ConvNorm, Level, Norm, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -82,7 +83,7 @@ class Blocks(nn.ModuleList):
         self.patch = patch
         self.checkpointing = False
 
-    def forward(self, x: Tensor, cells: Serialized, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cells: Ordered, seen: Tensor | None = None) -> Tensor:
         for k, block in enumerate(self):
             inputs = x, cells.level, cells.patches(k, self.patch), seen
             if self.checkpointing and torch.is_grad_enabled():
@@ -170,9 +171,9 @@ class PTv3(nn.Module):
             early=Early(SparseTensor(early, levels[top].level), (2**top,) * 3, voxels.level),
         )
 
-    def _pyramid(self, level: Level) -> tuple[list[Serialized], list[Tensor]]:
+    def _pyramid(self, level: Level) -> tuple[list[Ordered], list[Tensor]]:
         """Every level in its orders, finest first, and each one's rows in the next."""
-        levels, parents = [serialize(level, self.orders, len(self.pools))], []
+        levels, parents = [order_cells(level, self.orders, len(self.pools))], []
         for _ in self.pools:
             coarse, parent = levels[-1].pooled()
             levels.append(coarse)

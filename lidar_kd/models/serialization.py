@@ -40,14 +40,15 @@ def encode(cells: Tensor, depth: Tensor, order: str) -> Tensor:
     """
     rows = len(cells) if cells.is_cuda else ROWS_PER_THREAD
     parts = zip(cells.long().split(rows), depth.split(rows))
-    return torch.cat([_encode(part, bits, order) for part, bits in parts])
+    return torch.cat([place_on_curve(part, bits, order) for part, bits in parts])
 
 
-def _encode(cells: Tensor, depth: Tensor, order: str) -> Tensor:
+def place_on_curve(cells: Tensor, depth: Tensor, order: str, deepest: int | None = None) -> Tensor:
+    """deepest: no depth is larger; None: to be asked of the device."""
     x, y, z = cells.T.contiguous()
     if order.endswith('-trans'):
         x, y = y, x
-    return interleave(x, y, z) if order.startswith('z') else hilbert(x, y, z, depth)
+    return interleave(x, y, z) if order.startswith('z') else hilbert(x, y, z, depth, deepest)
 
 
 def interleave(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -61,9 +62,9 @@ def _spread(number: Tensor) -> Tensor:
     return number
 
 
-def hilbert(x: Tensor, y: Tensor, z: Tensor, depth: Tensor) -> Tensor:
+def hilbert(x: Tensor, y: Tensor, z: Tensor, depth: Tensor, deepest: int | None = None) -> Tensor:
     """The curve of Skilling, Programming the Hilbert curve (2004), octant by octant from above."""
-    deepest = int(depth.max())
+    deepest = int(depth.max()) if deepest is None else deepest
     lift = deepest - depth  # the curve of a row starts at its own depth
     octants = interleave(x << lift, y << lift, z << lift)
     digits, states = hilbert_tables(x.device)

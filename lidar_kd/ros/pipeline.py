@@ -175,6 +175,8 @@ class Pipeline:
         if device.type == 'cuda':
             facts['device'] += f' ({torch.cuda.get_device_name(device)})'
             facts['GPU memory (MB)'] = f'{torch.cuda.memory_reserved(device) / 1e6:.0f}'
+        if self._segmenter.setbacks:
+            facts['setbacks'] = ' '.join(f'{told}.' for told in self._segmenter.setbacks)
         return facts
 
     def intensity_facts(self) -> dict[str, str]:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bench.py gpu`: full MinkUNet on a CUDA device, under every engine and number type."""
+"""`bench.py gpu`: full MinkUNet on a CUDA device, under every engine and number type, at two
+sizes of voxel; then points to labels of the networks that robots run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,22 +17,24 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.sparse import Engine, Level, select_engine
-from lidar_kd.sparse.engines.spconv import spconv_missing
+from lidar_kd.sparse.select import NAMES
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import CLASSES, make_model, rounds
 from training.benchmarks.gpu_segment import time_segment
 from training.benchmarks.scans import distinct_scans
 
-SIZE_M = 0.1
+SIZES_M = (0.1, 0.05)
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = 'cuda'
 PARTS = ('maps', 'net', 'step')
 
 
 @dataclass(frozen=True)
 class Row:
-    """An engine and a number type; the networks are made once."""
+    """A voxel size, an engine and a number type; the networks are made once."""
 
+    size_m: float
     engine: Engine
     dtype: torch.dtype
     folded: Any  # in that type
@@ -37,28 +42,26 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f'{self.engine.name} {str(self.dtype).removeprefix("torch.")}'
+        return f'{self.engine.name} {str(self.dtype).removeprefix("torch.")} {self.size_m:g}'
 
 
 def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     if not torch.cuda.is_available():
         raise ConfigError('gpu: torch sees no CUDA device here; run it on a machine with one.')
     clouds, source = distinct_scans(scans)
-    batches = [_prepare(torch.from_numpy(cloud).to(DEVICE)) for cloud in clouds]
-    rows = _rows(console)
-    sizes = sorted(len(voxels.level) for voxels in batches)
     console.banner(
-        f'gpu: MinkUNet 21.7 M at {SIZE_M} m on {torch.cuda.get_device_name()}',
-        {'scans': f'{source}, {sizes[len(sizes) // 2]} voxels (median)'},
+        f'gpu: MinkUNet 21.7 M on {torch.cuda.get_device_name()}',
+        {'scans': source, 'versions': f'torch {torch.__version__}, CUDA {torch.version.cuda}'},
     )
-    clock, peaks = Clock(), dict[str, float]()
-    with console.progress(repeats * len(batches), 'measuring') as advance:
-        for repeat, scan in rounds(len(batches), repeats):
+    rows, clock, peaks = _rows(console), Clock(), dict[str, float]()
+    with console.progress(repeats * len(clouds), 'measuring') as advance:
+        for repeat, scan in rounds(len(clouds), repeats):
             for row in rows:
+                voxels = _prepare(torch.from_numpy(clouds[scan]).to(DEVICE), row.size_m)
                 if repeat == scan == 0:
-                    _measure(row, batches[0], Clock(), 0)  # loads and tunes kernels
+                    _measure(row, voxels, Clock(), 0)  # loads and tunes kernels
                 torch.cuda.reset_peak_memory_stats()
-                _measure(row, batches[scan], clock, scan)
+                _measure(row, voxels, clock, scan)
                 peak = 1e-9 * torch.cuda.max_memory_allocated()
                 peaks[row.name] = max(peak, peaks.get(row.name, 0.0))
             advance()
@@ -67,20 +70,24 @@ def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
 
 
 def _rows(console: Console) -> list[Row]:
-    engines = [select_engine(DEVICE, 'torch')]
-    missing = spconv_missing()
-    if missing:
-        console.warn(f'spconv is left out: {missing}')
-    else:
-        engines.append(select_engine(DEVICE, 'spconv'))
+    engines = []
+    for name in sorted({*NAMES} - {'auto', 'native'}):
+        try:
+            engines.append(select_engine(DEVICE, name))
+        except ConfigError as error:
+            console.warn(f'left out: {error}')
     torch.manual_seed(0)
     trained = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
-    folded = {dtype: make_model().to(DEVICE, dtype) for dtype in (torch.float32, torch.float16)}
-    return [Row(engine, *of_type, trained) for engine in engines for of_type in folded.items()]
+    folded = {dtype: make_model().to(DEVICE, dtype) for dtype in TYPES}
+    return [
+        Row(size_m, engine, dtype, network, trained)
+        for size_m, engine, (dtype, network) in product(SIZES_M, engines, folded.items())
+        if engine.computes(dtype)
+    ]
 
 
-def _prepare(cloud: Tensor) -> Voxels:
-    return voxelize(cloud, CartesianGrid(voxel_m=SIZE_M))
+def _prepare(cloud: Tensor, size_m: float) -> Voxels:
+    return voxelize(cloud, CartesianGrid(voxel_m=size_m))
 
 
 def _measure(row: Row, voxels: Voxels, clock: Clock, scan: int) -> None:
@@ -94,7 +101,8 @@ def _measure(row: Row, voxels: Voxels, clock: Clock, scan: int) -> None:
     labels = torch.arange(len(mine.level), device=DEVICE) % CLASSES
 
     def step() -> None:
-        with torch.autocast(DEVICE, torch.float16, enabled=row.dtype == torch.float16):
+        half = None if row.dtype == torch.float32 else row.dtype
+        with torch.autocast(DEVICE, half, enabled=half is not None):
             logits = row.trained(mine).voxel_logits
         cross_entropy(logits.float(), labels).backward()
         row.trained.zero_grad(set_to_none=True)
@@ -123,10 +131,12 @@ def _timed(clock: Clock, row: Row, part: str, scan: int, run: Any) -> None:
 @torch.inference_mode()
 def _errors(rows: list[Row], cloud: Tensor) -> dict[str, float]:
     """Largest difference from the CPU's answer, relative to its largest logit."""
-    truth, errors = make_model()(_prepare(cloud)).voxel_logits, {}
+    truth = {size: make_model()(_prepare(cloud, size)).voxel_logits for size in SIZES_M}
+    errors = {}
     for row in rows:
-        logits = row.folded(_with(_prepare(cloud.to(DEVICE)), row)).voxel_logits.float().cpu()
-        errors[row.name] = float((logits - truth).abs().max() / truth.abs().max())
+        voxels = _with(_prepare(cloud.to(DEVICE), row.size_m), row)
+        logits, true = row.folded(voxels).voxel_logits.float().cpu(), truth[row.size_m]
+        errors[row.name] = float((logits - true).abs().max() / true.abs().max())
     return errors
 
 
@@ -150,6 +160,13 @@ def _report(
             f'{errors[row.name]:.1e}',
         ]
         table.append([row.name, *cells])
-    columns = ['engine', 'maps ms', 'network ms', 'step ms', 'peak GB', 'error against the CPU']
+    columns = [
+        'engine, type, voxel m',
+        'maps ms',
+        'network ms',
+        'step ms',
+        'peak GB',
+        'error against the CPU',
+    ]
     console.table('medians; a step: maps, forward and backward', columns, table)
     return metrics

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points to labels on a GPU: the shipped student layer by layer and at fixed shapes."""
+"""Points to labels on a GPU, layer by layer and at fixed shapes: the shipped student, and PTv3 of
+11.6 M parameters with made-up weights.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,23 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+import torch
+from torch.profiler import profile, ProfilerActivity
 
-from lidar_kd.bundle import find_shipped_bundle, load_bundle
+from lidar_kd.bundle import Bundle, find_shipped_bundle, load_bundle, ModelSpec
 from lidar_kd.cli.console import Console
+from lidar_kd.models import build_model, PRESETS
 from lidar_kd.segmenter import Precision, Segmenter
 from lidar_kd.sensor import SensorOptions
 from training.benchmarks.clock import Clock
 
 POINTS = 120_000
+PTV3 = 'ptv3_half'
 PRECISIONS: tuple[Precision, ...] = ('float32', 'float16')
 WAYS = {'layers': False, 'fixed': True}
+# of CUDA's own calls: what is launched, and what the host waits for
+LAUNCHES = ('cudaLaunchKernel', 'cuLaunchKernel', 'cudaLaunchKernelExC', 'cudaGraphLaunch')
+WAITS = ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize')
 
 
 def time_segment(
@@ -35,25 +44,57 @@ def time_segment(
             for name, segmenter in rows.items():
                 clock.time(name, scan, partial(segmenter.segment, clouds[scan]))
             advance()
-    return _tell(console, rows, clock)
+    counts = {name: count_calls(segmenter, clouds[0]) for name, segmenter in rows.items()}
+    return _tell(console, rows, clock, counts)
+
+
+def count_calls(segmenter: Segmenter, scan: NDArray[np.float32]) -> tuple[int, int]:
+    """Launches and waits of one scan; none on a CPU."""
+    on_gpu = [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiled:
+        segmenter.segment(scan)
+    found = {event.key: event.count for event in profiled.key_averages()}
+    launches, waits = (sum(found.get(name, 0) for name in names) for names in (LAUNCHES, WAITS))
+    return launches, waits
 
 
 def _make_segmenters(device: str) -> Iterator[tuple[str, Segmenter]]:
-    bundle = load_bundle(find_shipped_bundle())
+    student = load_bundle(find_shipped_bundle())
     off = SensorOptions(mounting='off', intensity='off')
-    for precision, (way, fixed) in product(PRECISIONS, WAYS.items()):
-        yield f'{way}_{precision}', Segmenter(
+    kinds = [('', student, precision) for precision in PRECISIONS]
+    kinds.append(('ptv3_half_', _make_ptv3(student), 'float16'))
+    for (kind, bundle, precision), (way, fixed) in product(kinds, WAYS.items()):
+        yield f'{kind}{way}_{precision}', Segmenter(
             bundle, device=device, engine='torch', precision=precision, sensor=off,
             fixed_shapes=fixed,
         )  # fmt: skip
 
 
-def _tell(console: Console, rows: dict[str, Segmenter], clock: Clock) -> dict[str, float]:
+def _make_ptv3(student: Bundle) -> Bundle:
+    """It looks at the scans as the student does."""
+    name, settings = PRESETS[PTV3]
+    torch.manual_seed(0)
+    network = build_model(name, classes=student.spec.labels.num_classes, **settings).eval()
+    model = ModelSpec(name=name, settings={key: list(value) for key, value in settings.items()})
+    spec = student.spec.model_copy(update={'model': model})
+    return Bundle(model=network, spec=spec)
+
+
+def _tell(
+    console: Console,
+    rows: dict[str, Segmenter],
+    clock: Clock,
+    counts: dict[str, tuple[int, int]],
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     table = []
-    for name in rows:
+    for name, (launches, waits) in counts.items():
         p50, p99 = (clock.percentile(name, share) for share in (50, 99))
         metrics |= {f'segment_{name}_p50_ms': p50, f'segment_{name}_p99_ms': p99}
-        table.append([name, f'{p50:.2f}', f'{p99:.2f}'])
-    console.table(f'segment(), {POINTS} points to labels', ['way', 'p50 ms', 'p99 ms'], table)
+        metrics |= {f'segment_{name}_launches': launches, f'segment_{name}_waits': waits}
+        table.append([name, f'{p50:.2f}', f'{p99:.2f}', str(launches), str(waits)])
+        for setback in rows[name].setbacks:
+            console.warn(f'{name}: {setback}')
+    columns = ['way', 'p50 ms', 'p99 ms', 'launches', 'waits']
+    console.table(f'segment(), {POINTS} points to labels', columns, table)
     return metrics

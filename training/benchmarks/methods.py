@@ -29,7 +29,7 @@ from lidar_kd.sparse import fold_norms, select_engine
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.scans import distinct_scans
-from training.data.batch import Batch, make_batch, voxel_labels
+from training.data.batch import Batch, make_batch
 from training.data.scan import Scan
 from training.methods import build_methods, METHODS
 from training.methods.inputs import Inputs, LabelStatistics, Widths
@@ -145,7 +145,7 @@ class _Pair:
 
 def compare(ours: Output, theirs: Output, batch: Batch) -> Inputs:
     """A fresh comparison: what the answers remember of an earlier one is not taken over."""
-    inputs = make_inputs(replace(ours), batch, voxel_labels(batch, CLASSES))
+    inputs = make_inputs(replace(ours), batch, CLASSES)
     return replace(inputs, teacher=align_own(replace(theirs)))
 
 

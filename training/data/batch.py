@@ -20,6 +20,7 @@ from lidar_kd.labels import IGNORE
 from lidar_kd.sparse import Level
 from lidar_kd.voxels import CartesianGrid, CylinderGrid, voxelize, Voxels
 from training.data.scan import Scan
+from training.methods.without_wait import bring, count_rows
 
 AnyGrid = CartesianGrid | CylinderGrid
 
@@ -64,6 +65,7 @@ class Batch:
     starts: tuple[int, ...]
     names: tuple[str, ...]
     views: Mapping[TeacherInput, TeacherView] = field(default_factory=dict)
+    host: Batch | None = None  # of a batch on a device, the one it was copied from
 
     @property
     def points(self) -> Tensor:
@@ -79,11 +81,12 @@ class Batch:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> Batch:
+        """On a device, with what the host knows of it."""
+        device = torch.device(device)
         parts: list[Any] = [
-            part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
-            for part in _take_apart(self)
+            bring(part, device) if isinstance(part, Tensor) else part for part in _take_apart(self)
         ]
-        return _put_together(*parts)
+        return replace(_put_together(*parts), host=None if device.type == 'cpu' else self)
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
         # An engine is bound to its process: a worker sends the tensors, and the batch is put
@@ -201,8 +204,12 @@ def voxel_labels(batch: Batch, classes: int) -> Tensor:
 def majority(labels: Tensor, point_voxel: Tensor, voxels: int, classes: int) -> Tensor:
     """(M,) uint8 labels of points in voxels -> (V,) uint8, 255 where none has one."""
     known = labels < classes
-    cell = point_voxel[known] * classes + labels[known]
-    counts = torch.bincount(cell, minlength=voxels * classes).view(-1, classes)
+    if labels.is_cuda:
+        cell = point_voxel * classes + labels.long().masked_fill(~known, 0)
+        counts = count_rows(cell, voxels * classes, known).view(-1, classes)
+    else:
+        cell = point_voxel[known] * classes + labels[known]
+        counts = torch.bincount(cell, minlength=voxels * classes).view(-1, classes)
     return counts.argmax(1).masked_fill(counts.sum(1) == 0, IGNORE).to(torch.uint8)
 
 

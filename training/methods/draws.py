@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
+from training.methods.without_wait import bring
 
 Indices = NDArray[np.int64]
 Draw = Callable[[NDArray[np.uint8], int, np.random.Generator], Indices]
@@ -45,17 +46,16 @@ def draw_rows(
     inputs: Inputs, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
 ) -> list[Tensor]:
     """For each scan the rows, among the batch's points, of `count` of its points."""
-    return _draw_of_scans(inputs.label_array, inputs.starts, count, rng, draw, inputs.labels)
+    return _draw_of_scans(inputs.host.label_array, inputs.starts, count, rng, draw, inputs.labels)
 
 
 def draw_voxel_rows(
     inputs: Inputs, count: int, rng: np.random.Generator, draw: Draw = draw_balanced
 ) -> list[Tensor]:
     """For each scan the rows, among the batch's voxels, of `count` of its voxels."""
-    labels = inputs.voxel_labels.cpu().numpy()
-    owner = inputs.voxel_scan.cpu().numpy()
+    owner = inputs.host.voxel_scan.numpy()
     starts = np.searchsorted(owner, np.arange(inputs.scans + 1)).tolist()
-    return _draw_of_scans(labels, starts, count, rng, draw, inputs.labels)
+    return _draw_of_scans(inputs.host.voxel_label_array, starts, count, rng, draw, inputs.labels)
 
 
 def _draw_of_scans(
@@ -67,7 +67,7 @@ def _draw_of_scans(
     like: Tensor,
 ) -> list[Tensor]:
     return [
-        torch.from_numpy(draw(labels[first:stop], count, rng) + first).to(like.device)
+        bring(torch.from_numpy(draw(labels[first:stop], count, rng) + first), like.device)
         for first, stop in zip(starts, starts[1:])
     ]
 

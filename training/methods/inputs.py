@@ -7,8 +7,9 @@ M points and V occupied voxels of the student, B scans, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lidar_kd.errors import DataError
-from lidar_kd.labels import ClassTable
+from lidar_kd.labels import ClassTable, IGNORE
 
 Rows = Callable[[Tensor], Tensor]  # row numbers (R,) -> features (R, D)
 
@@ -39,6 +40,40 @@ class AlignedOutput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class HostRows:
+    """What the samplers draw from, in host memory: they are numpy's. As in Inputs."""
+
+    labels: Tensor
+    instances: Tensor | None
+    point_voxel: Tensor
+    voxel_scan: Tensor
+    voxel_xyz: Tensor
+    find_voxel_labels: Callable[[], Tensor]  # only where a sampler asks
+
+    @cached_property
+    def label_array(self) -> NDArray[np.uint8]:
+        labels: NDArray[np.uint8] = self.labels.numpy()
+        return labels
+
+    def of_classes(self, classes: int) -> HostRows:
+        """Without labels that are none of them."""
+
+        def leave_out(labels: Tensor) -> Tensor:
+            return labels.masked_fill(labels >= classes, IGNORE)
+
+        return replace(
+            self,
+            labels=leave_out(self.labels),
+            find_voxel_labels=lambda: leave_out(self.find_voxel_labels()),
+        )
+
+    @cached_property
+    def voxel_label_array(self) -> NDArray[np.uint8]:
+        labels: NDArray[np.uint8] = self.find_voxel_labels().numpy()
+        return labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
     """One batch: what is known of its points, and what both networks say."""
 
@@ -52,16 +87,23 @@ class Inputs:
     voxel_labels: Tensor  # (V,) uint8 majority label, 255 without any
     student: AlignedOutput
     teacher: AlignedOutput
+    kept: HostRows | None = None  # of a batch on a GPU, what never left the host
 
     @property
     def scans(self) -> int:
         return len(self.starts) - 1
 
     @cached_property
-    def label_array(self) -> NDArray[np.uint8]:
-        """The labels where the samplers need them."""
-        labels: NDArray[np.uint8] = self.labels.cpu().numpy()
-        return labels
+    def host(self) -> HostRows:
+        """What was kept there, or a copy of what is on the device: a wait for it."""
+        return self.kept or HostRows(
+            labels=self.labels.cpu(),
+            instances=None if self.instances is None else self.instances.cpu(),
+            point_voxel=self.point_voxel.cpu(),
+            voxel_scan=self.voxel_scan.cpu(),
+            voxel_xyz=self.voxel_xyz.cpu(),
+            find_voxel_labels=self.voxel_labels.cpu,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +142,20 @@ def class_weights(
     return weights.astype(np.float32)
 
 
-def check_teacher(teacher: AlignedOutput, names: Sequence[str]) -> None:
-    """One look at what every term builds on; NaN features give NaN logits.
+def check_teacher(teacher: AlignedOutput, names: Sequence[str]) -> Tensor:
+    """() one look at what every term builds on, whether it is finite; NaN features give NaN
+    logits. On a CPU it is refused at once; of a GPU the run asks later, for it would wait.
 
     names: of the scans.
     """
     logits = teacher.voxel_logits() if teacher.by_voxel else teacher.point_logits()
-    if bool(torch.isfinite(logits).all()):
-        return
+    finite = torch.isfinite(logits).all()
+    if not finite.is_cuda and not finite:
+        refuse_teacher(names)
+    return finite
+
+
+def refuse_teacher(names: Sequence[str]) -> NoReturn:
     where = ' '.join(names) or 'a batch'
     raise DataError(
         f'{where}: the teacher answers with numbers that are not finite; choose precision '

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
+from training.methods.without_wait import count_rows
 
 Trust = Literal['always', 'correct']  # correct: only where a label, if there is one, says so
 
@@ -37,8 +37,7 @@ class LogitPair:
         """
         weight = chosen
         if self.row is not None:
-            row = self.row if chosen is None else self.row[chosen]
-            weight = torch.bincount(row, minlength=len(self.student))
+            weight = count_rows(self.row, len(self.student), chosen)
         if of_class is None:
             return weight
         share = of_class.index_select(0, self.teacher.argmax(1))

@@ -88,7 +88,8 @@ class M2skd(nn.Module):
             'm2skd.affinity': s.affinity,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        hard = torch.from_numpy(statistics.table.hard_ids.copy())
+        self._hard = statistics.table.hard_ids.copy()  # for the host
+        hard = torch.from_numpy(self._hard)
         self.register_buffer('hard_ids', hard, persistent=False)
         self.early = None
         if s.early_feature and student.early and teacher.early:
@@ -130,14 +131,14 @@ class M2skd(nn.Module):
 
     def _draw_sets(self, inputs: Inputs, rng: np.random.Generator) -> list[Indices]:
         """Points of the hard classes, by object or by class over all scans of the batch."""
-        s, labels = self.settings, inputs.label_array
-        hard = np.isin(labels, self.hard_ids.cpu().numpy())
+        s, labels = self.settings, inputs.host.label_array
+        hard = np.isin(labels, self._hard)
         if s.affinity_within == 'classes':
             rows = rng.permutation(np.flatnonzero(hard))
             return split_objects(rows, labels[rows].astype(np.int64), s.object_points)
-        if inputs.instances is None:
+        if inputs.host.instances is None:
             return []
-        numbers = inputs.instances.cpu().numpy()
+        numbers = inputs.host.instances.numpy()
         owner = np.repeat(np.arange(inputs.scans), np.diff(inputs.starts))
         rows = rng.permutation(np.flatnonzero(hard & (numbers > 0)))
         kind = owner[rows] * 256 + labels[rows]

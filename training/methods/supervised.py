@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import Inputs
 from training.methods.terms import sum_in_order
+from training.methods.without_wait import bring
 
 Merged = Sequence[tuple[int, ...]]  # train ids
 
@@ -67,15 +68,17 @@ class Supervised(nn.Module):
         """For whoever knows classes alone."""
         if not self._merged:
             return inputs
+        classes, kept = len(self.class_weights), inputs.kept
         of_points, of_voxels = (
-            labels.masked_fill(labels >= len(self.class_weights), IGNORE)
+            labels.masked_fill(labels >= classes, IGNORE)
             for labels in (inputs.labels, inputs.voxel_labels)
         )
-        return replace(inputs, labels=of_points, voxel_labels=of_voxels)
+        kept = kept and kept.of_classes(classes)
+        return replace(inputs, labels=of_points, voxel_labels=of_voxels, kept=kept)
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         s, ours = self.settings, inputs.student
-        scans = _starts_of(inputs.voxel_scan, inputs.scans)
+        scans = _starts_of(inputs.host.voxel_scan, inputs.scans)
         voxels = self._fold(_Rows(ours.voxel_logits, inputs.voxel_labels, scans))
         points = self._fold(_Rows(ours.point_logits, inputs.labels, inputs.starts))
         losses = {
@@ -131,15 +134,22 @@ def fold_logits(logits: Callable[[], Tensor], labels: Tensor, merged: Merged) ->
     """(N, C) where rows of a merged label give its first class the probability of all of them."""
     folded = logits().float()
     for label, classes in enumerate(merged, start=folded.shape[1]):
+        if folded.is_cuda:  # which would have to tell how many rows there are
+            here = (labels == label)[:, None]
+            folded = torch.where(here, _fold_all(folded, classes), folded)
+            continue
         rows = torch.nonzero(labels == label).squeeze(1)
         if len(rows):
-            members = torch.tensor(classes, device=rows.device)
-            theirs = folded.index_select(0, rows)
-            together = theirs.index_select(1, members).logsumexp(1, keepdim=True)
-            theirs = theirs.index_fill(1, members, -math.inf)
-            theirs = theirs.index_copy(1, members[:1], together)
+            theirs = _fold_all(folded.index_select(0, rows), classes)
             folded = folded.index_copy(0, rows, theirs)
     return folded
+
+
+def _fold_all(logits: Tensor, classes: tuple[int, ...]) -> Tensor:
+    members = bring(torch.tensor(classes), logits.device)
+    together = logits.index_select(1, members).logsumexp(1, keepdim=True)
+    logits = logits.index_fill(1, members, -math.inf)
+    return logits.index_copy(1, members[:1], together)
 
 
 def _lovasz(rows: _Rows) -> Tensor:
@@ -188,6 +198,8 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 
     logits (N, C), labels (N,); rows labelled 255 do not count; 0 where no row does.
     """
+    if logits.is_cuda:
+        return lovasz_of_all(logits, labels)
     rows = torch.nonzero(labels != IGNORE).squeeze(1)
     if len(rows) == 0:
         return logits.sum() * 0.0
@@ -200,6 +212,25 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         slopes = _slopes(errors, belongs)
     return sum_in_order(errors * slopes) / len(present)
+
+
+def lovasz_of_all(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same for a GPU, which would have to tell which rows and classes count: those that do
+    not go behind the others, and count for nothing.
+    """
+    known = labels != IGNORE
+    belongs = (labels.long() == _numbers(logits)[:, None]).float()  # (C, rows)
+    errors = (belongs - logits.float().softmax(1).t()).abs()
+    with torch.no_grad():
+        slopes = _slopes(errors.masked_fill(~known, -1.0), belongs)
+        present = belongs.any(1)
+        slopes = slopes * (present[:, None] & known)
+    return (errors * slopes).sum() / present.sum().clamp(min=1)
+
+
+def _numbers(logits: Tensor) -> Tensor:
+    """(C,) of the classes."""
+    return torch.arange(logits.shape[1], device=logits.device)
 
 
 def _slopes(errors: Tensor, belongs: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from training.methods.draws import Indices
 from training.methods.inputs import Inputs, LabelStatistics, Rows
+from training.methods.without_wait import bring
 
 Cells = tuple[PositiveInt, PositiveInt, PositiveInt]  # along radius, angle, height
 Labels = NDArray[np.uint8]
@@ -163,7 +164,7 @@ def pad_members(sets: list[Indices], device: torch.device) -> Members:
         rows[index, : len(members)] = members
         valid[index, : len(members)] = True
     return Members(
-        rows=torch.from_numpy(rows).to(device), valid=torch.from_numpy(valid).to(device)
+        rows=bring(torch.from_numpy(rows), device), valid=bring(torch.from_numpy(valid), device)
     )
 
 
@@ -176,19 +177,18 @@ class Sampler:
         self._rare[: len(self._shares)] = self._shares < settings.minority_share
 
     def draw(self, inputs: Inputs, rng: np.random.Generator) -> Boxes:
-        s, device = self._settings, inputs.voxel_xyz.device
-        box = find_boxes(inputs.voxel_xyz, s)
-        box += inputs.voxel_scan.long() * len(s.arcs)  # another number in every scan
-        of_voxel = box.cpu().numpy()
-        of_point = box.index_select(0, inputs.point_voxel).cpu().numpy()
-        labels = inputs.voxel_labels.cpu().numpy()
+        s, device, host = self._settings, inputs.voxel_xyz.device, inputs.host
+        box = find_boxes(host.voxel_xyz, s)
+        box += host.voxel_scan.long() * len(s.arcs)  # another number in every scan
+        of_voxel, labels = box.numpy(), host.voxel_label_array
+        of_point = box.index_select(0, host.point_voxel).numpy()
         drawn, weights = self._draw(of_voxel, labels, inputs.scans, rng)
-        point_sets = self._members(drawn, of_point, inputs.label_array, s.points, rng)
+        point_sets = self._members(drawn, of_point, host.label_array, s.points, rng)
         voxel_sets = self._members(drawn, of_voxel, labels, s.voxels, rng)
         return Boxes(
             points=pad_members(point_sets, device),
             voxels=pad_members(voxel_sets, device),
-            weight=torch.tensor(weights, dtype=torch.float32, device=device),
+            weight=bring(torch.tensor(weights, dtype=torch.float32), device),
         )
 
     def _draw(

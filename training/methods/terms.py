@@ -41,15 +41,17 @@ def divergence(
 ) -> Tensor:
     """KL(T||S) tau^2 of the posteriors of logits (N, C), mean over the rows by a weight (N,)."""
     with float32(student):
-        if weight is not None:
+        if weight is not None and not weight.is_cuda:  # a GPU would have to tell how many count
             rows = torch.nonzero(weight).squeeze(1)
             if len(rows) < len(weight):
                 student, teacher = student.index_select(0, rows), teacher.index_select(0, rows)
                 weight = weight.index_select(0, rows)
-            weight = weight.float()
-        whole = max(1.0, float(len(student) if weight is None else sum_in_order(weight)))
+        weight = None if weight is None else weight.float()
         total: Tensor = _Divergence.apply(student.float(), teacher.float(), tau, weight)
-        return total * (tau**2 / whole)
+        if weight is None:
+            return total * (tau**2 / max(1, len(student)))
+        # in float64, as Python would divide
+        return total * (tau**2 / sum_in_order(weight).clamp(min=1).double()).float()
 
 
 class _Divergence(torch.autograd.Function):

@@ -10,19 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from lidar_kd.models.output import Output
-from training.data.batch import Batch, TeacherView
-from training.methods.inputs import AlignedOutput, Inputs, Rows
+from training.data.batch import Batch, TeacherView, voxel_labels
+from training.methods.inputs import AlignedOutput, HostRows, Inputs, Rows
+from training.methods.without_wait import count_rows
 
 _SMALLEST = 1e-12  # posterior
 
 
-def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
-    """`labels`: (V,) of the voxels. Until a teacher takes its place, the student is its own."""
-    voxels, ours = batch.voxels, align_own(student)
+def make_inputs(student: Output, batch: Batch, kinds: int) -> Inputs:
+    """kinds: how many labels there are. Until a teacher comes, the student is its own."""
+    voxels, ours, host = batch.voxels, align_own(student), batch.host
     return Inputs(
         points=batch.points,
         labels=batch.labels,
@@ -31,9 +31,23 @@ def make_inputs(student: Output, batch: Batch, labels: Tensor) -> Inputs:
         point_voxel=voxels.point_voxel,
         voxel_scan=voxels.coords[:, 0].contiguous(),
         voxel_xyz=voxels.features[:, :3],  # the mean of its points
-        voxel_labels=labels,
+        voxel_labels=voxel_labels(batch, kinds),
         student=ours,
         teacher=ours,
+        kept=None if host is None else _keep(host, kinds),
+    )
+
+
+def _keep(batch: Batch, kinds: int) -> HostRows:
+    """Of the batch as the loader made it, what the samplers draw from."""
+    voxels = batch.voxels
+    return HostRows(
+        labels=batch.labels,
+        instances=batch.instances,
+        point_voxel=voxels.point_voxel,
+        voxel_scan=voxels.coords[:, 0].contiguous(),
+        voxel_xyz=voxels.features[:, :3],
+        find_voxel_labels=lambda: voxel_labels(batch, kinds),
     )
 
 
@@ -94,7 +108,7 @@ def detached(answers: AlignedOutput) -> AlignedOutput:
 def mean_over_voxels(values: Tensor, point_voxel: Tensor, voxels: int) -> Tensor:
     """(M, D) -> (V, D)"""
     sums = values.new_zeros(voxels, values.shape[1]).index_add_(0, point_voxel, values)
-    return sums / torch.bincount(point_voxel, minlength=voxels)[:, None]
+    return sums / count_rows(point_voxel, voxels)[:, None]
 
 
 def average_logits(logits: Tensor, point_voxel: Tensor, voxels: int) -> Tensor:

@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lidar_kd.bundle import BundleSpec, save_bundle
 from lidar_kd.cli.console import Console
-from lidar_kd.errors import DataError
 from training.data.batch import Batch
 from training.data.loader import Loader
 from training.data.scan import ScanSet
@@ -38,10 +37,17 @@ from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted, Interruption
 from training.run.loss import DistillationLoss, Terms
 from training.run.memory import peak_gb, reset_peak
-from training.run.optimiser import Average, clip_gradients, make_optimizer, make_schedule
+from training.run.optimiser import (
+    Average,
+    clip_gradients,
+    make_optimizer,
+    make_schedule,
+    NormCounts,
+)
 from training.run.random_state import random_state, set_random_state
 from training.run.ranks import Ranks
 from training.run.running_mean import RunningMean
+from training.run.taken_steps import TakenStep, TakenSteps
 from training.run.validation import Validation
 
 _DRAW = 3  # a use of the seed; the loader has 1 and 2
@@ -72,11 +78,13 @@ class Run:
         self.total = optim.steps or math.ceil(optim.epochs * per_epoch)
         validate = parts.config.validate_
         self._round = validate.steps or max(1, round(validate.every * per_epoch))
-        self._optimizer = make_optimizer(self.distillation, optim)
-        self._schedule = make_schedule(self._optimizer, optim, self.total)
-        self._average = Average(self.distillation.student, optim.ema) if optim.ema else None
         self._amp = amp_type(optim.precision, parts.device)
         self._scaler = torch.amp.GradScaler(parts.device.type, enabled=self._amp == torch.float16)
+        skips = self._scaler.is_enabled()
+        self._optimizer = make_optimizer(self.distillation, optim, skips=skips)
+        self._norms = NormCounts(self.distillation.student) if skips else None
+        self._schedule = make_schedule(self._optimizer, optim, self.total)
+        self._average = Average(self.distillation.student, optim.ema) if optim.ema else None
         self._teach: nn.Module = self.distillation
         if parts.ranks.world > 1:
             self._teach = DistributedDataParallel(self.distillation, find_unused_parameters=True)
@@ -85,6 +93,7 @@ class Run:
             validate, parts.validation, parts.spec, device=parts.device, ranks=parts.ranks
         )
         self._running_mean = RunningMean()
+        self._taken = TakenSteps(self._running_mean, skips=skips)
         self._board: Board = NoBoard()
         self._has_warned = False
 
@@ -124,41 +133,36 @@ class Run:
         batch = batch.to(self._device)
         self.distillation.train()
         rng = np.random.default_rng([self.config.seed, _DRAW, self.step, self._ranks.rank])
+        if self._norms is not None:
+            self._norms.keep()
         with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
             terms: Terms = self._teach(batch, rng)
-        self._check_finite('loss', terms.loss, terms, batch)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(terms.loss).backward()
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
-        if not self._scaler.is_enabled():  # which leaves out such steps itself
-            self._check_finite('gradient', norm, terms, batch)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._norms is not None:
+            self._norms.undo_unless(norm.isfinite())
         self._schedule.step()
         if self._average is not None:
             self._average.update(self.distillation.student, self.step)
         if self.step % _RELEASE_EVERY == 0:
             batch.voxels.level.engine.memory.release()
+        self._taken.add(TakenStep(step=self.step, scans=batch.names, terms=terms, gradient=norm))
+        if self._device.type == 'cpu':
+            self._taken.settle()
         self.step += 1
-        self._running_mean.add({'loss': terms.loss, **terms.weighted, 'gradient': norm})
 
     def _clip(self) -> Tensor:
         """The student's gradient and that of the adapters each have the limit to themselves."""
         limit = self.config.optim.clip_norm or math.inf
-        clip_gradients(self.distillation.methods.parameters(), limit)
-        return clip_gradients(self.distillation.student.parameters(), limit)
-
-    def _check_finite(self, what: str, value: Tensor, terms: Terms, batch: Batch) -> None:
-        if math.isfinite(float(value.detach())):
-            return
-        values = ', '.join(f'{name} {float(value):.3g}' for name, value in terms.raw.items())
-        last = ', '.join(f'{name} {value:.3g}' for name, value in self._running_mean.last.items())
-        raise DataError(
-            f'step {self.step}: the {what} is not finite ({values}) on {" ".join(batch.names)}; '
-            f'the last finite terms were {last or "none"}; lower optim.lr or use precision '
-            'float32 and add --fresh, or the same command goes on from the last checkpoint.'
-        )
+        theirs = clip_gradients(self.distillation.methods.parameters(), limit)
+        norm = clip_gradients(self.distillation.student.parameters(), limit)
+        if not self._scaler.is_enabled():
+            return norm
+        return norm + 0 * theirs  # the scaler leaves out the step where one of them overflows
 
     def _batches(self) -> Iterator[Batch]:
         while True:
@@ -166,6 +170,7 @@ class Run:
 
     def _log(self) -> None:
         loader = self._parts.loader
+        self._taken.settle()
         row = self._running_mean.close(self.step, waited_s=loader.waited_s)
         row |= {'epoch': round(self.step / len(loader), 3)}
         row |= {'lr': self._schedule.get_last_lr()[0]}
@@ -197,13 +202,16 @@ class Run:
     def _describe(self, row: dict[str, Any]) -> str:
         rate = row['steps_per_s']
         terms = '  '.join(f'{name} {row[name]:.3g}' for name in self._running_mean.names)
+        left_out = f'  left out {row["left_out"]} (overflow)' if 'left_out' in row else ''
         left_s = (self.total - self.step) / max(rate, 1e-9)
         return (
-            f'step {self.step}/{self.total}  {terms}  lr {row["lr"]:.2g}  {rate:.2f} steps/s  '
+            f'step {self.step}/{self.total}  {terms}{left_out}  lr {row["lr"]:.2g}  '
+            f'{rate:.2f} steps/s  '
             f'waiting {row["wait_share"]:.0%}  ETA {left_s / 60:.0f} min'
         )
 
     def _validate(self) -> None:
+        self._taken.settle()
         confusion = self.validation.score_network(self._network())
         kept = self.validation.keeps(confusion, self.step)
         if kept:
@@ -226,6 +234,7 @@ class Run:
 
     def _save(self, path: Any) -> None:
         """Every rank takes part; the first one writes."""
+        self._taken.settle()
         rng = self._ranks.gather(random_state(self._device))
         if not self._ranks.is_first:
             return

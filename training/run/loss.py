@@ -13,19 +13,20 @@ from torch import nn, Tensor
 
 from lidar_kd.models.output import Output, SegmentationNetwork
 from lidar_kd.voxels import Voxels
-from training.data.batch import Batch, newly_labelled, TeacherInput, voxel_labels
+from training.data.batch import Batch, newly_labelled, TeacherInput
 from training.methods.inputs import AlignedOutput, check_teacher, Inputs
 from training.methods.supervised import Supervised
 from training.methods.weights import Auto, Weights
 from training.run.align import align_teacher, detached, make_inputs
 from training.run.config import MAIN
-from training.run.pseudo_labels import find_bare, pseudo_label
+from training.run.pseudo_labels import has_bare, pseudo_label
 
 
 class Terms(NamedTuple):
     loss: Tensor
     raw: dict[str, Tensor]  # detached; supervision as it counts, methods without their weights
     weighted: dict[str, Tensor]  # detached; these add up to the loss
+    teachers_finite: Tensor | None = None  # () whether their answers are
 
 
 class Method(Protocol):
@@ -78,9 +79,10 @@ class DistillationLoss(nn.Module):
 
     def forward(self, batch: Batch, rng: np.random.Generator) -> Terms:
         output = self._ask(batch.voxels)
-        inputs = make_inputs(output, batch, voxel_labels(batch, self.supervised.labels))
-        asked = self._teachers if self._has_question(inputs, batch.owner) else {}
+        inputs = make_inputs(output, batch, self.supervised.labels)
+        asked = self._teachers if self._has_question(inputs) else {}
         aligned = {name: self._align(teacher, batch) for name, teacher in asked.items()}
+        finite = [check_teacher(answers, batch.names) for answers in aligned.values()]
         if aligned and self._pseudo_label_confidence is not None:
             inputs = pseudo_label(
                 inputs, list(aligned.values()), batch.owner, self._pseudo_label_confidence
@@ -91,18 +93,21 @@ class DistillationLoss(nn.Module):
         factors = self._weigh(terms, supervision, output)
         weighted = supervision | {name: factors[name] * term for name, term in terms.items()}
         loss = torch.stack(list(weighted.values())).sum()
-        return Terms(loss, _detached(supervision | terms), _detached(weighted))
+        return Terms(
+            loss,
+            _detached(supervision | terms),
+            _detached(weighted),
+            torch.stack(finite).all() if finite else None,
+        )
 
-    def _has_question(self, inputs: Inputs, owner: Tensor) -> bool:
+    def _has_question(self, inputs: Inputs) -> bool:
         """Without a method a teacher is there for scans without labels alone."""
-        return bool(len(self.methods)) or bool(find_bare(inputs, owner).any())
+        return bool(len(self.methods)) or has_bare(inputs)
 
     def _align(self, teacher: Teacher, batch: Batch) -> AlignedOutput:
         view = batch.views.get(teacher.teacher_input)
         answers = teacher.network(batch.voxels if view is None else view.voxels)
-        aligned = align_teacher(answers, view, batch)
-        check_teacher(aligned, batch.names)
-        return aligned
+        return align_teacher(answers, view, batch)
 
     def _supervise(
         self, inputs: Inputs, aligned: Mapping[str, AlignedOutput], batch: Batch

@@ -20,14 +20,18 @@ from training.run.config import Optim
 _START, _END = 0.04, 1e-4  # of the highest rate, before the warm-up and after the last step
 
 
-def make_optimizer(model: nn.Module, settings: Optim) -> Optimizer:
-    """Norms and biases do not decay; attention blocks have a rate of their own."""
+def make_optimizer(model: nn.Module, settings: Optim, *, skips: bool = False) -> Optimizer:
+    """Norms and biases do not decay; attention blocks have a rate of their own.
+
+    skips: it leaves out a step that overflowed float16 by itself, without asking the GPU whether.
+    """
     groups = _groups(model, settings)
     if settings.name == 'sgd':
         return SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
-        )
-    return AdamW(groups, lr=settings.lr)
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0,
+            fused=skips or None,
+        )  # fmt: skip
+    return AdamW(groups, lr=settings.lr, fused=skips or None)
 
 
 def make_schedule(optimizer: Optimizer, settings: Optim, steps: int) -> LambdaLR:
@@ -73,6 +77,23 @@ class Average:
         theirs: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)  # a GPU does all at once
         torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
+
+
+class NormCounts:
+    """What batch norms count, as it was before a step that turns out to overflow."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._now = list(model.buffers())
+        self._before = [buffer.clone() for buffer in self._now]
+
+    def keep(self) -> None:
+        torch._foreach_copy_(self._before, self._now)
+
+    @torch.no_grad()
+    def undo_unless(self, finite: Tensor) -> None:
+        """finite: () on the device, where it stays."""
+        for now, before in zip(self._now, self._before):
+            now.copy_(torch.where(finite, now, before))
 
 
 def _groups(model: nn.Module, settings: Optim) -> list[dict[str, Any]]:

@@ -270,8 +270,9 @@ def report_run(parts: Parts, console: Console) -> None:
     watch = Stopwatch(lambda points: segmenter.segment(points).labels)
     with console.progress(len(scans), 'scoring the best bundle') as advance:
         confusion = score(watch, scans, advance=advance)
-    row = parts.config.known_gain
+    row, history = parts.config.known_gain, folder.history()
     known = None if row is None else quote_gain(row)
+    left_out = sum(each.get('left_out', 0) for each in history)
     result = Result(
         title=parts.config.name,
         table=parts.spec.labels,
@@ -280,6 +281,7 @@ def report_run(parts: Parts, console: Console) -> None:
             'scored on': scans.describe(),
             **segmenter.spec.provenance,
             **({'measured before': known} if known else {}),
+            **({'left out': f'{left_out} steps that overflowed float16'} if left_out else {}),
         },
         latency_ms=watch.latency_ms,
     )
@@ -290,7 +292,7 @@ def report_run(parts: Parts, console: Console) -> None:
         page = folder.path / 'scans.html'
         write_answer_page(page, parts.config.name, rated_by(segmenter), scans, most=most)
         console.line(f'to look at in a browser: {page}')
-    write_report(folder.path, result, folder.history())  # last: its report.json says finished
+    write_report(folder.path, result, history)  # last: its report.json says finished
     say_goodbye(folder, confusion.occurring().value, console)
 
 

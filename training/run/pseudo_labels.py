@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lidar_kd.labels import IGNORE
 from training.methods.inputs import AlignedOutput, Inputs
+from training.methods.without_wait import count_rows
 
 
 def pseudo_label(
@@ -21,19 +22,23 @@ def pseudo_label(
 
     owner (M,): the scan of each point.
     """
-    bare = find_bare(inputs, owner)
+    bare = count_rows(owner, inputs.scans, inputs.labels != IGNORE) == 0
     told = _answers([teacher.point_logits() for teacher in teachers], least)
     told_voxels = _answers([teacher.voxel_logits() for teacher in teachers], least)
     return replace(
         inputs,
         labels=torch.where(bare[owner.long()], told, inputs.labels),
         voxel_labels=torch.where(bare[inputs.voxel_scan.long()], told_voxels, inputs.voxel_labels),
+        kept=None,  # on a GPU the new labels have to come down
     )
 
 
-def find_bare(inputs: Inputs, owner: Tensor) -> Tensor:
-    """(scans,) which have no label at all."""
-    return torch.bincount(owner[inputs.labels != IGNORE], minlength=inputs.scans) == 0
+def has_bare(inputs: Inputs) -> bool:
+    """Whether a scan has no label at all; asked of the host."""
+    known = inputs.host.label_array != IGNORE
+    return not all(
+        known[start:stop].any() for start, stop in zip(inputs.starts, inputs.starts[1:])
+    )
 
 
 def _answers(logits: Sequence[Tensor], least: float) -> Tensor:

@@ -17,7 +17,11 @@ from lidar_kd.sparse.engines.plain_torch import TABLE_VALUES
 class FixedShapeEngine(Engine):
     name = 'fixed shapes'
 
-    def __init__(self) -> None:
+    def __init__(self, *, clears: bool = False) -> None:
+        """clears: row 0 of what a layer is given is not zero, as behind layers that know of no
+        missing neighbours.
+        """
+        self._clears = clears
         self._biases: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def computes(self, dtype: torch.dtype) -> bool:
@@ -48,6 +52,8 @@ class FixedShapeEngine(Engine):
         relu: bool = False,
     ) -> Tensor:
         offset = None if bias is None else self._in_type(bias, x.dtype)
+        if self._clears and pairs is not None:
+            x[0].zero_()
         if pairs is not None and 'up' in pairs.derived:
             products = torch.matmul(x, packed).view(-1, out_channels)
             y = products.index_select(0, pairs.derived['up'])

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.fixed.engine import FixedShapeEngine
 from lidar_kd.sparse.fixed.maps import FixedMaps
+from lidar_kd.sparse.fixed.morton import cells_of_keys, PAD
 from lidar_kd.sparse.tensor import Level, Triple
 
 HALF = (2, 2, 2)
@@ -27,14 +30,21 @@ class FixedLevel(Level):
         number: int = 0,
         finer: FixedLevel | None = None,
     ) -> None:
-        self.engine, self._kernel = engine, kernel
-        self._rows = len(maps.keys[number])
-        self._table = _map_of(maps.tables[number], self._rows)
+        """kernel: of the tables that every level has."""
+        self.engine, self._number, self._keys = engine, number, maps.keys[number]
+        self._rows = len(self._keys)
+        self._tables = {kernel: _map_of(maps.tables[number], self._rows)}
+        if number == 0 and maps.stem is not None:
+            size = round(maps.stem.shape[1] ** (1 / 3))
+            self._tables[size, size, size] = _map_of(maps.stem, self._rows)
+        # () each, on the device: whether a network asks for what this scan cannot give
+        self.unfit: list[Tensor] = [] if finer is None else finer.unfit
         self._before = finer
         self._next: tuple[FixedLevel, KernelMap] | None = None
         if number + 1 < len(maps.keys):
             coarse = FixedLevel(maps, engine, kernel, number + 1, self)
             down = _map_of(maps.down[number], self._rows)
+            down.parents = maps.parents[number]
             slots = (0,) * 9
             nothing = down.in_rows
             down.transposed = KernelMap(
@@ -46,10 +56,20 @@ class FixedLevel(Level):
         """Rows, most of which may be nobody's."""
         return self._rows
 
+    @cached_property
+    def coords(self) -> Tensor:  # type: ignore[override]
+        """(rows, 4) as of any level; anything in the rows that are nobody's."""
+        return F.pad(cells_of_keys(self._keys, self._number), (1, 0)).int()
+
+    @cached_property
+    def occupied(self) -> Tensor:
+        """(rows,) which rows are cells."""
+        return (self._keys >= 0) & (self._keys < PAD >> 3 * self._number)
+
     def submanifold(self, kernel: Triple) -> KernelMap:
-        if kernel != self._kernel:
-            raise ConfigError(f'fixed shapes: kernel {kernel} beside {self._kernel}')
-        return self._table
+        if kernel not in self._tables:
+            raise ConfigError(f'fixed shapes: kernel {kernel} beside {list(self._tables)}')
+        return self._tables[kernel]
 
     def coarser(self, stride: Triple, kernel: Triple | None = None) -> tuple[Level, KernelMap]:
         if stride != HALF or kernel is not None or self._next is None:

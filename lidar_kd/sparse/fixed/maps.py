@@ -31,6 +31,8 @@ class FixedMaps:
     (2 + room, K) the row in each slot of a submanifold kernel. down: of each level but the first,
     (2 + room, 8) the finer row in each slot. up: of each level but the last, (2 + room,) the slot
     times the coarser level's rows, plus the coarser row: its place among all slots' products.
+    parents: likewise, the coarser row alone. stem: (2 + room, K) of the first level, a larger
+    kernel, where there is one. cells (L,): how many each level would need room for.
     """
 
     point_row: Tensor
@@ -40,16 +42,25 @@ class FixedMaps:
     tables: list[Tensor]
     down: list[Tensor]
     up: list[Tensor]
+    parents: list[Tensor]
+    stem: Tensor | None
+    cells: Tensor
     overflowed: Tensor  # () bool
 
 
 class MapBuilder:
     """Builds the maps of a network with cubes of one odd size and halving strides."""
 
-    def __init__(self, rooms: Sequence[int], size: int, device: torch.device) -> None:
-        """rooms: cells that each level has room for, the first as many as there are points."""
+    def __init__(
+        self, rooms: Sequence[int], size: int, device: torch.device, *, stem: int = 0
+    ) -> None:
+        """rooms: cells that each level has room for, the first as many as there are points.
+
+        stem: size of a larger cube that the first level is asked for, too; 0: of none.
+        """
         self.rooms = tuple(rooms)
         self._neighbours = Neighbours(size, device)
+        self._stem = Neighbours(stem, device) if stem else None
         self._shifts = 3 * torch.arange(len(rooms), device=device)[:, None]
         self._most = torch.tensor(rooms, device=device)[:, None]
         self._width = max(rooms) + 2  # row 0, and a PAD behind the last
@@ -66,7 +77,8 @@ class MapBuilder:
         at = torch.where(first, kept, 0)
         cells = torch.full((len(row), self._width), PAD, device=row.device)
         cells.scatter_(1, at, shifted)[:, 0] = _BEFORE_ALL
-        up, down = self._between(cells, at, kept)
+        parents = torch.zeros_like(cells[1:]).scatter_(1, at[:-1], kept[1:])
+        up, down = self._between(cells, parents)
         own = torch.where(ordered == PAD, 0, row[0])
         return FixedMaps(
             point_row=torch.empty_like(own).scatter_(0, order, own),
@@ -76,6 +88,9 @@ class MapBuilder:
             tables=self._tables(cells),
             down=down,
             up=up,
+            parents=[each[: 2 + room] for each, room in zip(parents, self.rooms)],
+            stem=None if self._stem is None else self._search(cells[:1], self._stem)[0],
+            cells=row[:, -1],
             overflowed=(row[:, -1:] > self._most).any(),
         )
 
@@ -86,11 +101,8 @@ class MapBuilder:
         starts[0].zero_()  # nobody's row is empty: it begins where the first one does
         return starts
 
-    def _between(
-        self, keys: Tensor, at: Tensor, kept: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _between(self, keys: Tensor, parent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Where each cell lies in the next level, and the other way round."""
-        parent = torch.zeros_like(keys[1:]).scatter_(1, at[:-1], kept[1:])
         slot = keys[:-1] & 7
         up = slot * (self._most[1:] + 2) + parent
         down = torch.zeros((len(up), 8 * self._width), dtype=torch.int32, device=keys.device)
@@ -102,14 +114,14 @@ class MapBuilder:
     def _tables(self, keys: Tensor) -> list[Tensor]:
         """The first level by itself, for the others have room for fewer cells."""
         fewer = 2 + max(self.rooms[1:], default=0)
-        first = self._search(keys[:1])[0, : 2 + self.rooms[0]]
-        others = self._search(keys[1:, :fewer].contiguous())
+        first = self._search(keys[:1], self._neighbours)[0, : 2 + self.rooms[0]]
+        others = self._search(keys[1:, :fewer].contiguous(), self._neighbours)
         return [first, *(each[: 2 + room] for each, room in zip(others, self.rooms[1:]))]
 
-    def _search(self, keys: Tensor) -> Tensor:
+    def _search(self, keys: Tensor, neighbours: Neighbours) -> Tensor:
         """(L, W) sorted keys -> (L, W, K) the row of each neighbour, 0 where there is none."""
-        wanted = self._neighbours.keys(keys).flatten(1)
+        wanted = neighbours.keys(keys).flatten(1)
         found = torch.searchsorted(keys, wanted)
         there = keys.gather(1, found.clamp_(max=keys.shape[1] - 1)) == wanted
         rows = torch.where(there, found, 0).int()
-        return rows.view(len(keys), self._neighbours.slots, -1).transpose(1, 2).contiguous()
+        return rows.view(len(keys), neighbours.slots, -1).transpose(1, 2).contiguous()

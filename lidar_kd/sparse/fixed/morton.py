@@ -15,6 +15,13 @@ MIDDLE = 1 << BITS - 1  # cells are counted from here: their numbers may be nega
 PAD = (1 << 3 * BITS) - 1  # after every cell: its numbers are beyond what a grid holds
 _HALF = 10  # bits of an axis that one table spreads
 _AXIS = (2, 1, 0)  # the place of x, y and z among three bits
+_COMPACT = (  # shift right and keep, so that bits three apart end side by side
+    (2, 0x10C30C30C30C30C3),
+    (4, 0x100F00F00F00F00F),
+    (8, 0x1F0000FF0000FF),
+    (16, 0x1F00000000FFFF),
+    (32, 0x1FFFFF),
+)
 
 
 def spread(value: int) -> int:
@@ -36,6 +43,14 @@ class MortonKeys:
         """(N, 3) integers -> (N,) int64; of cells within MIDDLE of the origin."""
         parts = ((cells.T + MIDDLE).long() >> self._halves) & ((1 << _HALF) - 1)
         return (self._spread.take(parts) << self._places).sum((0, 1))
+
+
+def cells_of_keys(keys: Tensor, level: int) -> Tensor:
+    """(N,) keys of a level -> (N, 3) its cells; anything where a key is nobody's."""
+    number = torch.stack([keys >> place for place in _AXIS], 1) & 0x1249249249249249
+    for shift, mask in _COMPACT:
+        number = (number | number >> shift) & mask
+    return number - (MIDDLE >> level)
 
 
 class Neighbours:

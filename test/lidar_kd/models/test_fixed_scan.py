@@ -14,9 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lidar_kd import find_shipped_bundle, load_bundle
-from lidar_kd.models import fixed_scan
-from lidar_kd.models.fixed_scan import FixedScan
+from lidar_kd.models import fixed_sizes
+from lidar_kd.models.fixed_scan import FixedNetwork, FixedScan, Misfit
 from lidar_kd.segmenter import Precision, Segmenter
+from lidar_kd.sparse.fixed.level import rooms_for
 from training.data.synthetic import make_street, scan_street
 
 # calls that launch nothing on a GPU
@@ -76,7 +77,7 @@ def test_the_answers_are_the_same(
 def make_fixed(segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> FixedScan:
     model: Any = segmenter._model
     grid: Any = segmenter.spec.grid
-    return FixedScan(1 << 15, grid, model, dtype)
+    return FixedScan(rooms_for(1 << 15, 5), grid, model, dtype, FixedNetwork(5))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
@@ -110,7 +111,7 @@ def test_a_scan_with_too_many_cells_is_answered_otherwise(
     generator = np.random.default_rng(0)
     apart = generator.uniform(-4000, 4000, (20_000, 4)).astype(np.float32)  # no two in one cell
     apart[:, 3] = 0
-    assert make_fixed(segmenters[0]).answer(apart) is None
+    assert isinstance(make_fixed(segmenters[0]).answer(apart), Misfit)
     fixed, eager = (segmenter.segment(apart) for segmenter in segmenters)
     np.testing.assert_array_equal(fixed.labels, eager.labels)
 
@@ -118,10 +119,10 @@ def test_a_scan_with_too_many_cells_is_answered_otherwise(
 def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
     scan: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\nmore')
 
-    monkeypatch.setattr(fixed_scan, 'FixedScan', refuse)
+    monkeypatch.setattr(fixed_sizes, 'FixedScan', refuse)
     segmenter = Segmenter(find_shipped_bundle(), device='cpu', engine='torch', fixed_shapes=True)
     with caplog.at_level(logging.WARNING):
         answers = [segmenter.segment(scan[:1000]) for _ in range(2)]
@@ -129,11 +130,12 @@ def test_what_a_gpu_refuses_is_told_once_and_answered_otherwise(
     said = [record.message for record in caplog.records if 'fixed shapes' in record.message]
     assert len(said) == 1
     assert 'CUDA out of memory' in said[0]
+    assert segmenter.setbacks == said
 
 
 def test_a_network_that_asks_for_other_maps_does_without() -> None:
     grid = Segmenter(find_shipped_bundle(), device='cpu').spec.grid
-    assert fixed_scan.make_fixed_scans(grid, torch.nn.Identity(), torch.float32) is None
+    assert fixed_sizes.make_fixed_scans(grid, torch.nn.Identity(), torch.float32) is None
 
 
 def test_points_whose_logits_overflow_are_counted(scan: NDArray[np.float32]) -> None:

@@ -61,7 +61,7 @@ def test_only_a_scan_without_any_label_is_told_what_it_shows() -> None:
     assert told.labels.tolist() == [1, IGNORE, 3, IGNORE, 4]
     assert told.voxel_labels.tolist() == [1, 3, IGNORE]
     assert told.labels.dtype == told.voxel_labels.dtype == torch.uint8
-    assert told.label_array.tolist() == told.labels.tolist()
+    assert told.host.label_array.tolist() == told.labels.tolist()
 
 
 def test_at_zero_every_answer_is_a_pseudo_label() -> None:
