@@ -82,7 +82,8 @@ class Segmenter:
             fixed_shapes = self.device.type == 'cuda' and self.engine.name != 'spconv'
         self._fixed: FixedScans | None = None
         if fixed_shapes:
-            self._fixed = make_fixed_scans(self.spec.grid, self._model, self.dtype)
+            own = self.engine if self.engine.name == 'triton' else None
+            self._fixed = make_fixed_scans(self.spec.grid, self._model, self.dtype, own)
         self.engine.memory.tune(live=True)
         log.info('segmenter on %s, engine %s, %s', self.device, self.engine.name, self.dtype)
 

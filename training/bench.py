@@ -39,7 +39,7 @@ from training.benchmarks.scans import MOST_POINTS
 from training.benchmarks.segment import run_segment
 from training.benchmarks.sensitivity import run_sensitivity
 from training.benchmarks.train_step import run_train_step
-from training.benchmarks.triton_offline import run_triton_offline
+from training.benchmarks.triton_offline import run_triton_offline, TYPES
 
 BENCHMARKS: dict[str, tuple[Callable[..., dict[str, float]], str]] = {
     'engine': (run_engine, 'network time of every engine beside spconv and the GEMM floor'),
@@ -95,6 +95,10 @@ def parse_bench_options() -> argparse.Namespace:
         help='of triton-offline: compute capabilities, 87 for 8.7 (default 87 90 110)',
     )  # fmt: skip
     parser.add_argument(
+        '--types', nargs='+', choices=TYPES, metavar='TYPE',
+        help=f'of triton-offline: only these of {", ".join(TYPES)} (default all)',
+    )  # fmt: skip
+    parser.add_argument(
         '--cases', type=read_count, default=2000, help='of hostile, kernels, kills'
     )
     parser.add_argument('--seed', type=int, default=0, help='of hostile, kernels, kills')
@@ -120,8 +124,8 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.name == 'hostile':
         return {key: getattr(arguments, key) for key in ('cases', 'seed', 'first', 'kind')}
     if arguments.name == 'triton-offline':
-        only = {'presets': arguments.presets} if arguments.presets else {}
-        return {'arch': arguments.arch, **only}
+        only = {'presets': arguments.presets, 'types': arguments.types}
+        return {'arch': arguments.arch, **{key: value for key, value in only.items() if value}}
     chosen = {'scans': arguments.scans, 'repeats': arguments.repeats}
     if arguments.every_topic:
         if arguments.name != 'live':

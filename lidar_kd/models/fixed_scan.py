@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lidar_kd.labels import IGNORE
 from lidar_kd.models.output import SegmentationNetwork
-from lidar_kd.sparse.engines.parts import RowAnswers
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.fixed.engine import FixedShapeEngine
 from lidar_kd.sparse.fixed.level import FixedLevel
 from lidar_kd.sparse.fixed.maps import MapBuilder
@@ -115,14 +115,17 @@ class FixedScan:
         dtype: torch.dtype,
         wants: FixedNetwork,
         *,
+        engine: Engine | None = None,
         graph: bool = False,
     ) -> None:
+        """engine: one that reads maps of fixed shape; None: plain torch."""
         device = next(model.parameters()).device
         self.size, self.rooms = rooms[0], tuple(rooms)
         self._model, self._dtype = cast(SegmentationNetwork, model), dtype
         self._grid = FixedGrid(grid, device)
         self._builder = MapBuilder(rooms, CUBE, device, stem=wants.stem)
-        self._engine, self._answers = FixedShapeEngine(clears=wants.mixes), RowAnswers()
+        self._engine = engine or FixedShapeEngine(clears=wants.mixes)
+        self._answers = self._engine.answers
         self._ends = 4 * (_COUNTS + len(rooms))  # bytes
         self._make_room(device)
         self._graph: torch.cuda.CUDAGraph | None = None

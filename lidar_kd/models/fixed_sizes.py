@@ -18,6 +18,7 @@ from lidar_kd.models.fixed_scan import FixedAnswers, FixedNetwork, FixedScan, Mi
 from lidar_kd.models.litept import LitePT
 from lidar_kd.models.minkunet import MinkUNet
 from lidar_kd.models.ptv3 import PTv3, STEM
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.fixed.level import rooms_for
 from lidar_kd.voxels import CartesianGrid, Grid
 
@@ -37,9 +38,14 @@ class FixedScans:
     """
 
     def __init__(
-        self, grid: CartesianGrid, model: nn.Module, dtype: torch.dtype, wants: FixedNetwork
+        self,
+        grid: CartesianGrid,
+        model: nn.Module,
+        dtype: torch.dtype,
+        wants: FixedNetwork,
+        engine: Engine | None,
     ) -> None:
-        self._made_of = grid, model, dtype, wants
+        self._made_of, self._engine = (grid, model, dtype, wants), engine
         self._graphs = next(model.parameters()).is_cuda
         self._scans: dict[int, FixedScan] = {}
         self._rooms = {size: rooms_for(size, wants.levels) for size in SIZES}
@@ -57,7 +63,7 @@ class FixedScans:
         try:
             if size not in self._scans:
                 self._scans[size] = FixedScan(
-                    self._rooms[size], *self._made_of, graph=self._graphs
+                    self._rooms[size], *self._made_of, engine=self._engine, graph=self._graphs
                 )
             found = self._scans[size].answer(scan)
         except RuntimeError as error:  # of CUDA: no memory, or a call that no graph can hold
@@ -126,13 +132,17 @@ def _joined(numbers: Sequence[int]) -> str:
     return ', '.join(f'{number:,}' for number in numbers)
 
 
-def make_fixed_scans(grid: Grid, model: object, dtype: torch.dtype) -> FixedScans | None:
-    """None for a network that asks for other maps than those that are built here."""
+def make_fixed_scans(
+    grid: Grid, model: object, dtype: torch.dtype, engine: Engine | None = None
+) -> FixedScans | None:
+    """None for a network that asks for other maps than those that are built here. engine: one
+    that reads them; None: plain torch.
+    """
     if not isinstance(grid, CartesianGrid):
         return None
     if isinstance(model, MinkUNet):
-        return FixedScans(grid, model, dtype, FixedNetwork(MOST_LEVELS))
+        return FixedScans(grid, model, dtype, FixedNetwork(MOST_LEVELS), engine)
     if isinstance(model, (PTv3, LitePT)) and len(model.pools) < MOST_LEVELS:
         wants = FixedNetwork(len(model.pools) + 1, stem=STEM[0], mixes=True)
-        return FixedScans(grid, model, dtype, wants)
+        return FixedScans(grid, model, dtype, wants, engine)
     return None

@@ -92,14 +92,18 @@ class Machine:
 
 
 def run_triton_offline(
-    console: Console, *, arch: Sequence[int], presets: Sequence[str] = tuple(PRESETS)
+    console: Console,
+    *,
+    arch: Sequence[int],
+    presets: Sequence[str] = tuple(PRESETS),
+    types: Sequence[str] = tuple(TYPES),
 ) -> dict[str, float]:
     if find_spec('triton') is None:
         raise ConfigError('triton-offline: Triton is not installed here: pip install triton.')
     console.banner('triton-offline', {'networks': ', '.join(presets), 'triton': _version()})
     found: dict[tuple[int, str, str], list[Machine]] = defaultdict(list)
     failed: list[list[str]] = []
-    work = [(kind, each) for kind in arch for each in kernels_of(kind, presets)]
+    work = [(kind, each) for kind in arch for each in kernels_of(kind, presets, types)]
     with TemporaryDirectory() as folder, console.progress(len(work), 'compiling') as advance:
         for kind, wanted in work:
             machine = compile_for(kind, wanted, Path(folder))
@@ -131,13 +135,16 @@ def layer_shapes(presets: Sequence[str]) -> set[LayerShape]:
     return {LayerShape(c_in, c_out, count) for (c_in, c_out, _), count in slots.items()}
 
 
-def kernels_of(kind: int, presets: Sequence[str]) -> list[Wanted]:
+def kernels_of(
+    kind: int, presets: Sequence[str], types: Sequence[str] = tuple(TYPES)
+) -> list[Wanted]:
     """Different ones: of inference in float16, and all that the shipped student can ask for."""
     found: dict[Wanted, None] = {}
     before = torch.get_float32_matmul_precision()
     student, others = layer_shapes([SHIPPED]), layer_shapes(presets)
     try:
-        for name, (dtype, precision) in TYPES.items():
+        for name in types:
+            dtype, precision = TYPES[name]
             torch.set_float32_matmul_precision(precision)
             found |= dict.fromkeys(_noted(kind, student, dtype, name, trains=True))
             if dtype == torch.float16:

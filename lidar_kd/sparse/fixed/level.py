@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lidar_kd.errors import ConfigError
+from lidar_kd.sparse.engines.contract import Engine
 from lidar_kd.sparse.engines.maps import KernelMap
-from lidar_kd.sparse.fixed.engine import FixedShapeEngine
 from lidar_kd.sparse.fixed.maps import FixedMaps
 from lidar_kd.sparse.fixed.morton import cells_of_keys, PAD
 from lidar_kd.sparse.tensor import Level, Triple
@@ -25,7 +25,7 @@ class FixedLevel(Level):
     def __init__(
         self,
         maps: FixedMaps,
-        engine: FixedShapeEngine,
+        engine: Engine,
         kernel: Triple,
         number: int = 0,
         finer: FixedLevel | None = None,

@@ -95,6 +95,30 @@ def test_it_asks_for_few_things_and_waits_for_none(
     assert sum(n for name, n in calls.names.items() if name not in VIEWS) <= 300
 
 
+def test_with_the_triton_engine_it_asks_for_fewer(
+    scan: NDArray[np.float32], segmenters: tuple[Segmenter, Segmenter]
+) -> None:
+    pytest.importorskip('triton', reason='Triton is not installed (torch for CUDA brings it)')
+    from lidar_kd.sparse.engines.triton.engine import TritonEngine
+    from lidar_kd.sparse.engines.triton.launch import recorded
+
+    model: Any = segmenters[0]._model
+    grid: Any = segmenters[0].spec.grid
+    rooms = rooms_for(1 << 11, 5)
+    engine = TritonEngine('cpu', 87)
+    fixed = FixedScan(rooms, grid, model, torch.float16, FixedNetwork(5), engine=engine)
+    fixed._points[:1000] = torch.from_numpy(scan[:1000])
+    run: Any = FixedScan.run
+    with torch.no_grad(), recorded() as launches:
+        run.__wrapped__(fixed, fixed._points)  # packs the weights
+        launches.clear()
+        with Calls() as calls:
+            run.__wrapped__(fixed, fixed._points)
+    assert {name: n for name, n in calls.names.items() if name in WAITS} == {}
+    asked = sum(n for name, n in calls.names.items() if name not in VIEWS)
+    assert asked + len(launches) <= 180
+
+
 def test_the_same_scan_has_the_same_bits_again(
     scan: NDArray[np.float32], segmenters: tuple[Segmenter, Segmenter]
 ) -> None:

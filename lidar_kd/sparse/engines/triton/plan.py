@@ -20,6 +20,7 @@ from lidar_kd.sparse.engines.triton.kernels import arrange_tiles, arrange_ups, r
 from lidar_kd.sparse.engines.triton.launch import launch
 from lidar_kd.sparse.engines.triton.order import bits_of_slots
 
+HALVING = 8  # slots of a layer that halves
 MASK_ROWS = 128  # rows a program reads masks of
 
 
@@ -47,15 +48,18 @@ def plans_of(pairs: KernelMap, rows: int, groups: int) -> list[VisitPlan]:
 
     Two groups of slots, each with an order of its own, leave out more, and cost a pass over the
     result. Maps of fixed shape have a table, or for the way up a place among the products of all
-    slots, in which row 0 stands for nobody.
+    slots, in which row 0 stands for nobody; every scan makes them anew, so that they have one
+    group, and small ones the order that they come in.
     """
+    if 'up' in pairs.derived or 'nobody' in pairs.derived:
+        groups = 1
     key = f'plans {rows} {groups}'
     if key not in pairs.derived:
         if 'up' in pairs.derived:
             pairs.derived[key] = [_plan_up(pairs.derived['up'], pairs, rows)]
         elif 'nobody' in pairs.derived:
-            none = pairs.derived['nobody']
-            pairs.derived[key] = make_plans(pairs.derived['table'], rows, groups, none)
+            table, none = pairs.derived['table'], pairs.derived['nobody']
+            pairs.derived[key] = make_plans(table, rows, groups, none, sorts=pairs.slots > HALVING)
         else:
             pairs.derived[key] = make_plans(table_of_pairs(pairs), rows, groups, none=-1)
     return cast(list[VisitPlan], pairs.derived[key])
@@ -71,25 +75,46 @@ def table_of_pairs(pairs: KernelMap) -> Tensor:
     return table
 
 
-def make_plans(table: Tensor, rows: int, groups: int, none: int) -> list[VisitPlan]:
+def make_plans(
+    table: Tensor, rows: int, groups: int, none: int, *, sorts: bool = True
+) -> list[VisitPlan]:
     """table (n_out, K); an entry of `none` or less is no neighbour."""
+    if not sorts:
+        order = _as_they_come(len(table), table.device)
+        return [_arrange(table, (0, table.shape[1]), rows, none, order)]
     ends = [table.shape[1] * part // groups for part in range(groups + 1)]
-    return [_plan_slots(table, a, b, rows, none) for a, b in pairwise(ends)]
+    return [
+        _arrange(table, (a, b), rows, none, _visit_order(table, a, b, none))
+        for a, b in pairwise(ends)
+    ]
 
 
-def _plan_slots(table: Tensor, first: int, last: int, rows: int, none: int) -> VisitPlan:
+@cache
+def _as_they_come(rows: int, device: torch.device) -> Tensor:
+    return torch.arange(rows, device=device)
+
+
+def _visit_order(table: Tensor, first: int, last: int, none: int) -> Tensor:
+    """(n_out,) of the slots first .. last - 1 alone."""
     n_out, stride = table.shape
-    part, slots = table[:, first:last], last - first
     masks = torch.empty(n_out, dtype=torch.int64, device=table.device)
     launch(
-        read_masks, (-(-n_out // MASK_ROWS),), part,
+        read_masks, (-(-n_out // MASK_ROWS),), table[:, first:last],
         _places(stride, table.device)[first:last], masks, n_out,
-        STRIDE=stride, SLOTS=slots, NONE=none, ROWS=MASK_ROWS,
+        STRIDE=stride, SLOTS=last - first, NONE=none, ROWS=MASK_ROWS,
     )  # fmt: skip
-    plan = _room((first, last), rows, none, torch.sort(masks)[1])
+    return torch.sort(masks)[1]
+
+
+def _arrange(
+    table: Tensor, span: tuple[int, int], rows: int, none: int, order: Tensor
+) -> VisitPlan:
+    n_out, stride = table.shape
+    plan = _room(span, rows, none, order)
     launch(
-        arrange_tiles, (plan.tiles,), part, plan.order, plan.table, plan.slots, plan.counts,
-        n_out, plan.table.shape[1], STRIDE=stride, SLOTS=slots, NONE=none, ROWS=rows,
+        arrange_tiles, (plan.tiles,), table[:, slice(*span)], plan.order, plan.table, plan.slots,
+        plan.counts, n_out, plan.table.shape[1],
+        STRIDE=stride, SLOTS=span[1] - span[0], NONE=none, ROWS=rows,
     )  # fmt: skip
     return plan
 
