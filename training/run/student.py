@@ -52,7 +52,7 @@ def find_provenance(config: Config, scans: int, plan: TeachingPlan) -> dict[str,
         'run': config.name,
         'seed': str(config.seed),
         'date': date.today().isoformat(),
-        'data': f'{config.data.kind}, {scans} scans',
+        'data': f'{_name_data(config.data)}, {scans} scans',
     }
     more = [*config.data.labelled, *config.data.unlabelled]
     if more:
@@ -65,6 +65,13 @@ def find_provenance(config: Config, scans: int, plan: TeachingPlan) -> dict[str,
         facts['teacher'] = 'itself, on fused scans' if plan.is_its_own else ', '.join(names)
         facts['method'] = config.taught_by
     return facts
+
+
+def _name_data(data: Data) -> str:
+    """By its folder, too: simulated scans often lie in the layout of a data set."""
+    if data.kind == 'streets' or data.root is None:
+        return data.kind
+    return f'{data.root.resolve().name} in the layout of {data.kind}'
 
 
 def _name_source(source: DataSource, data: Data) -> str:

@@ -201,6 +201,7 @@ def test_a_bundle_names_all_the_data_that_it_was_made_of(tmp_path: Path) -> None
     )
     parts = prepare(make_config(tmp_path, settings), tmp_path / 'run')
     assert parts.spec.provenance['more_data'] == 'ika, ouster without labels'
+    assert ' in the layout of semantickitti, ' in parts.spec.provenance['data']
 
 
 def test_smoothing_and_merged_labels_exclude_each_other(tmp_path: Path) -> None:
