@@ -4,6 +4,7 @@
   python training/export.py runs/baseline --out student.safetensors
   python training/export.py runs/baseline --checkpoint last --weights trained --half
   python training/export.py runs/baseline/best.pt --scan 000000.bin
+  python training/export.py runs/tuned --average BEFORE.safetensors --share 0.6
 
 The bundle is read back and must label a scan as the checkpoint's network does.
 """
@@ -26,14 +27,16 @@ from pydantic import ValidationError
 import torch
 from torch import Tensor
 
-from lidar_kd.bundle import Bundle, BundleSpec, save_bundle
+from lidar_kd.bundle import Bundle, BundleSpec, load_bundle, save_bundle
 from lidar_kd.cli.console import Console
+from lidar_kd.cli.numbers import read_share
 from lidar_kd.errors import BundleError, ConfigError, LidarKdError, prepare_folder
 from lidar_kd.models import build_model
 from lidar_kd.scans import read_scan
 from lidar_kd.segmenter import Segmenter
 from training.data.scan import Points
 from training.data.synthetic import make_street, scan_street
+from training.run.averaged import average_bundles
 from training.run.checkpoint import load_checkpoint, State
 
 WEIGHTS = {
@@ -68,6 +71,14 @@ def make_export_parser() -> argparse.ArgumentParser:
     add('--checkpoint', choices=('best', 'last'), default='best', help='of a folder (%(default)s)')
     about = '; '.join(f'{name}: {what}' for name, what in WEIGHTS.items())
     add('--weights', choices=WEIGHTS, default='scored', help=f'{about} (%(default)s)')
+    add(
+        '--average',
+        type=Path,
+        metavar='FILE',
+        help='mix in the weights of this bundle of the same network, which the run began from: '
+        'what it knew is kept beside what is new',
+    )
+    add('--share', type=read_share, default=0.5, help='of the run in the average (%(default)s)')
     add('--half', action='store_true', help='store float16: half the size')
     add('--scan', type=Path, metavar='FILE', help='compare on this scan (a made-up street)')
     return parser
@@ -76,6 +87,8 @@ def make_export_parser() -> argparse.ArgumentParser:
 def export(options: argparse.Namespace, console: Console) -> Path:
     checkpoint = find_checkpoint(options.run, options.checkpoint)
     bundle = restore(checkpoint, options.weights)
+    if options.average:
+        bundle = average_bundles(bundle, load_bundle(options.average), options.share)
     points = read_scan(options.scan) if options.scan else scan_street(make_street(0), 0)[0]
     # the run's own bundle is what its report is about and what students may have learnt from
     out: Path = options.out or checkpoint.with_name(f'exported_{checkpoint.stem}.safetensors')

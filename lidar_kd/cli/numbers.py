@@ -18,3 +18,10 @@ def read_count(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f'{word} is no whole number from 1 on')
     return int(word)
+
+
+def read_share(word: str) -> float:
+    """A part of a whole, neither nothing nor all of it."""
+    if not 0 < float(word) < 1:
+        raise argparse.ArgumentTypeError(f'{word} is no number between 0 and 1')
+    return float(word)

@@ -115,3 +115,42 @@ def test_mistakes_are_one_sentence_and_exit_2(
     assert sentence in error
     assert error.count('\n') == 1
     assert not list(run.glob('*.safetensors'))
+
+
+def test_an_average_lies_between_the_run_and_what_it_began_from(run: Path) -> None:
+    before = run / 'before.safetensors'
+    assert main([str(run / 'last.pt'), '--out', str(before), '--scan', str(run / 'scan.bin')]) == 0
+    found = written(run, '--average', str(before), '--share', '0.75')
+    tuned = torch.load(run / 'best.pt', weights_only=True)['ema']
+    first = torch.load(run / 'last.pt', weights_only=True)['model']
+    for name, tensor in found.items():
+        expected = tuned[name]
+        if tensor.is_floating_point():
+            expected = 0.75 * tuned[name] + 0.25 * first[name]
+        assert torch.allclose(tensor, expected), name
+    facts = load_bundle(run / 'new' / 'student.safetensors').spec.provenance
+    assert facts['averaged'] == '0.75 of this run, 0.25 of before'
+
+
+def test_networks_that_differ_are_not_averaged(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = make_state()
+    spec = tiny_spec()
+    grid = spec.grid.model_copy(update={'voxel_m': 0.7})
+    save_checkpoint(
+        run / 'other.pt',
+        state | {'spec': spec.model_copy(update={'grid': grid}).model_dump_json()},
+    )
+    other = run / 'other.safetensors'
+    assert main([str(run / 'other.pt'), '--out', str(other), '--scan', str(run / 'scan.bin')]) == 0
+    assert main([str(run), '--average', str(other), '--out', str(run / 'x.safetensors')]) == 2
+    assert 'its grid is not that of the run; give a bundle' in ' '.join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize('share', ['0', '1', 'half', 'nan'])
+def test_a_share_lies_between_the_two(run: Path, share: str) -> None:
+    with pytest.raises(SystemExit):
+        main([str(run), '--average', 'x', '--share', share])

@@ -293,7 +293,8 @@ def test_a_minkunet_is_imported_with_and_without_the_points_it_never_uses(
     for points in (True, False):
         path = save(tmp_path / 'a.pth', untrained_points(published(points=points)))
         output = tmp_path / f'{points}.safetensors'
-        assert main([str(path), '-o', str(output), '--network', 'minkunet', '--assume']) == 0
+        words = [str(path), '-o', str(output), '--network', 'minkunet', '--assume']
+        assert main([*words, '--ground-intensity', '0.3']) == 0
         printed = capsys.readouterr().out
         assert 'not known' not in printed
         # three steps of a linear layer's two tensors and a norm's four
