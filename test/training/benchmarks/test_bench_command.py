@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 import json
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -68,7 +69,12 @@ def run_benchmarks(names: Iterable[str], folder: Path, *, first: str = '') -> di
     ]
     code = RUN.format(first=first, commands=commands)
     done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=1200
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},  # other tests run beside it
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     ended = [line for line in done.stdout.splitlines() if line.endswith('ended with 0')]
     assert len(ended) == len(commands), done.stdout[-4000:] + done.stderr[-4000:]
