@@ -19,7 +19,7 @@ from lidar_kd.ros.settings import AUTO_MODEL, NodeSettings
 from lidar_kd.segmenter import Precision, Segmenter
 from lidar_kd.sensor import SensorOptions
 
-_ROOM = 0.6  # of the sensor's period for labels; clouds in and out and the robot take the rest
+_ROOM = 0.7  # of the sensor's period for labels; clouds in and out and the robot take the rest
 _TRIES = 5  # scans that are timed
 _BEAMS = 64
 _NO_SENSOR = SensorOptions(mounting='off', intensity='off')  # there is none to be told about

@@ -44,10 +44,10 @@ def take_ms(monkeypatch: pytest.MonkeyPatch, **by_name: float) -> None:
 @pytest.mark.parametrize(
     ('large_ms', 'rate_hz', 'expected'),
     [
-        # 0.6 of a period is for the network: 60 ms at 10 Hz, 30 ms at 20 Hz
-        (59, 10, 'large: large 59 ms for a scan of 640 points, 60 allowed at 10 Hz'),
-        (61, 10, 'small: large 61 ms, small 25 ms for a scan of 640 points, 60 allowed at 10 Hz'),
-        (59, 20, 'small: large 59 ms, small 25 ms for a scan of 640 points, 30 allowed at 20 Hz'),
+        # 0.7 of a period is for the network: 70 ms at 10 Hz, 35 ms at 20 Hz
+        (69, 10, 'large: large 69 ms for a scan of 640 points, 70 allowed at 10 Hz'),
+        (71, 10, 'small: large 71 ms, small 25 ms for a scan of 640 points, 70 allowed at 10 Hz'),
+        (69, 20, 'small: large 69 ms, small 25 ms for a scan of 640 points, 35 allowed at 20 Hz'),
     ],
 )
 def test_the_larger_one_is_taken_where_it_keeps_up(
