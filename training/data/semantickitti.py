@@ -162,7 +162,7 @@ def _read_calibration(path: Path) -> Poses:
             'or remove poses.txt to go without poses.'
         )
     matrices = _read_matrices(path, found[:1])
-    if not _are_rigid(matrices).all():
+    if not len(matrices) or not _are_rigid(matrices).all():
         raise DataError(f"{path}: 'Tr:' is no rotation and shift; copy the file again.")
     matrix: Poses = matrices[0]
     return matrix

@@ -176,9 +176,10 @@ def test_fusion_names_poses_that_end_too_early_or_lack_their_calibration(root: P
     (root / 'sequences/00/calib.txt').write_text('P0: 1 0 0 0 0 1 0 0 0 0 1 0\n')
     with pytest.raises(DataError, match=r"calib\.txt: no line 'Tr:' found"):
         require_poses(open_semantickitti(root))
-    (root / 'sequences/00/calib.txt').write_text('Tr: 0 0 0 0 0 0 0 0 0 0 0 0\n')
-    with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift"):
-        require_poses(open_semantickitti(root))
+    for nothing in ('Tr: 0 0 0 0 0 0 0 0 0 0 0 0\n', 'Tr: \n'):
+        (root / 'sequences/00/calib.txt').write_text(nothing)
+        with pytest.raises(DataError, match=r"calib\.txt: 'Tr:' is no rotation and shift"):
+            require_poses(open_semantickitti(root))
     poses.write_bytes(bytes(range(128, 256)))
     with pytest.raises(DataError, match=r'poses\.txt: expected 12 numbers per line'):
         require_poses(open_semantickitti(root))
