@@ -80,11 +80,11 @@ def _damage_files(paths: Sequence[Path], rng: Rng) -> None:
     files = [path for path in paths if path.is_file()]
     for _ in range(int(rng.integers(1, 3))):
         path = Path(pick(files, rng))
+        files.remove(path)  # damaged bytes are no document to spoil
         data = path.read_bytes()
         if path.suffix == '.json' and rng.random() < 0.7:
             data = json.dumps(spoil_document(json.loads(data), rng)).encode('utf-8', 'replace')
             path.write_bytes(data)
-            files.remove(path)
         else:
             path.write_bytes(damage_bytes(data, rng))
 
