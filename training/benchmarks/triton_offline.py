@@ -168,7 +168,11 @@ def _noted(
     for each in launches:
         names = each.kernel.arg_names[: len(each.arguments)]
         kinds = [_type_of(value) for value in each.arguments]
-        aligned = [at for at, value in enumerate(each.arguments) if _is_aligned(value)]
+        aligned = [
+            at
+            for at, value in enumerate(each.arguments)
+            if _is_aligned(value) and not each.kernel.params[at].do_not_specialize
+        ]
         yield Wanted(
             each.kernel, tuple(zip(names, kinds)), tuple(each.fixed.items()), tuple(aligned),
             each.warps, type_name if each.kernel.__name__ in MULTIPLIES else 'any',

@@ -46,14 +46,16 @@ def visit_numbers(table: Tensor, bits: list[int], none: int) -> Tensor:
     return mask
 
 
-def count_products(table: Tensor, rows: int, groups: int, none: int) -> int:
+def count_products(table: Tensor, rows: int, groups: int, none: int, *, sorts: bool = True) -> int:
     """Rows times slots that tiles of a table (n_out, K) multiply, the useless ones with them."""
     slots, total = table.shape[1], 0
     bits = bits_of_slots(slots)
     ends = [slots * part // groups for part in range(groups + 1)]
     for first, last in pairwise(ends):
         part = table[:, first:last]
-        ordered = part[visit_numbers(part, bits[first:last], none).argsort()] > none
-        tiles = F.pad(ordered, (0, 0, 0, -len(part) % rows)).view(-1, rows, last - first)
+        if sorts:
+            part = part[visit_numbers(part, bits[first:last], none).argsort()]
+        there = F.pad(part > none, (0, 0, 0, -len(part) % rows))
+        tiles = there.view(-1, rows, last - first)
         total += rows * int(tiles.any(1).sum())
     return total

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 FILE = Path(__file__).with_name('tiles.json')
-MOST_TOGETHER = 8  # slots that are never split
+MOST_TOGETHER = 8  # slots, of a layer that halves: never split, nor sorted at fixed shapes
 LEAST = 16  # rows, columns and depth that a tensor core multiplies at once
 
 

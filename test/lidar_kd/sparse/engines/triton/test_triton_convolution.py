@@ -193,7 +193,7 @@ def test_rows_may_lie_any_distance_apart() -> None:
     beside = torch.full((pairs.n_out, 40), 7.0, device=DEVICE)
     wide_x, wide_shortcut = (torch.cat([t, t], 1)[:, : t.shape[1]] for t in (x, shortcut))
     assert wide_x.stride(0) == 16
-    y = engine.infer(wide_x, packed, pairs, 16, residual=wide_shortcut, out=beside[:, 16:32])
+    y = engine.infer_into(beside[:, 16:32], wide_x, packed, pairs, residual=wide_shortcut)
     assert y.data_ptr() == beside[:, 16:].data_ptr()
     assert torch.equal(beside[:, 16:32], wanted)
     assert (beside[:, :16] == 7).all()
