@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import math
 from typing import Any
 
@@ -29,12 +29,15 @@ LEVELS, ROOM = 5, 1 << 17  # of a scan at fixed shapes; points
 GPU = 87  # compute capability, times ten, whose tiles are looked at
 
 
+NotedLayer = tuple[KernelMap | None, int, int, int]  # its map, rows, channels in and out
+
+
 class NotingEngine(TorchEngine):
     """Computes nothing, and notes every layer: its map, if it has one, and its channels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers: list[tuple[KernelMap | None, int, int, int]] = []
+        self.layers: list[NotedLayer] = []
 
     def infer(
         self, x: Tensor, packed: Tensor, pairs: KernelMap | None, out_channels: int, **_: Any
@@ -84,22 +87,22 @@ def _shares(points: Tensor, size_m: float, tiles: DeviceTiles) -> Iterator[tuple
     for name in NETWORKS:
         engine.layers.clear()
         fold_norms(build_model(name, classes=19)).eval()(voxels)
-        yield name, _share(engine, len(voxels.level), tiles)
+        yield name, _share(engine.layers, tiles)
     engine.layers.clear()
     model = fold_norms(build_model(NETWORKS[0], classes=19)).eval()
     wants = FixedNetwork(LEVELS)
     scan = FixedScan(rooms_for(ROOM, LEVELS), grid, model, torch.float32, wants, engine=engine)
     scan.run(F.pad(points, (0, 0, 0, ROOM - len(points)), value=math.nan))
-    yield f'{NETWORKS[0]}_fixed', _share(engine, len(voxels.level), tiles)
+    yield f'{NETWORKS[0]}_fixed', _share(engine.layers, tiles)
 
 
-def _share(engine: NotingEngine, cells: int, tiles: DeviceTiles) -> float:
-    """cells: rows that count of a layer without a map."""
+def _share(layers: Sequence[NotedLayer], tiles: DeviceTiles) -> float:
     counted: dict[tuple[int, int], tuple[int, int]] = {}
+    cells = _cells([pairs for pairs, *_ in layers if pairs is not None])
     done = useful = 0
-    for pairs, rows, c_in, c_out in engine.layers:
+    for pairs, rows, c_in, c_out in layers:
         if pairs is None:
-            products, real = rows, cells
+            products, real = rows, cells.get(rows, rows)
         else:
             groups = tiles.groups(pairs.slots, c_in, c_out)
             key = id(pairs), groups
@@ -109,6 +112,13 @@ def _share(engine: NotingEngine, cells: int, tiles: DeviceTiles) -> float:
         done += products * c_in * c_out
         useful += real * c_in * c_out
     return done / useful
+
+
+def _cells(maps: Sequence[KernelMap]) -> dict[int, int]:
+    """Rows of a level of fixed shape -> those that are cells: they are their own neighbours."""
+    tables = [pairs.derived['table'] for pairs in maps if 'nobody' in pairs.derived]
+    own = [table[:, table.shape[1] // 2] for table in tables if table.shape[1] % 2]
+    return {len(rows): int((rows > 0).sum()) for rows in own}
 
 
 def products_of(pairs: KernelMap, rows: int, groups: int) -> tuple[int, int]:

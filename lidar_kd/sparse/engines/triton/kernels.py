@@ -89,7 +89,7 @@ def convolve_tiles(
 @triton.jit(do_not_specialize=COUNTS)
 def read_masks(
     table: tl.tensor,
-    places: tl.tensor,
+    marks: tl.tensor,
     masks: tl.tensor,
     n_out: tl.tensor,
     n_slots: tl.tensor,
@@ -97,16 +97,16 @@ def read_masks(
     NONE: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """masks (n_out,): for every slot in which a row of table (n_out, slots) has a neighbour the
-    bit places[slot]; as a number in the order of Gray codes.
+    """masks (n_out,): the bits marks[slot] of every slot in which a row of table (n_out, slots)
+    has a neighbour; as a number in the order of Gray codes.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = row < n_out
     mask = tl.zeros((ROWS,), tl.int64)
     for slot in range(n_slots):
         source = tl.load(table + row * stride + slot, live, NONE)
-        bit = tl.load(places + slot)
-        mask |= tl.where(source > NONE, bit, 0)
+        mark = tl.load(marks + slot)
+        mask |= tl.where(source > NONE, mark, 0)
     for power in tl.static_range(6):  # the place of the mask among Gray codes
         mask = mask ^ (mask >> (1 << power))
     tl.store(masks + row, mask, live)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.triton.kernels import arrange_tiles, arrange_ups, read_masks
 from lidar_kd.sparse.engines.triton.launch import launch
-from lidar_kd.sparse.engines.triton.order import bits_of_slots
+from lidar_kd.sparse.engines.triton.order import marks_of_slots
 from lidar_kd.sparse.engines.triton.tiles import MOST_TOGETHER
 
 MASK_ROWS = 128  # rows a program reads masks of
@@ -102,7 +102,7 @@ def _visit_order(table: Tensor, first: int, last: int, none: int) -> Tensor:
     masks = torch.empty(n_out, dtype=torch.int64, device=table.device)
     launch(
         read_masks, (-(-n_out // MASK_ROWS),), table[:, first:last],
-        _places(stride, table.device)[first:last], masks, n_out, last - first, stride,
+        _marks(stride, table.device)[first:last], masks, n_out, last - first, stride,
         NONE=none, ROWS=MASK_ROWS,
     )  # fmt: skip
     return torch.sort(masks)[1]
@@ -143,9 +143,9 @@ def _room(span: tuple[int, int], rows: int, none: int, order: Tensor) -> VisitPl
 
 
 @cache
-def _places(slots: int, device: torch.device) -> Tensor:
-    """(K,) int64: the bit of each slot."""
-    return torch.tensor([1 << bit for bit in bits_of_slots(slots)]).to(device)
+def _marks(slots: int, device: torch.device) -> Tensor:
+    """(K,) int64, see order.py."""
+    return torch.tensor(marks_of_slots(slots)).to(device)
 
 
 @dataclass(frozen=True, eq=False)
