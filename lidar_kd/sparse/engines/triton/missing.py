@@ -47,11 +47,11 @@ def try_kernels(device: int) -> None:
     when one is off.
     """
     from lidar_kd.sparse.engines.triton.engine import TritonEngine
-    from lidar_kd.sparse.engines.triton.tiles import capability_of
+    from lidar_kd.sparse.engines.triton.tuned import tiles_for
 
     torch.manual_seed(0)
     torch.cuda.set_device(device)
-    engine = TritonEngine('cuda', capability_of(torch.device('cuda', device)))
+    engine = TritonEngine('cuda', tiles_for(torch.device('cuda', device)))
     coords = torch.nonzero(torch.rand(2, 20, 20, 20) < 0.2).to('cuda')
     for name, pairs in maps_to_test(coords.int()).items():
         for dtype, limit in LIMITS.items():
