@@ -20,14 +20,16 @@ from lidar_kd.bundle import find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, LidarKdError
 from lidar_kd.segmenter import TYPES
+from lidar_kd.sparse import Conv
 from lidar_kd.sparse.engines.triton.missing import triton_missing
 from lidar_kd.sparse.engines.triton.tiles import capability_of, DeviceTiles, tiles_of
 from lidar_kd.sparse.engines.triton.tuned import tuned_file, write_tuned
 from lidar_kd.sparse.engines.triton.tuning import (
     GpuLayerTimer,
-    layers_to_tune,
+    KINDS,
     LayerTimer,
     tune_layer,
+    TunedLayer,
 )
 
 _DESCRIPTION = """\
@@ -53,6 +55,17 @@ def parse_tune_options() -> argparse.Namespace:
     )
     parser.add_argument('--training', action='store_true', help='the gradients of weights as well')
     return parser.parse_args()
+
+
+def layers_to_tune(model: nn.Module, dtype: torch.dtype, *, trains: bool) -> list[TunedLayer]:
+    """Of a network's convolutions, each shape once; trains: with the gradients of weights."""
+    channels = {
+        (layer.in_channels, layer.out_channels)
+        for layer in model.modules()
+        if isinstance(layer, Conv)
+    }
+    kinds = KINDS if trains else KINDS[:1]
+    return [TunedLayer(kind, dtype, *pair) for pair in sorted(channels) for kind in kinds]
 
 
 def tune_network(

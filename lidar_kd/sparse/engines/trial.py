@@ -41,10 +41,10 @@ def _mark(name: str, files: Sequence[str]) -> Path:
     """The file whose presence says that these files passed with this torch on this device."""
     state = [f'{file} {os.stat(file).st_mtime_ns}' for file in files]
     state += [torch.__version__, torch.cuda.get_device_name()]
-    return cache_folder() / f'{name}-{digest_of(state)}'
+    return cache_folder() / f'{name}-{short_digest(state)}'
 
 
-def digest_of(lines: Sequence[str]) -> str:
+def short_digest(lines: Sequence[str]) -> str:
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lidar_kd.sparse.engines.trial import cache_folder, digest_of
+from lidar_kd.sparse.engines.trial import cache_folder, short_digest
 from lidar_kd.sparse.engines.triton.tiles import capability_of, DeviceTiles, tiles_of, TileSizes
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def tuned_file(gpu: str) -> Path:
     """Another one where anything changes that the times depend on."""
     here = Path(__file__).parent
     ours = [(here / name).read_text(encoding='utf-8') for name in ('kernels.py', 'tiles.json')]
-    return cache_folder() / f'tiles-{digest_of([*_versions(gpu).values(), *ours])}.json'
+    return cache_folder() / f'tiles-{short_digest([*_versions(gpu).values(), *ours])}.json'
 
 
 def write_tuned(path: Path, gpu: str, tuned: Mapping[str, TileSizes]) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from lidar_kd.sparse.engines.contest import hilly_map, median_ms
 from lidar_kd.sparse.engines.contract import Engine
@@ -20,7 +20,6 @@ from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.plain_torch import TorchEngine
 from lidar_kd.sparse.engines.triton.tiles import DeviceTiles, LEAST, tile_key, TileSizes
 from lidar_kd.sparse.engines.triton.tuned import MOST
-from lidar_kd.sparse.layers import Conv
 
 log = logging.getLogger(__name__)
 GAIN = 0.03  # of the time, below which it may be chance
@@ -46,17 +45,6 @@ class TunedLayer:
 
 
 LayerTimer = Callable[[DeviceTiles, TunedLayer], float]  # ms
-
-
-def layers_to_tune(model: nn.Module, dtype: torch.dtype, *, trains: bool) -> list[TunedLayer]:
-    """Of a network's convolutions, each shape once; trains: with the gradients of weights."""
-    channels = {
-        (layer.in_channels, layer.out_channels)
-        for layer in model.modules()
-        if isinstance(layer, Conv)
-    }
-    kinds = KINDS if trains else KINDS[:1]
-    return [TunedLayer(kind, dtype, *pair) for pair in sorted(channels) for kind in kinds]
 
 
 def tune_layer(tiles: DeviceTiles, layer: TunedLayer, time_ms: LayerTimer) -> TileSizes:

@@ -21,7 +21,6 @@ from lidar_kd.sparse.engines.triton.tiles import DeviceTiles, tiles_of
 from lidar_kd.sparse.engines.triton.tuned import read_tuned, tuned_file, write_tuned
 from lidar_kd.sparse.engines.triton.tuning import (
     layer_run,
-    layers_to_tune,
     tune_layer,
     TunedLayer,
 )
@@ -59,10 +58,10 @@ def test_sizes_that_the_gpu_refuses_are_left_out() -> None:
 
 def test_every_shape_of_a_network_is_tuned_once() -> None:
     model = build_model('minkunet_quarter', classes=19)
-    layers = layers_to_tune(model, torch.float16, trains=False)
+    layers = tune.layers_to_tune(model, torch.float16, trains=False)
     assert LAYER in layers
     assert len({layer.key for layer in layers}) == len(layers)
-    both = layers_to_tune(model, torch.float16, trains=True)
+    both = tune.layers_to_tune(model, torch.float16, trains=True)
     assert len(both) == 2 * len(layers)
 
 
