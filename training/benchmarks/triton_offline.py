@@ -37,6 +37,7 @@ TYPES = {
     'float32': (torch.float32, 'highest'),
     'float32 tf32x3': (torch.float32, 'high'),
 }
+CLASSES = 19
 LEVELS = 5  # of the student that ships
 ROWS = 1000  # of a made-up map; of no divisor that a kernel could be specialised for
 TENSOR_CORES = r'\b(HMMA|HGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCMMA)\b'
@@ -135,7 +136,7 @@ def layer_shapes(presets: Sequence[str]) -> set[LayerShape]:
     slots: dict[tuple[int, int, bool], int] = {}
     for name in presets:
         with torch.device('meta'):
-            model = build_model(name, classes=19)
+            model = build_model(name, classes=CLASSES)
         for layer in model.modules():
             if isinstance(layer, Conv):
                 key = layer.in_channels, layer.out_channels, isinstance(layer, PointwiseConv)
@@ -170,7 +171,7 @@ def _of_a_scan(kind: int, dtype: torch.dtype) -> list[KernelLaunch]:
     """What a GPU does for the student that ships, from points to labels."""
     from lidar_kd.sparse.engines.triton.engine import TritonEngine
 
-    model = fold_norms(build_model(SHIPPED, classes=19)).eval()
+    model = fold_norms(build_model(SHIPPED, classes=CLASSES)).eval()
     rooms, grid = rooms_for(ROWS, LEVELS), CartesianGrid(voxel_m=0.1)
     engine, wants = TritonEngine('cpu', kind), FixedNetwork(LEVELS)
     with recorded() as launches:
@@ -188,7 +189,7 @@ def _of_layers(
     with recorded() as launches:
         for shape in sorted(shapes, key=lambda shape: (shape.c_in, shape.c_out, shape.slots)):
             _ask(engine, shape, dtype, trains=trains)
-        engine.answers(torch.empty(ROWS, 19, dtype=dtype, device='meta'))
+        engine.answers(torch.empty(ROWS, CLASSES, dtype=dtype, device='meta'))
     return launches
 
 
@@ -213,7 +214,8 @@ def _ask(engine: Any, shape: LayerShape, dtype: torch.dtype, *, trains: bool) ->
     weight = torch.empty(c_out, slots, c_in, dtype=dtype, device='meta')
     pairs = made_up_map(slots) if slots > 1 else None
     packed, bias = engine.pack(weight, dtype), torch.empty(c_out, device='meta')
-    engine.infer(x, packed, pairs, c_out, bias=bias, residual=dy, relu=True)
+    head = c_out == CLASSES  # nothing is added to its result
+    engine.infer(x, packed, pairs, c_out, bias=bias, residual=None if head else dy, relu=not head)
     if trains and pairs is not None:
         engine.forward(x, weight, pairs)
         engine.backward(x, weight, dy, pairs, need_x=True)
