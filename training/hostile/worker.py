@@ -17,6 +17,7 @@ from typing import NamedTuple
 import warnings
 
 import torch
+import torch._dynamo  # every optimizer imports it, 1.5 s: once, before processes are forked
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import LidarKdError
