@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from small_run import fit, make_config, make_street, prepare, ROOT, save_teacher, settings_on
+from started_command import FORKING
 import torch
 from torch import distributed, nn, Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from training.run.checkpoint import load_checkpoint
@@ -54,14 +55,19 @@ def _enter(rank: int, port: int, job: Callable[..., None], arguments: tuple[Any,
         job(ranks, *arguments)
 
 
+def start_ranks(job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    own = (find_free_port(), job, arguments)
+    start_processes(_enter, own, WORLD, start_method=FORKING.get_start_method())
+
+
 def on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
     try:
-        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+        start_ranks(job, arguments)
     except ProcessRaisedException as error:
         if 'EADDRINUSE' not in str(error) and 'onnect' not in str(error):
             raise
         # somebody took the port between its finding and its use
-        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+        start_ranks(job, arguments)
 
 
 @dataclass(frozen=True)
