@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import gc
 import os
 from pathlib import Path
 import signal
@@ -29,6 +30,12 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no full collection, of hundreds, looks at all of torch again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -22,7 +22,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from training.benchmarks.live_figures import measure_live, report_live
 from training.benchmarks.live_sensors import run_sensors
-from training.benchmarks.scans import most_points, thin
+from training.benchmarks.scans import most_points, trial_rows
 from training.live.processes import (
     check_alive,
     prepare_environment,
@@ -68,7 +68,7 @@ def _repeat(scan: Path, place: Path) -> None:
         place.symlink_to(scan)
         return
     points = np.fromfile(scan, '<f4').reshape(-1, 4)
-    points[thin(len(points))].tofile(place)
+    points[trial_rows(len(points))].tofile(place)
 
 
 def _simulate(console: Console) -> list[Path]:

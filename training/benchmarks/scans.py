@@ -24,7 +24,7 @@ def distinct_scans(count: int) -> tuple[list[NDArray[np.float32]], str]:
     most = most_points()
     if not most:
         return scans, source
-    thinned = [scan[thin(len(scan))] for scan in scans]
+    thinned = [scan[trial_rows(len(scan))] for scan in scans]
     return thinned, f'{source}, of which some {most} points each: a trial, not a measurement'
 
 
@@ -38,7 +38,7 @@ def even_points() -> int:
     return most_points() or FULL_POINTS
 
 
-def thin(points: int) -> slice:
+def trial_rows(points: int) -> slice:
     """Those of so many points that a trial keeps; else all."""
     return slice(None, None, max(1, points // most_points()) if most_points() else 1)
 

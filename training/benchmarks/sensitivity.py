@@ -17,7 +17,7 @@ from lidar_kd.bundle import find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.sensor import SensorOptions
-from training.benchmarks.scans import most_points, REAL, thin
+from training.benchmarks.scans import most_points, REAL, trial_rows
 from training.data.scan import Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 from training.scores.metrics import Confusion, horizontal_range
@@ -92,7 +92,7 @@ def run_sensitivity(console: Console, *, scans: int, repeats: int) -> dict[str, 
 
 def _thinned(scan: Scan) -> Scan:
     kept = np.zeros(len(scan.points), np.bool_)
-    kept[thin(len(kept))] = True
+    kept[trial_rows(len(kept))] = True
     return scan.take(kept)
 
 
