@@ -30,7 +30,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosgraph_msgs.msg import Clock  # type: ignore[import, unused-ignore]
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2, PointField
 import torch
 

@@ -84,7 +84,9 @@ def find_problems(
     layout = layout_of(scans.kind)
     try:
         with zipfile.ZipFile(archive) as file:
-            members = {info.filename: info for info in file.infolist() if not info.is_dir()}
+            members = {
+                info.filename: info for info in file.infolist() if not info.filename.endswith('/')
+            }
             problems = list(_find_strays(members, layout, scans, split))
             problems += _check_extras(file, members, layout, split)
             for frame in scans.frames:
@@ -110,8 +112,8 @@ def _find_strays(
     strays = sorted(members.keys() - known)
     if strays:
         yield (
-            f'{strays[0]}: belongs to no scan of this split, and {len(strays) - 1} more; '
-            'pack the archive from the split alone.'
+            f'{strays[0] or "a file without a name"}: belongs to no scan of this split, and '
+            f'{len(strays) - 1} more; pack the archive from the split alone.'
         )
 
 

@@ -180,6 +180,21 @@ def test_reliability_follows_the_publisher(small_bundle: str, best_effort: bool)
         partner.ask(make_scan(scatter(500)))
 
 
+def test_a_driver_of_another_reliability_in_place_of_the_first_is_followed_and_told(
+    small_bundle: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    leave_domain()
+    with running_node(model=small_bundle):
+        for best_effort in (False, True):
+            with spinning(lambda context: Partner(context, best_effort=best_effort)) as partner:  # noqa: B023
+                if not best_effort:
+                    partner.activate()
+                wanted = 'BEST_EFFORT' if best_effort else 'RELIABLE'
+                wait_for(lambda: partner.find_reliabilities() == [wanted], wanted)  # noqa: B023
+                partner.ask(make_scan(scatter(500)))
+    assert 'points changed: best_effort from now on' in capfd.readouterr().err
+
+
 def test_qos_overrides_hold_for_input_and_outputs(partner: Partner, small_bundle: str) -> None:
     overrides = {
         f'qos_overrides./{NAME}/points.subscription.reliability': 'best_effort',

@@ -7,6 +7,7 @@ import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 import os
 from pathlib import Path
 import re
@@ -29,6 +30,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import PointCloud2
 
 from lidar_kd.ros.replay.node import main, ReplayNode, ReplaySettings
@@ -55,20 +58,18 @@ def sequence(tmp_path: Path) -> Path:
 
 
 class Listener:
-    """A node that keeps what it hears, and when."""
+    """A node that keeps what it hears."""
 
     def __init__(self, context: Context) -> None:
         self.node = Node('listener', context=context)
         self.clouds: list[PointCloud2] = []
-        self.heard_ns: list[int] = []
 
     def subscribe(self) -> None:
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
-        self.node.create_subscription(PointCloud2, 'points', self._receive, qos)
+        self.node.create_subscription(PointCloud2, 'points', self.clouds.append, qos)
 
-    def _receive(self, cloud: PointCloud2) -> None:
-        self.clouds.append(cloud)
-        self.heard_ns.append(time.time_ns())
+    def has_heard(self, count: int) -> bool:
+        return len(self.clouds) == count
 
     @property
     def stamps_ns(self) -> list[int]:
@@ -129,25 +130,34 @@ def test_a_loop_returns_to_the_first_scan_that_was_asked_for(sequence: Path) -> 
     assert listener.clouds[0].header.frame_id == 'roof'
 
 
-def test_stamps_are_the_times_of_publication_and_the_rate_does_not_drift(sequence: Path) -> None:
-    with replaying(sequence, rate_hz=20.0) as (node, listener, executor):
-        read = node._source.read
+def test_stamps_are_the_times_of_publication_and_a_late_cloud_delays_no_other(
+    sequence: Path,
+) -> None:
+    with replaying(sequence, rate_hz=20.0, use_sim_time=True) as (node, listener, executor):
+        node._steady = node.get_clock()  # the test says what time it is
+        clock = listener.node.create_publisher(ClockMessage, '/clock', 10)
 
-        def read_slowly(index: int) -> Any:
-            time.sleep(0.03)  # would make 50 ms 80 ms if the node counted from the last cloud
-            return read(index)
+        def set_time(time_ms: int) -> None:
+            """Until the node has heard it."""
 
-        node._source.read = read_slowly  # type: ignore[method-assign]
+            def is_heard() -> bool:
+                clock.publish(ClockMessage(clock=Time(nanoseconds=time_ms * 10**6).to_msg()))
+                executor.spin_once(timeout_sec=0.05)
+                return bool(node.get_clock().now().nanoseconds == time_ms * 10**6)
+
+            spin_until(executor, is_heard)
+
+        set_time(1000)
+        waiting = node._timer
         listener.subscribe()
-        spin_until(executor, lambda: len(listener.clouds) >= 30)
-    stamps_ns = np.array(listener.stamps_ns)
-    # Where in the period of 50 ms each cloud came: always at the same place, however late one may
-    # be on a busy machine; a drift of 30 ms per cloud would spread them over all of it.
-    turns = np.exp(2j * np.pi * (stamps_ns - stamps_ns[0]) / 50e6)
-    assert abs(turns.mean()) > 0.7  # 1 when exact; spread evenly it is 0
-    ages_s = 1e-9 * (np.array(listener.heard_ns) - stamps_ns)
-    assert (ages_s > 0).all()
-    assert np.median(ages_s) < 0.05
+        spin_until(executor, lambda: node._timer is not waiting)
+        # Due at 1050, 1100, 1150, 1200 ms. The first comes 30 ms late, the third 40; were the
+        # period counted from the last cloud, there would be none at 1100 and 1200.
+        for number, time_ms in enumerate((1080, 1100, 1190, 1200), 1):
+            set_time(time_ms)
+            spin_until(executor, partial(listener.has_heard, number))
+        assert node.published == 4
+    assert listener.stamps_ns == [time_ms * 10**6 for time_ms in (1080, 1100, 1190, 1200)]
 
 
 def test_an_organised_layout_is_published_as_it_is(sequence: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from lidar_kd.errors import DataError
 from lidar_kd.labels import IGNORE
 from lidar_kd.scans.bags import Bag
+from lidar_kd.scans.unpacking import import_zstd
 from training.data.kinds import open_dataset
 
 pytest.importorskip('rosbags.rosbag2', reason='needs rosbags')
@@ -163,6 +164,18 @@ def test_a_damaged_bag_is_told_in_one_sentence(tmp_path: Path, name: str) -> Non
     (bag / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match='the bag is damaged'):
         open_dataset('bags', bag)[0]
+
+
+def test_a_packed_bag_that_grows_a_thousandfold_is_not_unpacked(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', {'/points': [cloud(3)]})
+    with import_zstd().open(bag / 'bag.db3.zstd', 'wb') as file:
+        for _ in range(100):
+            file.write(bytes(1 << 20))  # 100 MB of zeros become some 3 kB
+    (bag / 'bag.db3').unlink()
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(DataError, match='unpacks to more than 100 times its size'):
+        open_dataset('bags', bag)[0]
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_what_is_no_bag_is_told(tmp_path: Path) -> None:

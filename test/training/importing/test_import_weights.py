@@ -9,6 +9,7 @@ from collections.abc import Callable
 import os
 from pathlib import Path
 import pickle
+import resource
 import tarfile
 from typing import Any
 import zipfile
@@ -157,6 +158,21 @@ def test_a_torchscript_program_is_refused_unrun(
     monkeypatch.setattr(torch.jit, 'load', lambda *_, **__: pytest.fail('it was loaded'))
     with pytest.raises(BundleError, match='a TorchScript program, which loading would run'):
         read_checkpoint(tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize(
+    'announced', [b'}r\xff\xff\xff\x1f', b'\x96' + (1 << 40).to_bytes(8, 'little')]
+)
+@pytest.mark.parametrize('write', [zipped, plain, older, tarred])
+def test_room_that_a_file_announces_is_not_made(
+    tmp_path: Path, write: Callable[[Path, bytes], None], announced: bytes
+) -> None:
+    """A number for the memo for which C makes 8 GB of room, and a terabyte of bytes."""
+    write(tmp_path / 'a.pth', b'\x80\x05' + announced + b'.')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match=r'a\.pth: '):
+        read_checkpoint(tmp_path / 'a.pth')
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
 # --- one sentence ---

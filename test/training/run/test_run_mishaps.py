@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_run import fit, make_config, make_street, prepare, settings_on, write_config
+import torch
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError, DataError
@@ -192,6 +193,17 @@ def test_a_damaged_checkpoint_is_replaced_by_the_best_one(
     again = fit(config, tmp_path / 'run')
     assert again.step == 7
     assert 'best.pt is taken instead, of step 7' in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(
+    street: Path, tmp_path: Path, capsys: Capture, threads: int
+) -> None:
+    """`threads`: whatever is set is put back."""
+    config = make_config(tmp_path, settings_on(street, threads=0))  # as many as there are
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        fit(config, tmp_path / 'run')
+    assert 'going on with threads 2 -> 3: the last bits will differ' in capsys.readouterr().err
 
 
 def test_the_next_steps_hold_where_the_path_has_spaces(tmp_path: Path, capsys: Capture) -> None:

@@ -153,6 +153,17 @@ def test_what_is_no_archive_is_said(
         assert f'{name}: {sentence}' in capsys.readouterr().err
 
 
+def test_a_member_without_a_name_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+        archive.writestr('some name', b'')
+    data = (tmp_path / 'a.zip').read_bytes().replace(b'some name', b'\0ome name')
+    (tmp_path / 'a.zip').write_bytes(data)  # a name ends at its first zero
+    assert main(['check', str(tmp_path / 'a.zip'), *words[2:-2]]) == 2
+    assert 'a file without a name: belongs to no scan of this split' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('packing', 'sentence'),
     [
