@@ -18,7 +18,7 @@ from started_command import run_command
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
-from lidar_kd.models import fixed_sizes
+from lidar_kd.models import fixed_sizes, PRESETS
 from training.bench import BENCHMARKS
 from training.benchmarks import gpu_segment
 from training.benchmarks.gpu_segment import time_segment
@@ -168,7 +168,7 @@ def test_segment_is_timed_layer_by_layer_and_at_fixed_shapes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gpu_segment, 'POINTS', 800)
-    monkeypatch.setitem(gpu_segment.PRESETS, gpu_segment.PTV3, ('ptv3', PTV3))
+    monkeypatch.setitem(PRESETS, gpu_segment.PTV3, ('ptv3', PTV3))
     monkeypatch.setattr(fixed_sizes, 'SIZES', (1024,))
     clouds, _ = distinct_scans(1)
     metrics = time_segment(Console(quiet=True), [clouds[0][::400]], 1, 'cpu')
