@@ -40,13 +40,15 @@ docs: .venv/.docs
 bench: $(READY)
 	$(BIN)/python training/bench.py engine
 
-# What only a machine with a GPU can show, in some ten minutes: the tests, then the figures.
+# What only a machine with a GPU can show, in some ten minutes: the tests, then the figures; then
+# the search for faster tiles, after which the figures can be taken again.
 gpu: $(READY)
 	$(BIN)/python -m pytest -q -m cuda
 	@if command -v compute-sanitizer >/dev/null; then \
 		compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -q -m cuda test/lidar_kd/models; \
 	else echo 'compute-sanitizer is not here: it comes with the CUDA toolkit'; fi
 	$(BIN)/python training/bench.py gpu --scans 4 --repeats 2 --json runs/gpu.json
+	$(BIN)/python -m lidar_kd.cli.tune
 
 # After a change of constraints.txt or setup.py; needs uv.
 lock:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn, Tensor
 
@@ -61,6 +63,12 @@ class Down(nn.Module):
         self.down = down(c_in, c_down, norm)
         self.blocks = residuals(c_down, c_out, blocks, norm)
 
+    @property
+    def last(self) -> ConvNorm:
+        """The layer whose result is the stage's."""
+        block: Residual = self.blocks[-1]  # type: ignore[assignment]
+        return block.second
+
     def forward(self, x: SparseTensor) -> SparseTensor:
         y: SparseTensor = self.blocks(self.down(x))
         return y
@@ -77,17 +85,30 @@ class Up(nn.Module):
         self.blocks = residuals(c_out + c_skip, c_out, blocks, norm)
 
     def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
-        y: SparseTensor = self.blocks(joined(self.up(x), skip))
+        y: SparseTensor = self.blocks(self._join(x, skip))
         return y
 
-
-def residuals(c_in: int, c_out: int, count: int, norm: Norm | None = None) -> nn.Sequential:
-    return nn.Sequential(*(Residual(c_out if k else c_in, c_out, norm) for k in range(count)))
+    def _join(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+        """The channels of both, on the same cells; without a copy where the skip has room."""
+        if skip.joint is None:
+            return joined(self.up(x), skip)
+        self.up.infer_into(skip.joint[:, : self.up.conv.out_channels], x)
+        return skip.with_features(skip.joint)
 
 
 def joined(x: SparseTensor, skip: SparseTensor) -> SparseTensor:
     """The channels of both, on the same cells."""
     return x.with_features(torch.cat([x.features, skip.features], dim=1))
+
+
+def leave_room(ups: Iterable[Up], skips: Iterable[ConvNorm]) -> None:
+    """skips: the layers whose results the stages up are joined with, in their order."""
+    for stage, layer in zip(ups, skips):
+        layer.room = stage.up.conv.out_channels
+
+
+def residuals(c_in: int, c_out: int, count: int, norm: Norm | None = None) -> nn.Sequential:
+    return nn.Sequential(*(Residual(c_out if k else c_in, c_out, norm) for k in range(count)))
 
 
 def build_level_maps(level: Level, strides: int) -> None:

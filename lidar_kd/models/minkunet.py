@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, MOST_BLOCKS, submanifold, Up
+from lidar_kd.models.blocks import build_level_maps, Down, leave_room, MOST_BLOCKS, submanifold, Up
 from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import Level, PointwiseConv, SparseTensor
 from lidar_kd.voxels import Voxels
@@ -42,16 +42,18 @@ class UNet(nn.Module):
                 'down and up'
             )
         stem, *encoder = widths[:5]
-        self.stem = nn.Sequential(submanifold(in_channels, stem), submanifold(stem, stem))
+        begin, first = submanifold(in_channels, stem), submanifold(stem, stem)
+        self.stem = nn.Sequential(begin, first)
         levels = [stem, *encoder]
-        self.downs = nn.ModuleList(
-            Down(a, a, b, blocks=count) for a, b, count in zip(levels, encoder, blocks)
-        )
+        downs = [Down(a, a, b, blocks=count) for a, b, count in zip(levels, encoder, blocks)]
+        self.downs = nn.ModuleList(downs)
         decoder = widths[4:]
-        self.ups = nn.ModuleList(
+        ups = [
             Up(a, skip, b, blocks=count)
             for a, skip, b, count in zip(decoder, levels[-2::-1], decoder[1:], blocks[4:])
-        )
+        ]
+        self.ups = nn.ModuleList(ups)
+        leave_room(ups[::-1], [first, *(stage.last for stage in downs[:-1])])
 
     def encode(self, x: SparseTensor) -> list[SparseTensor]:
         """Stem and every stage down, finest first."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lidar_kd.errors import ConfigError
-from lidar_kd.models.blocks import build_level_maps, Down, MOST_BLOCKS, Up
+from lidar_kd.models.blocks import build_level_maps, Down, leave_room, MOST_BLOCKS, Up
 from lidar_kd.models.output import Early, Output
 from lidar_kd.sparse import ConvNorm, Level, Norm, PointwiseConv, SparseTensor, SubmanifoldConv
 from lidar_kd.voxels import Voxels
@@ -35,14 +35,17 @@ class SpUNet(nn.Module):
         skips = [base_channels, *channels[:stages]]
         decoder = channels[stages - 1 :]
         self.stem = ConvNorm(SubmanifoldConv(in_channels, base_channels, STEM), norm=NORM)
-        self.downs = nn.ModuleList(
+        downs = [
             Down(a, b, b, blocks=blocks, norm=NORM)
             for a, b, blocks in zip(skips, skips[1:], layers)
-        )
-        self.ups = nn.ModuleList(
+        ]
+        self.downs = nn.ModuleList(downs)
+        ups = [
             Up(a, skip, b, blocks=blocks, norm=NORM)
             for a, skip, b, blocks in zip(decoder, skips[-2::-1], decoder[1:], layers[stages:])
-        )
+        ]
+        self.ups = nn.ModuleList(ups)
+        leave_room(ups[::-1], [self.stem, *(stage.last for stage in downs[:-1])])
         self.head = PointwiseConv(channels[-1], classes, bias=True)
         self.point_width = self.voxel_width = channels[-1]
         self.early_width = decoder[1]

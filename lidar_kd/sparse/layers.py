@@ -96,27 +96,33 @@ class Conv(nn.Module, ABC):
         return SparseTensor(convolve(x.features, flat, pairs, level.engine, self.bias), level)
 
     def infer(
-        self, x: SparseTensor, *, residual: Tensor | None = None, relu: bool = False
+        self,
+        x: SparseTensor,
+        *,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        out: Tensor | None = None,
     ) -> SparseTensor:
-        """relu?(forward(x) + residual?) in one pass, without gradients."""
+        """relu?(forward(x) + residual?) in one pass, without gradients; out: where it goes."""
         features, weight = x.features, self.weight
         device = features.device.type
         if torch.is_autocast_enabled(device):  # asked first: to leave it takes 13 us a layer
             x = x.with_features(_as_autocast_says(features))
             with torch.autocast(device, enabled=False):
-                return self.infer(x, residual=residual, relu=relu)
+                return self.infer(x, residual=residual, relu=relu, out=out)
         if features.shape[1] != weight.shape[4]:
             self._refuse(features)
         pairs, level = self.map_of(x.level)
-        y = level.engine.infer(
-            features,
-            self._pack(weight, level.engine, features.dtype),
-            pairs,
-            weight.shape[0],
-            bias=self.bias,
-            residual=residual,
-            relu=relu,
-        )
+        engine, bias = level.engine, self.bias
+        packed = self._pack(weight, engine, features.dtype)
+        if out is None:
+            y = engine.infer(
+                features, packed, pairs, weight.shape[0], bias=bias, residual=residual, relu=relu
+            )
+        else:
+            y = engine.infer_into(
+                out, features, packed, pairs, bias=bias, residual=residual, relu=relu
+            )
         return SparseTensor(y, level)
 
     def _refuse(self, features: Tensor) -> NoReturn:
@@ -200,7 +206,13 @@ class Norm:
 
 
 class ConvNorm(nn.Module):
-    """relu?(norm(conv(x)) + residual?): the unit of which every U-Net here is made."""
+    """relu?(norm(conv(x)) + residual?): the unit of which every U-Net here is made.
+
+    room: channels to leave free before the result for what is to be joined with it, where the
+    engine can; of a layer whose result has the rows of x.
+    """
+
+    room = 0
 
     def __init__(self, conv: Conv, *, relu: bool = True, norm: Norm | None = None) -> None:
         super().__init__()
@@ -214,11 +226,25 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
         if self.folded and not torch.is_grad_enabled():
+            if self.room and x.level.engine.joins:
+                return self._beside_room(x, residual)
             return self.conv.infer(x, residual=residual, relu=self.relu)
         y: SparseTensor = self.conv(x)
         return y.with_features(
             y.level.engine.norms.normalise(y.features, self.norm, residual, relu=self.relu)
         )
+
+    def infer_into(
+        self, out: Tensor, x: SparseTensor, residual: Tensor | None = None
+    ) -> SparseTensor:
+        """forward() of a folded layer, written to `out`."""
+        return self.conv.infer(x, residual=residual, relu=self.relu, out=out)
+
+    def _beside_room(self, x: SparseTensor, residual: Tensor | None) -> SparseTensor:
+        width = self.room + self.conv.out_channels
+        joint = x.features.new_empty(len(x.features), width)
+        y = self.infer_into(joint[:, self.room :], x, residual)
+        return SparseTensor(y.features, y.level, joint)
 
 
 def chain(

@@ -83,7 +83,7 @@ def _make(name: str, device_type: str) -> Engine:
         return SpconvEngine()
     if name == 'triton':  # Triton itself is not there on every machine
         from lidar_kd.sparse.engines.triton.engine import TritonEngine
-        from lidar_kd.sparse.engines.triton.tiles import capability_of
+        from lidar_kd.sparse.engines.triton.tuned import tiles_for
 
-        return TritonEngine(device_type, capability_of(torch.device(device_type)))
+        return TritonEngine(device_type, tiles_for(torch.device(device_type)))
     return TorchEngine(device_type)

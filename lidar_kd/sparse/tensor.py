@@ -113,10 +113,13 @@ class Level:
 
 @dataclass(eq=False, slots=True)  # one a layer: frozen, it would take three times as long
 class SparseTensor:
-    """features: (N, C), one row per cell of the level."""
+    """features: (N, C), one row per cell of the level. joint: (N, more), where they are the last
+    channels; the first ones are for the layer whose result belongs beside them.
+    """
 
     features: Tensor
     level: Level
+    joint: Tensor | None = None
 
     def with_features(self, features: Tensor) -> SparseTensor:
         return SparseTensor(features, self.level)

@@ -5,7 +5,9 @@ sizes of voxel; then points to labels of the networks that robots run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -17,16 +19,17 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model
 from lidar_kd.sparse import Engine, Level, select_engine
-from lidar_kd.sparse.select import NAMES
 from lidar_kd.voxels import CartesianGrid, voxelize, Voxels
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import CLASSES, make_model, rounds
 from training.benchmarks.gpu_segment import time_segment
 from training.benchmarks.scans import distinct_scans
+from training.benchmarks.triton_peer import make_triton_peer
 
 SIZES_M = (0.1, 0.05)
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 DEVICE = 'cuda'
+OURS = ('spconv', 'torch', 'triton')
 PARTS = ('maps', 'net', 'step')
 
 
@@ -69,13 +72,21 @@ def run_gpu(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     return metrics | time_segment(console, clouds, 20 * repeats, DEVICE)
 
 
-def _rows(console: Console) -> list[Row]:
+def engines_to_compare(console: Console, names: Sequence[str] = OURS) -> list[Engine]:
+    """Those that work here, and the peer that has spconv's interface."""
+    makers: list[Callable[[], Engine]] = [partial(select_engine, DEVICE, name) for name in names]
+    makers.append(partial(make_triton_peer, DEVICE))
     engines = []
-    for name in sorted({*NAMES} - {'auto', 'native'}):
+    for make in makers:
         try:
-            engines.append(select_engine(DEVICE, name))
+            engines.append(make())
         except ConfigError as error:
             console.warn(f'left out: {error}')
+    return engines
+
+
+def _rows(console: Console) -> list[Row]:
+    engines = engines_to_compare(console)
     torch.manual_seed(0)
     trained = build_model('minkunet', classes=CLASSES).train().to(DEVICE)
     folded = {dtype: make_model().to(DEVICE, dtype) for dtype in TYPES}

@@ -19,6 +19,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.models import build_model, PRESETS
 from lidar_kd.segmenter import Precision, Segmenter
 from lidar_kd.sensor import SensorOptions
+from lidar_kd.sparse.engines.triton.missing import triton_missing
 from training.benchmarks.clock import Clock
 
 POINTS = 120_000
@@ -63,9 +64,11 @@ def _make_segmenters(device: str) -> Iterator[tuple[str, Segmenter]]:
     off = SensorOptions(mounting='off', intensity='off')
     kinds = [('', student, precision) for precision in PRECISIONS]
     kinds.append(('ptv3_half_', _make_ptv3(student), 'float16'))
-    for (kind, bundle, precision), (way, fixed) in product(kinds, WAYS.items()):
-        yield f'{kind}{way}_{precision}', Segmenter(
-            bundle, device=device, engine='torch', precision=precision, sensor=off,
+    engines = ['torch', *(['triton'] if device == 'cuda' and not triton_missing() else [])]
+    for (kind, bundle, precision), (way, fixed), engine in product(kinds, WAYS.items(), engines):
+        name = '' if engine == 'torch' else f'{engine}_'
+        yield f'{kind}{name}{way}_{precision}', Segmenter(
+            bundle, device=device, engine=engine, precision=precision, sensor=off,
             fixed_shapes=fixed,
         )  # fmt: skip
 

@@ -8,9 +8,10 @@ compiled; registers, spills and instructions are read from the machine code.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+import math
 from pathlib import Path
 import re
 import subprocess
@@ -23,7 +24,11 @@ from torch import Tensor
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from lidar_kd.models import build_model, PRESETS
-from lidar_kd.sparse import Conv, KernelMap, PointwiseConv
+from lidar_kd.models.fixed_scan import FixedNetwork, FixedScan
+from lidar_kd.sparse import Conv, fold_norms, KernelMap, PointwiseConv
+from lidar_kd.sparse.engines.triton.launch import KernelLaunch, recorded
+from lidar_kd.sparse.fixed.level import rooms_for
+from lidar_kd.voxels import CartesianGrid
 
 SHIPPED = 'minkunet_quarter'  # in every number type, and with its gradients
 TYPES = {
@@ -32,6 +37,7 @@ TYPES = {
     'float32': (torch.float32, 'highest'),
     'float32 tf32x3': (torch.float32, 'high'),
 }
+LEVELS = 5  # of the student that ships
 ROWS = 1000  # of a made-up map; of no divisor that a kernel could be specialised for
 TENSOR_CORES = r'\b(HMMA|HGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCMMA)\b'
 COPIES = r'\b(LDGSTS|UTMALDG)\b'  # from memory to shared memory without waiting
@@ -138,7 +144,9 @@ def layer_shapes(presets: Sequence[str]) -> set[LayerShape]:
 def kernels_of(
     kind: int, presets: Sequence[str], types: Sequence[str] = tuple(TYPES)
 ) -> list[Wanted]:
-    """Different ones: of inference in float16, and all that the shipped student can ask for."""
+    """Different ones: of inference in float16, and all that the shipped student can ask for, a
+    scan at fixed shapes among it.
+    """
     found: dict[Wanted, None] = {}
     before = torch.get_float32_matmul_precision()
     student, others = layer_shapes([SHIPPED]), layer_shapes(presets)
@@ -146,33 +154,53 @@ def kernels_of(
         for name in types:
             dtype, precision = TYPES[name]
             torch.set_float32_matmul_precision(precision)
-            found |= dict.fromkeys(_noted(kind, student, dtype, name, trains=True))
+            launches = [*_of_a_scan(kind, dtype), *_of_layers(kind, student, dtype, trains=True)]
             if dtype == torch.float16:
-                found |= dict.fromkeys(_noted(kind, others, dtype, name, trains=False))
+                launches += _of_layers(kind, others, dtype, trains=False)
+            found |= dict.fromkeys(_wanted(each, name) for each in launches)
     finally:
         torch.set_float32_matmul_precision(before)
     return list(found)
 
 
-def _noted(
-    kind: int, shapes: set[LayerShape], dtype: torch.dtype, type_name: str, *, trains: bool
-) -> Iterator[Wanted]:
+def _of_a_scan(kind: int, dtype: torch.dtype) -> list[KernelLaunch]:
+    """What a GPU does for the student that ships, from points to labels."""
     from lidar_kd.sparse.engines.triton.engine import TritonEngine
-    from lidar_kd.sparse.engines.triton.launch import recorded
+
+    model = fold_norms(build_model(SHIPPED, classes=19)).eval()
+    rooms, grid = rooms_for(ROWS, LEVELS), CartesianGrid(voxel_m=0.1)
+    engine, wants = TritonEngine('cpu', kind), FixedNetwork(LEVELS)
+    with recorded() as launches:
+        scan = FixedScan(rooms, grid, model, dtype, wants, engine=engine)
+        scan.run(torch.full((ROWS, 4), math.nan))
+    return launches
+
+
+def _of_layers(
+    kind: int, shapes: set[LayerShape], dtype: torch.dtype, *, trains: bool
+) -> list[KernelLaunch]:
+    from lidar_kd.sparse.engines.triton.engine import TritonEngine
 
     engine = TritonEngine('cuda', kind)
     with recorded() as launches:
         for shape in sorted(shapes, key=lambda shape: (shape.c_in, shape.c_out, shape.slots)):
             _ask(engine, shape, dtype, trains=trains)
         engine.answers(torch.empty(ROWS, 19, dtype=dtype, device='meta'))
-    for each in launches:
-        names = each.kernel.arg_names[: len(each.arguments)]
-        kinds = [_type_of(value) for value in each.arguments]
-        aligned = [at for at, value in enumerate(each.arguments) if _is_aligned(value)]
-        yield Wanted(
-            each.kernel, tuple(zip(names, kinds)), tuple(each.fixed.items()), tuple(aligned),
-            each.warps, type_name if each.kernel.__name__ in MULTIPLIES else 'any',
-        )  # fmt: skip
+    return launches
+
+
+def _wanted(each: KernelLaunch, type_name: str) -> Wanted:
+    names = each.kernel.arg_names[: len(each.arguments)]
+    kinds = [_type_of(value) for value in each.arguments]
+    aligned = [
+        at
+        for at, value in enumerate(each.arguments)
+        if _is_aligned(value) and not each.kernel.params[at].do_not_specialize
+    ]
+    return Wanted(
+        each.kernel, tuple(zip(names, kinds)), tuple(each.fixed.items()), tuple(aligned),
+        each.warps, type_name if each.kernel.__name__ in MULTIPLIES else 'any',
+    )  # fmt: skip
 
 
 def _ask(engine: Any, shape: LayerShape, dtype: torch.dtype, *, trains: bool) -> None:

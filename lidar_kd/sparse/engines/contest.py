@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from lidar_kd.sparse.engines.contract import Engine
-from lidar_kd.sparse.engines.maps import key_layout, submanifold_pairs
+from lidar_kd.sparse.engines.maps import KernelMap, key_layout, submanifold_pairs
 
 log = logging.getLogger(__name__)
 CELLS = 40_000  # about those of a scan
@@ -35,29 +35,42 @@ def fastest(engines: Sequence[Engine], measure: Callable[[Engine], float]) -> En
 @torch.inference_mode()
 def time_layers(engine: Engine) -> float:
     """Two layers of 3^3 in float16 over a made-up surface: the median, in ms."""
-    cells = torch.randint(0, 250, (CELLS, 2), generator=torch.manual_seed(0))
-    height = (8 * (cells / 40).sin().sum(1)).long()  # hills
-    coords = torch.cat([torch.zeros(CELLS, 1), cells, height[:, None]], 1).int().to('cuda')
-    layout = key_layout(coords)
-    keys = torch.unique(layout.keys(coords))
-    pairs = submanifold_pairs(keys, (3, 3, 3), layout)
+    pairs = hilly_map('cuda')
     layers = [
         (
-            torch.randn(len(keys), width, device='cuda').half(),
+            torch.randn(pairs.n_in, width, device='cuda').half(),
             engine.pack(torch.randn(width, pairs.slots, width, device='cuda').half(), torch.half),
         )
         for width in CHANNELS
     ]
 
-    def run() -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+    def run() -> None:
         for x, packed in layers:
             engine.infer(x, packed, pairs, x.shape[1], relu=True)
+
+    return median_ms(run)
+
+
+def hilly_map(device: str) -> KernelMap:
+    """Of 3^3, over a made-up surface of about as many cells as a scan has."""
+    cells = torch.randint(0, 250, (CELLS, 2), generator=torch.manual_seed(0))
+    height = (8 * (cells / 40).sin().sum(1)).long()
+    coords = torch.cat([torch.zeros(CELLS, 1), cells, height[:, None]], 1).int().to(device)
+    layout = key_layout(coords)
+    return submanifold_pairs(torch.unique(layout.keys(coords)), (3, 3, 3), layout)
+
+
+def median_ms(run: Callable[[], object]) -> float:
+    """On the GPU, after a first time, which compiles and derives from maps what engines want."""
+
+    def timed() -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
         end.record()
         end.synchronize()
         ms: float = begin.elapsed_time(end)
         return ms
 
-    run()  # compiles, and derives from the map what the engine wants of it
-    return median(run() for _ in range(ROUNDS))
+    timed()
+    return median(timed() for _ in range(ROUNDS))

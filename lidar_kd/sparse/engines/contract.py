@@ -27,6 +27,7 @@ class Engine(ABC):
     """
 
     name: str
+    joins = False  # infer_into() takes no copy, so that no two tensors need be concatenated
     sorts = True  # its maps need cells sorted and distinct; a peer that hashes them does not
     # what is worth a kernel beside convolution; an engine that has one puts its own here
     grouping: Grouping = Grouping()
@@ -90,3 +91,18 @@ class Engine(ABC):
         y = y if bias is None else y.add_(bias.to(y.dtype))
         y = y if residual is None else y.add_(residual)
         return y.relu_() if relu else y
+
+    def infer_into(
+        self,
+        out: Tensor,
+        x: Tensor,
+        packed: Tensor,
+        pairs: KernelMap | None,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """infer(), written to `out` (N_out, C_out), whose rows may lie any distance apart."""
+        y = self.infer(x, packed, pairs, out.shape[1], bias=bias, residual=residual, relu=relu)
+        return out.copy_(y)

@@ -41,9 +41,16 @@ def _mark(name: str, files: Sequence[str]) -> Path:
     """The file whose presence says that these files passed with this torch on this device."""
     state = [f'{file} {os.stat(file).st_mtime_ns}' for file in files]
     state += [torch.__version__, torch.cuda.get_device_name()]
-    digest = hashlib.sha256('\n'.join(state).encode()).hexdigest()[:16]
-    folder = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(folder, 'lidar_kd', f'{name}-{digest}')
+    return cache_folder() / f'{name}-{short_digest(state)}'
+
+
+def short_digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where what was found out about this machine is kept."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'lidar_kd')
 
 
 def run_apart(code: str, timeout_s: float) -> str:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lidar_kd.sparse.fixed.morton import Neighbours, PAD
 
-_BEFORE_ALL = -1  # the key of row 0
+_BEFORE_ALL = -1  # the key of row 0; around it lie cells that no grid holds
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 BITS = 20  # of an axis
 MIDDLE = 1 << BITS - 1  # cells are counted from here: their numbers may be negative
-PAD = (1 << 3 * BITS) - 1  # after every cell: its numbers are beyond what a grid holds
+PAD = 1 << 3 * BITS  # after every cell, and of no cell: it finds no neighbours, not even itself
 _HALF = 10  # bits of an axis that one table spreads
 _AXIS = (2, 1, 0)  # the place of x, y and z among three bits
 _COMPACT = (  # shift right and keep, so that bits three apart end side by side
@@ -63,7 +63,7 @@ class Neighbours:
         masks = [spread((1 << BITS) - 1) << place for place in _AXIS]
         # upwards, the carry runs over the other axes' bits where they are set; downwards, where
         # they are not
-        fill = [[~mask & PAD if step > 0 else 0 for step in steps] for mask in masks]
+        fill = [[~mask & PAD - 1 if step > 0 else 0 for step in steps] for mask in masks]
         move = [[_signed(spread(abs(s)) << place, s) for s in steps] for place in _AXIS]
         self._masks = torch.tensor(masks)[:, None, None].to(device)
         self._fill = torch.tensor(fill)[:, :, None].to(device)

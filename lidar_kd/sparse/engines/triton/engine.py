@@ -35,6 +35,7 @@ class TritonEngine(Engine):
     """
 
     name = 'triton'
+    joins = True
 
     def __init__(self, device_type: str, tiles: DeviceTiles | int) -> None:
         """tiles: or the compute capability of the GPU, times ten."""
@@ -93,21 +94,28 @@ class TritonEngine(Engine):
         bias: Tensor | None = None,
         residual: Tensor | None = None,
         relu: bool = False,
-        out: Tensor | None = None,
     ) -> Tensor:
-        """out: where the result goes, (N_out, C_out) of rows any distance apart: a skip is then
-        written into its place beside another.
-        """
-        c_in, c_out = packed.shape[1:]
-        if not _takes(x, c_in, c_out, pairs):
-            y = self._plain.infer(
-                x, packed.permute(2, 0, 1), pairs, out_channels,
-                bias=bias, residual=residual, relu=relu,
-            )  # fmt: skip
-            return y if out is None else out.copy_(y)
         n_out = len(x) if pairs is None else pairs.n_out
-        if out is None:
-            out = torch.empty(n_out, c_out, dtype=x.dtype, device=x.device)
+        out = torch.empty(n_out, out_channels, dtype=x.dtype, device=x.device)
+        return self.infer_into(out, x, packed, pairs, bias=bias, residual=residual, relu=relu)
+
+    def infer_into(
+        self,
+        out: Tensor,
+        x: Tensor,
+        packed: Tensor,
+        pairs: KernelMap | None,
+        *,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        c_in, c_out = packed.shape[1:]
+        if not _takes(x, c_in, max(c_out, out.stride(0)), pairs):
+            y = self._plain.infer(
+                x, packed.permute(2, 0, 1), pairs, c_out, bias=bias, residual=residual, relu=relu
+            )
+            return out.copy_(y)
         if pairs is None:
             self._convolve(x, packed, None, out, bias=bias, residual=residual, relu=relu)
             return out
@@ -140,7 +148,7 @@ class TritonEngine(Engine):
             padded, none = plan.table.shape[1], plan.none
         launch(
             convolve_tiles, grid, x, packed, *lists, x if bias is None else bias, shortcut, out,
-            len(out), padded, SLOTS=slots, C_IN=c_in, C_OUT=c_out, X_STRIDE=x.stride(0),
+            len(out), padded, slots, C_IN=c_in, C_OUT=c_out, X_STRIDE=x.stride(0),
             RESIDUAL_STRIDE=shortcut.stride(0), Y_STRIDE=out.stride(0), BIAS=bias is not None,
             RESIDUAL=residual is not None, RELU=relu, GATHERS=plan is not None, NONE=none,
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages,

@@ -3,13 +3,16 @@
 
 A tile is ROWS rows of the result, visited in an order that puts rows with the same neighbours
 side by side (plan.py), by COLUMNS channels. Sums are in float32 and always in the same order.
-UPCAST is for Triton's interpreter, whose product of bfloat16 is wrong.
+UPCAST is for Triton's interpreter, whose product of bfloat16 is wrong. Triton would compile a
+kernel anew where a number of rows is a multiple of 16, in the middle of a drive: not so of COUNTS.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+COUNTS = 'n_out', 'n_in', 'n_slots', 'stride', 'rows', 'c_in', 'c_out'  # one kernel for any
 
 
 @triton.jit
@@ -22,11 +25,11 @@ def multiply_add(
     return tl.dot(a, b, total, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def convolve_tiles(
     x: tl.tensor, weight: tl.tensor, table: tl.tensor, order: tl.tensor, slots: tl.tensor,
     counts: tl.tensor, bias: tl.tensor, residual: tl.tensor, y: tl.tensor, n_out: tl.tensor,
-    padded: tl.tensor, SLOTS: tl.constexpr, C_IN: tl.constexpr, C_OUT: tl.constexpr,
+    padded: tl.tensor, n_slots: tl.tensor, C_IN: tl.constexpr, C_OUT: tl.constexpr,
     X_STRIDE: tl.constexpr, RESIDUAL_STRIDE: tl.constexpr, Y_STRIDE: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, GATHERS: tl.constexpr,
     NONE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -34,9 +37,9 @@ def convolve_tiles(
 ) -> None:  # fmt: skip
     """y = relu?(sum over slots of x[table[slot]] weight[slot] + bias? + residual?)
 
-    weight (SLOTS, C_IN, C_OUT); table (SLOTS, padded) of input rows in visiting order, NONE or
+    weight (slots, C_IN, C_OUT); table (slots, padded) of input rows in visiting order, NONE or
     less where there is none; order: the row of the result that each belongs to; slots (tiles,
-    SLOTS): those that some row of the tile has come first, counts (tiles,) of them. Without
+    n_slots): those that some row of the tile has come first, counts (tiles,) of them. Without
     GATHERS every row is made of the same row of x. One loop over slots and channels, without a
     branch, so that Triton can fetch rows ahead while it multiplies.
     """
@@ -55,7 +58,7 @@ def convolve_tiles(
     for step in tl.range(0, active * CHUNKS, num_stages=STAGES):
         channel = (step % CHUNKS) * DEPTH + depth
         if GATHERS:
-            slot = tl.load(slots + tile * SLOTS + step // CHUNKS)
+            slot = tl.load(slots + tile * n_slots + step // CHUNKS)
             source = tl.load(table + slot * padded + place)
             there = source > NONE
         else:
@@ -83,33 +86,33 @@ def convolve_tiles(
     tl.store(at, total.to(y.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def read_masks(
     table: tl.tensor,
-    places: tl.tensor,
+    marks: tl.tensor,
     masks: tl.tensor,
     n_out: tl.tensor,
-    STRIDE: tl.constexpr,
-    SLOTS: tl.constexpr,
+    n_slots: tl.tensor,
+    stride: tl.tensor,
     NONE: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """masks (n_out,): for every slot in which a row of table (n_out, SLOTS) has a neighbour the
-    bit places[slot]; as a number in the order of Gray codes.
+    """masks (n_out,): the bits marks[slot] of every slot in which a row of table (n_out, slots)
+    has a neighbour; as a number in the order of Gray codes.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live = row < n_out
     mask = tl.zeros((ROWS,), tl.int64)
-    for slot in range(SLOTS):
-        source = tl.load(table + row * STRIDE + slot, live, NONE)
-        bit = tl.load(places + slot)
-        mask |= tl.where(source > NONE, bit, 0)
+    for slot in range(n_slots):
+        source = tl.load(table + row * stride + slot, live, NONE)
+        mark = tl.load(marks + slot)
+        mask |= tl.where(source > NONE, mark, 0)
     for power in tl.static_range(6):  # the place of the mask among Gray codes
         mask = mask ^ (mask >> (1 << power))
     tl.store(masks + row, mask, live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def arrange_tiles(
     table: tl.tensor,
     order: tl.tensor,
@@ -118,12 +121,12 @@ def arrange_tiles(
     counts: tl.tensor,
     n_out: tl.tensor,
     padded: tl.tensor,
-    STRIDE: tl.constexpr,
-    SLOTS: tl.constexpr,
+    n_slots: tl.tensor,
+    stride: tl.tensor,
     NONE: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """arranged (SLOTS, padded): table (n_out, SLOTS) in visiting order, slot by slot; the slots
+    """arranged (slots, padded): table (n_out, slots) in visiting order, slot by slot; the slots
     of each tile and how many they are, as convolve_tiles reads them.
     """
     tile = tl.program_id(0)
@@ -131,16 +134,16 @@ def arrange_tiles(
     live = place < n_out
     row = tl.load(order + place, live, 0)
     active = 0
-    for slot in range(SLOTS):
-        source = tl.load(table + row * STRIDE + slot, live, NONE)
+    for slot in range(n_slots):
+        source = tl.load(table + row * stride + slot, live, NONE)
         tl.store(arranged + slot * padded + place, source)
         wanted = tl.max((source > NONE).to(tl.int32), 0)
-        tl.store(slots + tile * SLOTS + active, slot, wanted > 0)
+        tl.store(slots + tile * n_slots + active, slot, wanted > 0)
         active += wanted
     tl.store(counts + tile, active)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def arrange_ups(
     ordered: tl.tensor,
     arranged: tl.tensor,
@@ -149,7 +152,7 @@ def arrange_ups(
     n_out: tl.tensor,
     padded: tl.tensor,
     n_in: tl.tensor,
-    SLOTS: tl.constexpr,
+    n_slots: tl.tensor,
     ROWS: tl.constexpr,
 ) -> None:
     """arrange_tiles of rows with one neighbour each: ordered (n_out,), slot * n_in + row, of which
@@ -160,11 +163,11 @@ def arrange_ups(
     up = tl.load(ordered + place, place < n_out, 0)
     row = (up % n_in).to(tl.int32)
     active = 0
-    for slot in range(SLOTS):
+    for slot in range(n_slots):
         source = tl.where(up // n_in == slot, row, 0)
         tl.store(arranged + slot * padded + place, source)
         wanted = (tl.max(source, 0) > 0).to(tl.int32)
-        tl.store(slots + tile * SLOTS + active, slot, wanted > 0)
+        tl.store(slots + tile * n_slots + active, slot, wanted > 0)
         active += wanted
     tl.store(counts + tile, active)
 
@@ -218,12 +221,12 @@ def correlate_pairs(
     tl.store(at_part, total, (out < C_OUT)[:, None] & (into < C_IN)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def add_parts(
     parts: tl.tensor,
     starts: tl.tensor,
     dw: tl.tensor,
-    slots: tl.tensor,
+    n_slots: tl.tensor,
     c_in: tl.tensor,
     c_out: tl.tensor,
     ROWS: tl.constexpr,
@@ -239,11 +242,11 @@ def add_parts(
     for share in range(tl.load(starts + slot), tl.load(starts + slot + 1)):
         at = parts + tl.cast(share, tl.int64) * size + place
         total += tl.load(at, live, 0.0)
-    at = dw + ((place // c_in) * slots + slot) * c_in + place % c_in
+    at = dw + ((place // c_in) * n_slots + slot) * c_in + place % c_in
     tl.store(at, total.to(dw.dtype.element_ty), live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def answer_tiles(
     logits: tl.tensor,
     labels: tl.tensor,

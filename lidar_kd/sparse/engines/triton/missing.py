@@ -11,6 +11,7 @@ import sys
 import torch
 
 from lidar_kd.sparse.engines.trial import largest_error, maps_to_test, run_apart, tried_once
+from lidar_kd.sparse.engines.triton.tuned import tiles_for, tuned_file
 
 OLDEST = (8, 0)  # compute capability: bfloat16, and copies that nobody waits for
 TIMEOUT_S = 600  # it compiles some forty kernels; a Jetson takes seconds for each
@@ -34,8 +35,12 @@ def triton_missing() -> str:
         return 'it is not installed (pip install triton)'
     if torch.cuda.get_device_capability() < OLDEST:
         return f'it wants compute capability {OLDEST[0]}.{OLDEST[1]}'
-    files = [spec.origin, *map(str, sorted(Path(__file__).parent.glob('*.*')))]
-    return tried_once('triton', files, lambda: _try_apart(torch.cuda.current_device()))
+    files = [Path(spec.origin), *sorted(Path(__file__).parent.glob('*.*'))]
+    tuned = tuned_file(torch.cuda.get_device_name())
+    files += [tuned] if tuned.is_file() else []
+    return tried_once(
+        'triton', [*map(str, files)], lambda: _try_apart(torch.cuda.current_device())
+    )
 
 
 def _try_apart(device: int) -> str:
@@ -47,11 +52,10 @@ def try_kernels(device: int) -> None:
     when one is off.
     """
     from lidar_kd.sparse.engines.triton.engine import TritonEngine
-    from lidar_kd.sparse.engines.triton.tiles import capability_of
 
     torch.manual_seed(0)
     torch.cuda.set_device(device)
-    engine = TritonEngine('cuda', capability_of(torch.device('cuda', device)))
+    engine = TritonEngine('cuda', tiles_for(torch.device('cuda', device)))
     coords = torch.nonzero(torch.rand(2, 20, 20, 20) < 0.2).to('cuda')
     for name, pairs in maps_to_test(coords.int()).items():
         for dtype, limit in LIMITS.items():

@@ -18,9 +18,9 @@ from torch import Tensor
 from lidar_kd.sparse.engines.maps import KernelMap
 from lidar_kd.sparse.engines.triton.kernels import arrange_tiles, arrange_ups, read_masks
 from lidar_kd.sparse.engines.triton.launch import launch
-from lidar_kd.sparse.engines.triton.order import bits_of_slots
+from lidar_kd.sparse.engines.triton.order import marks_of_slots
+from lidar_kd.sparse.engines.triton.tiles import MOST_TOGETHER
 
-HALVING = 8  # slots of a layer that halves
 MASK_ROWS = 128  # rows a program reads masks of
 
 
@@ -59,7 +59,9 @@ def plans_of(pairs: KernelMap, rows: int, groups: int) -> list[VisitPlan]:
             pairs.derived[key] = [_plan_up(pairs.derived['up'], pairs, rows)]
         elif 'nobody' in pairs.derived:
             table, none = pairs.derived['table'], pairs.derived['nobody']
-            pairs.derived[key] = make_plans(table, rows, groups, none, sorts=pairs.slots > HALVING)
+            pairs.derived[key] = make_plans(
+                table, rows, groups, none, sorts=pairs.slots > MOST_TOGETHER
+            )
         else:
             pairs.derived[key] = make_plans(table_of_pairs(pairs), rows, groups, none=-1)
     return cast(list[VisitPlan], pairs.derived[key])
@@ -100,8 +102,8 @@ def _visit_order(table: Tensor, first: int, last: int, none: int) -> Tensor:
     masks = torch.empty(n_out, dtype=torch.int64, device=table.device)
     launch(
         read_masks, (-(-n_out // MASK_ROWS),), table[:, first:last],
-        _places(stride, table.device)[first:last], masks, n_out,
-        STRIDE=stride, SLOTS=last - first, NONE=none, ROWS=MASK_ROWS,
+        _marks(stride, table.device)[first:last], masks, n_out, last - first, stride,
+        NONE=none, ROWS=MASK_ROWS,
     )  # fmt: skip
     return torch.sort(masks)[1]
 
@@ -113,8 +115,8 @@ def _arrange(
     plan = _room(span, rows, none, order)
     launch(
         arrange_tiles, (plan.tiles,), table[:, slice(*span)], plan.order, plan.table, plan.slots,
-        plan.counts, n_out, plan.table.shape[1],
-        STRIDE=stride, SLOTS=span[1] - span[0], NONE=none, ROWS=rows,
+        plan.counts, n_out, plan.table.shape[1], span[1] - span[0], stride,
+        NONE=none, ROWS=rows,
     )  # fmt: skip
     return plan
 
@@ -125,7 +127,7 @@ def _plan_up(up: Tensor, pairs: KernelMap, rows: int) -> VisitPlan:
     plan = _room((0, pairs.slots), rows, 0, order)
     launch(
         arrange_ups, (plan.tiles,), ordered, plan.table, plan.slots, plan.counts,
-        len(up), plan.table.shape[1], pairs.n_in, SLOTS=pairs.slots, ROWS=rows,
+        len(up), plan.table.shape[1], pairs.n_in, pairs.slots, ROWS=rows,
     )  # fmt: skip
     return plan
 
@@ -141,9 +143,9 @@ def _room(span: tuple[int, int], rows: int, none: int, order: Tensor) -> VisitPl
 
 
 @cache
-def _places(slots: int, device: torch.device) -> Tensor:
-    """(K,) int64: the bit of each slot."""
-    return torch.tensor([1 << bit for bit in bits_of_slots(slots)]).to(device)
+def _marks(slots: int, device: torch.device) -> Tensor:
+    """(K,) int64, see order.py."""
+    return torch.tensor(marks_of_slots(slots)).to(device)
 
 
 @dataclass(frozen=True, eq=False)

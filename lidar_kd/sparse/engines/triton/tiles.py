@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of tiles for each kind of GPU: tiles.json, which ships; nothing is tuned on the way."""
+"""Sizes of tiles for each kind of GPU: tiles.json, which ships; what tuning.py found on this GPU
+comes before it; nothing is tuned on the way.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 import json
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 
 FILE = Path(__file__).with_name('tiles.json')
-MOST_TOGETHER = 8  # slots that are never split
+MOST_TOGETHER = 8  # slots, of a layer that halves: never split, nor sorted at fixed shapes
 LEAST = 16  # rows, columns and depth that a tensor core multiplies at once
 
 
@@ -38,12 +40,16 @@ class DeviceTiles:
     share: int  # pairs that one part of a weight's gradient is summed over
     split_from: int  # channels, from which slots are visited in two groups
     limits: dict[str, list[list[int]]]  # bits of a number -> lines, see _most
+    tuned: dict[str, TileSizes] = field(default_factory=dict)  # tile_key -> instead of those
 
     def groups(self, slots: int, c_in: int, c_out: int) -> int:
         """Of slots, each visited in an order of its own (plan.py)."""
         return 2 if slots > MOST_TOGETHER and min(c_in, c_out) >= self.split_from else 1
 
     def convolution(self, dtype: torch.dtype, c_in: int, c_out: int) -> TileSizes:
+        tuned = self.tuned.get(tile_key('convolution', dtype, c_in, c_out))
+        if tuned:
+            return tuned
         columns, depth, warps, stages = self._most(dtype, c_out)
         return TileSizes(
             self.rows, least_padding(c_out, columns, 1), least_padding(c_in, depth, 2),
@@ -52,6 +58,9 @@ class DeviceTiles:
 
     def gradient(self, dtype: torch.dtype, c_in: int, c_out: int) -> TileSizes:
         """Of a weight (c_out, c_in); `depth` pairs at a time."""
+        tuned = self.tuned.get(tile_key('gradient', dtype, c_in, c_out))
+        if tuned:
+            return tuned
         columns, depth, warps, stages = self._most(dtype, max(c_in, c_out))
         rows = min(columns, self.rows)
         return TileSizes(
@@ -64,6 +73,11 @@ class DeviceTiles:
         lines = self.limits[str(8 * dtype.itemsize)]
         most = next((line for line in lines if channels <= line[0]), lines[-1])
         return most[1:]
+
+
+def tile_key(kind: str, dtype: torch.dtype, c_in: int, c_out: int) -> str:
+    """kind: convolution or gradient."""
+    return f'{kind} {str(dtype).removeprefix("torch.")} {c_in} -> {c_out}'
 
 
 def least_padding(size: int, most: int, waste: int) -> int:

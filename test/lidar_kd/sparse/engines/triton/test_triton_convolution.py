@@ -18,8 +18,8 @@ from lidar_kd.sparse import Conv, KernelMap, Level  # noqa: E402
 from lidar_kd.sparse.engines.parts import RowAnswers  # noqa: E402
 from lidar_kd.sparse.engines.triton.engine import TritonEngine  # noqa: E402
 from lidar_kd.sparse.engines.triton.order import (  # noqa: E402
-    bits_of_slots,
     count_products,
+    marks_of_slots,
     visit_numbers,
 )
 from lidar_kd.sparse.engines.triton.plan import make_plans, table_of_pairs  # noqa: E402
@@ -169,7 +169,7 @@ def test_a_kernel_of_more_slots_than_a_mask_has_bits_gives_the_same() -> None:
 def test_rows_are_visited_in_the_order_that_plain_torch_finds() -> None:
     table = table_of_pairs(map_of('submanifold 3x3x3'))
     [plan] = make_plans(table, 16, 1, none=-1)
-    numbers = visit_numbers(table, bits_of_slots(27), none=-1)
+    numbers = visit_numbers(table, marks_of_slots(27), none=-1)
     assert torch.equal(numbers[plan.order], numbers.sort()[0])
     assert int(plan.counts.sum()) * 16 == count_products(table, 16, 1, none=-1)
 
@@ -193,7 +193,7 @@ def test_rows_may_lie_any_distance_apart() -> None:
     beside = torch.full((pairs.n_out, 40), 7.0, device=DEVICE)
     wide_x, wide_shortcut = (torch.cat([t, t], 1)[:, : t.shape[1]] for t in (x, shortcut))
     assert wide_x.stride(0) == 16
-    y = engine.infer(wide_x, packed, pairs, 16, residual=wide_shortcut, out=beside[:, 16:32])
+    y = engine.infer_into(beside[:, 16:32], wide_x, packed, pairs, residual=wide_shortcut)
     assert y.data_ptr() == beside[:, 16:].data_ptr()
     assert torch.equal(beside[:, 16:32], wanted)
     assert (beside[:, :16] == 7).all()
