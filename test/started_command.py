@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Mapping, Sequence
 import multiprocessing
-from multiprocessing import forkserver
+from multiprocessing import forkserver, process
 from multiprocessing.context import ForkServerProcess
 import os
 from pathlib import Path
@@ -43,12 +43,12 @@ def run_command(
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, 'out'), Path(folder, 'err')
-        process = start_command(words, (out, err), cwd=cwd, env=env, largest_file=largest_file)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
+        started = start_command(words, (out, err), cwd=cwd, env=env, largest_file=largest_file)
+        started.join(timeout)
+        if started.exitcode is None:
+            started.kill()
             raise TimeoutExpired([*map(str, words)], timeout, out.read_text(), err.read_text())
-        return CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
+        return CompletedProcess(words, started.exitcode, out.read_text(), err.read_text())
 
 
 def start_command(
@@ -62,9 +62,9 @@ def start_command(
     """Goes on beside the test, in a group of its own; `screen`: files for what it says."""
     variables = dict(os.environ if env is None else env)
     place = (str(cwd or Path.cwd()), variables, tuple(map(str, screen)), largest_file)
-    process = FORKING.Process(target=_become, args=([*map(str, words)], place))
-    process.start()
-    return process
+    started = FORKING.Process(target=_become, args=([*map(str, words)], place))
+    started.start()
+    return started
 
 
 def end_starting() -> None:
@@ -102,6 +102,9 @@ def _begin_afresh() -> None:
     own = os.environ.get('PYTHONPATH', '').split(os.pathsep)
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.path[:] = [*filter(None, own), *installed]
+    multiprocessing.set_start_method(None, force=True)  # the usual one
+    FORKING.set_forkserver_preload(['__main__'])
+    process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
     np.random.seed()  # noqa: NPY002 (the old one, which a new process seeds by itself)
     if 'OMP_NUM_THREADS' in os.environ:
         torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
