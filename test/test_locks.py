@@ -57,3 +57,12 @@ def test_the_locks_have_what_setup_asks_for(
     wanted += told['install_requires'] if 'train' in extras else []
     packages = {normalise(re.split(r'[\[;<>=]', each)[0].strip()) for each in wanted}
     assert packages - {package for name in names for package in read_pins(f'.ci/{name}')} == set()
+
+
+def test_the_image_is_named_by_digest_is_not_root_and_stops_as_launch_does() -> None:
+    """As PID 1 launch does not end on SIGTERM, which docker sends unless told."""
+    words = [line.split() for line in (ROOT / 'Dockerfile').read_text().splitlines() if line]
+    said = {word[0]: word[1] for word in words if len(word) > 1}
+    assert re.fullmatch(r'ros:jazzy-ros-base@sha256:[0-9a-f]{64}', said['FROM'])
+    assert said['USER'] not in ('root', '0')
+    assert said['STOPSIGNAL'] == 'SIGINT'

@@ -48,21 +48,23 @@ def run_kills(console: Console, *, cases: int, seed: int) -> dict[str, float]:
         _wait(_start(folder / 'tiny.yaml', folder / 'whole'))
         whole_s = time.monotonic() - began
         expected = _describe_run(folder / 'whole')
-        killed, problems = 0, list(_find_lacks(folder / 'whole'))
+        sent: list[signal.Signals] = []
+        problems = list(_find_lacks(folder / 'whole'))
         with console.progress(cases, 'killing', unit='kills') as advance:
             for number in range(cases):
-                if killed >= cases:
+                if len(sent) >= cases:
                     break
                 rng, out = np.random.default_rng([seed, number]), folder / f'run{number}'
-                for _ in range(_kill_until_finished(folder / 'tiny.yaml', out, rng, whole_s)):
-                    killed += 1
-                    if killed <= cases:
+                for each in _kill_until_finished(folder / 'tiny.yaml', out, rng, whole_s):
+                    sent.append(each)
+                    if len(sent) <= cases:
                         advance()
-                problems += [f'run {number}: {each}' for each in _compare(out, expected)]
+                problems += [f'run {number}: {lack}' for lack in _compare(out, expected)]
     for problem in problems:
         console.warn(problem)
-    console.line(f'{killed} kills, {len(problems)} problems')
-    return {'kills': float(killed), 'failures': float(len(problems))}
+    terms = sent.count(signal.SIGTERM)
+    console.line(f'{len(sent)} kills, {terms} of them SIGTERM; {len(problems)} problems')
+    return {'kills': float(len(sent)), 'failures': float(len(problems))}
 
 
 def _start(config: Path, out: Path) -> BaseProcess:
@@ -87,22 +89,26 @@ def _wait(process: BaseProcess) -> None:
         raise RuntimeError(f'a run that nobody killed ended with {process.exitcode}')
 
 
-def _kill_until_finished(config: Path, out: Path, rng: Rng, whole_s: float) -> int:
-    """How many times it was killed before it came to its end."""
-    kills = 0
+def _kill_until_finished(
+    config: Path, out: Path, rng: Rng, whole_s: float
+) -> list[signal.Signals]:
+    """What it was sent before it came to its end."""
+    sent: list[signal.Signals] = []
     while True:
+        chosen = signal.SIGKILL
         process = _start(config, out)
         process.join(rng.uniform(0, whole_s))
         if process.exitcode is None and process.pid is not None:
-            terminate = rng.integers(TERMS) == 0
-            os.kill(process.pid, signal.SIGTERM if terminate else signal.SIGKILL)
+            if rng.integers(TERMS) == 0:
+                chosen = signal.SIGTERM
+            os.kill(process.pid, chosen)
             process.join()
         if process.exitcode == 0:
-            return kills
+            return sent
         if process.exitcode not in ENDED_FROM_OUTSIDE:
             raise RuntimeError(f'{out}: a run that goes on ended with {process.exitcode}')
-        kills += 1
-        if kills % 20 == 0:
+        sent.append(chosen)
+        if len(sent) % 20 == 0:
             whole_s *= 2  # a busy machine: let it get further
 
 

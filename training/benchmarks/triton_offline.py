@@ -49,6 +49,7 @@ HEAD = [
     *('GPU', 'kernel', 'type', 'compiled', 'registers', 'shared KiB', 'spills'),
     *('MMA', 'async copies'),
 ]
+TOLD = ('C_IN', 'C_OUT', 'GATHERS', 'ROWS', 'COLUMNS', 'DEPTH', 'STAGES')  # of what is refused
 MULTIPLIES = ('convolve_tiles', 'correlate_pairs')
 
 
@@ -115,7 +116,9 @@ def run_triton_offline(
             machine = compile_for(kind, wanted, Path(folder))
             found[kind, wanted.name, wanted.type_name].append(machine)
             if machine.fails(wanted):
-                text = ', '.join(f'{key} {value}' for key, value in wanted.constants)
+                text = ', '.join(
+                    f'{key} {value}' for key, value in wanted.constants if key in TOLD
+                )
                 failed.append([f'sm_{kind}', wanted.name, machine.fails(wanted), text])
             advance()
     return _tell(console, found, failed)

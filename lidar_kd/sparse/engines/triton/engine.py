@@ -139,7 +139,8 @@ class TritonEngine(Engine):
         slots, c_in, c_out = packed.shape
         x = _rows_of(x)
         shortcut = x if residual is None else _rows_of(residual)
-        tile = self.tiles.convolution(x.dtype, c_in, c_out)
+        sizes = self.tiles.linear if plan is None else self.tiles.convolution
+        tile = sizes(x.dtype, c_in, c_out)
         grid = -(-len(out) // tile.rows), -(-c_out // tile.columns)
         if plan is None:  # nothing of a plan is read: x stands for what is not there
             lists, padded, none = (x,) * 4, 0, -1

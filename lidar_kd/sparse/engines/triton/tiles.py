@@ -5,7 +5,7 @@ comes before it; nothing is tuned on the way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 import json
 from pathlib import Path
@@ -55,6 +55,13 @@ class DeviceTiles:
             self.rows, least_padding(c_out, columns, 1), least_padding(c_in, depth, 2),
             warps, stages,
         )  # fmt: skip
+
+    def linear(self, dtype: torch.dtype, c_in: int, c_out: int) -> TileSizes:
+        """Of a layer without a map. Its loop over channels is unrolled: three steps of it, fetched
+        three ahead, spilled on compute capability 11.0.
+        """
+        tile = self.convolution(dtype, c_in, c_out)
+        return replace(tile, stages=min(tile.stages, 2)) if c_in > 2 * tile.depth else tile
 
     def gradient(self, dtype: torch.dtype, c_in: int, c_out: int) -> TileSizes:
         """Of a weight (c_out, c_in); `depth` pairs at a time."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from seen_network import build_seen, GRID, scan
 import torch
 from torch import Tensor
 
 pytest.importorskip('triton', reason='Triton is not installed (torch for CUDA brings it)')
 
-from lidar_kd.sparse import KernelMap  # noqa: E402
+from lidar_kd.models.fixed_scan import FixedAnswers, FixedNetwork, FixedScan  # noqa: E402
+from lidar_kd.sparse import fold_norms, KernelMap  # noqa: E402
 from lidar_kd.sparse.engines.triton.engine import TritonEngine  # noqa: E402
 from lidar_kd.sparse.engines.triton.launch import recorded  # noqa: E402
 from lidar_kd.sparse.engines.triton.tiles import DeviceTiles  # noqa: E402
@@ -74,3 +77,17 @@ def test_a_map_takes_two_kernels_at_most_and_a_layer_one(
             assert len(launches) == kernels + 1
             engine.infer(x, packed, fresh, 16, residual=random(pairs.n_out, 16, seed=4))
         assert len(launches) == kernels + 2
+
+
+def test_a_network_answers_as_plain_torch_with_its_skips_in_one_place() -> None:
+    model = fold_norms(build_seen('minkunet', width=0.25)).to(DEVICE)
+    points, answers = scan(60).numpy(), []
+    for engine in (TritonEngine(DEVICE.type, 87), None):
+        fixed = FixedScan([60] * 5, GRID, model, torch.float32, FixedNetwork(5), engine=engine)
+        answers.append(fixed.answer(points))
+    mine, plain = answers
+    assert isinstance(mine, FixedAnswers)
+    assert isinstance(plain, FixedAnswers)
+    np.testing.assert_array_equal(mine.labels, plain.labels)
+    np.testing.assert_allclose(mine.probability, plain.probability, atol=1e-4)
+    assert len(set(plain.labels.tolist())) > 1
