@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import gc
 import os
 from pathlib import Path
 import signal
@@ -30,7 +31,21 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 # A shell lets what it starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no full collection, of hundreds, looks at all of torch again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    from started_command import end_starting
+
+    end_starting()
+
+
 ROS_TESTS = ('test_demo', 'test_launch', 'test_node', 'test_processes', 'test_replay')
+REPORTING = ('comparing', 'run')  # rooms whose tests end many a run
 NATIVE = ('avx512', 'avx2', 'portable')
 
 
@@ -64,6 +79,22 @@ def _loggers_reach_caplog() -> None:
     from own_loggers import open_loggers
 
     open_loggers()
+
+
+@pytest.fixture(autouse=True)
+def _report_fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report draws for half a second, and test_report sees to what: a run's own tests do not."""
+    if request.path.parent.name not in REPORTING:
+        return
+    import numpy as np
+
+    from lidar_kd.segmenter import Segmenter
+    from training.reports import draw, report
+
+    blank = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(report, 'draw_confusion', lambda confusion, table: blank)
+    monkeypatch.setattr(draw, '_render', lambda figure: blank)
+    monkeypatch.setattr(Segmenter.warm_up, '__defaults__', (1000,))
 
 
 @pytest.fixture(scope='module')

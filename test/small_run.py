@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from started_command import run_command
 import torch
 from torch import Tensor
 import yaml
@@ -173,8 +172,7 @@ main('', {job}, Path())
 def run_until_killed(job: str, arguments: list[str], *, step: int, cwd: Path) -> int:
     """The command `job`, which gets a kill -9 when so many steps are done; its exit status."""
     code = _DIES.format(root=str(ROOT), job=job, step=step)
-    command = [sys.executable, '-c', code, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, check=False).returncode
+    return run_command(['-c', code, *arguments], cwd=cwd).returncode
 
 
 def check_same(one: Any, other: Any, place: str = 'state') -> None:

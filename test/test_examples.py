@@ -5,18 +5,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from shutil import copy
-import subprocess
-import sys
 
 import numpy as np
+from started_command import run_command
 from tiny import write_bundle
 
 EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
 
 
 def run(name: str, *words: str, cwd: Path | None = None) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *words]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
+    ended = run_command([EXAMPLES / name, *words], cwd=cwd)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -72,8 +70,7 @@ def test_a_student_is_distilled_on_a_folder_of_scans(street: Path, tmp_path: Pat
 
 
 def test_distilling_on_no_folder_says_what_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / '03_distil_on_a_folder.py'), 'nowhere']
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    ended = run_command([EXAMPLES / '03_distil_on_a_folder.py', 'nowhere'], cwd=tmp_path)
     assert ended.returncode == 2
     assert 'name a folder of scans' in ended.stderr
 

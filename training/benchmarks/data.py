@@ -22,14 +22,13 @@ from lidar_kd.sparse import select_engine
 from lidar_kd.voxels import CartesianGrid
 from training.benchmarks.clock import Clock, threads
 from training.benchmarks.engine import rounds
-from training.benchmarks.scans import distinct_scans
+from training.benchmarks.scans import distinct_scans, even_points
 from training.data.augment import augment, Augmentation
 from training.data.batch import Batch, make_batch
 from training.data.folder import open_folder
 from training.data.loader import Loader, TrainingScans
 from training.data.scan import Scan
 
-POINTS = 120_000
 GRID = CartesianGrid(voxel_m=0.05)
 NETWORK, COARSE = 'minkunet_half', CartesianGrid(voxel_m=0.2)  # the quicker, the harder to feed
 STEPS = 4  # per round
@@ -45,10 +44,11 @@ SETTINGS = {
 
 def run_data(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
-    clouds = [np.resize(cloud, (POINTS, 4)) for cloud in clouds]
-    raw = _make_raw(np.random.default_rng(0))
+    points = even_points()
+    clouds = [np.resize(cloud, (points, 4)) for cloud in clouds]
+    raw = _make_raw(points, np.random.default_rng(0))
     console.banner(
-        f'data: {POINTS} points at {GRID.voxel_m} m, one thread',
+        f'data: {points} points at {GRID.voxel_m} m, one thread',
         {
             'scans': f'{source}, labels made up',
             'usual': 'rotation, flips, scale, jitter, point drop; the others add to that',
@@ -64,11 +64,11 @@ def run_data(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     return _report(console, clock) | _report_waiting(console, clouds, STEPS * repeats)
 
 
-def _make_raw(rng: np.random.Generator) -> NDArray[np.uint32]:
+def _make_raw(points: int, rng: np.random.Generator) -> NDArray[np.uint32]:
     """Labels as in a file: class and object number of every point."""
     ids = np.array([ids[0] for ids in SEMANTICKITTI.raw_ids], np.uint32)
-    numbers = rng.integers(50, size=POINTS, dtype=np.uint32)
-    return ids[rng.integers(len(ids), size=POINTS)] | numbers << np.uint32(16)
+    numbers = rng.integers(50, size=points, dtype=np.uint32)
+    return ids[rng.integers(len(ids), size=points)] | numbers << np.uint32(16)
 
 
 def _measure(

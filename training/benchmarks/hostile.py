@@ -15,7 +15,13 @@ import time
 
 from lidar_kd.cli.console import Console
 from training.hostile.kinds import choose_kind, list_kinds
-from training.hostile.worker import read_peak_gb, serve, Verdict, write_templates
+from training.hostile.worker import (
+    import_before_forks,
+    read_peak_gb,
+    serve,
+    Verdict,
+    write_templates,
+)
 
 HANG_S = 10.0  # of processor time: a busy machine is no hang
 STUCK_S = 60.0  # in which it got none at all
@@ -106,6 +112,7 @@ def run_hostile(
     console.line(
         f'{cases} cases from number {first} on, seed {seed}; --first N goes on from there'
     )
+    import_before_forks()
     with tempfile.TemporaryDirectory(prefix='hostile-') as scratch:
         templates = Path(scratch) / 'templates'
         templates.mkdir()

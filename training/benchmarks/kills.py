@@ -21,7 +21,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.cli.lacking import EXIT_INTERRUPTED
 from training.hostile.damage import Rng
 from training.hostile.templates import run_settings, write_street
-from training.hostile.worker import prepare_worker
+from training.hostile.worker import import_before_forks, prepare_worker
 from training.run.config import Config, load_config
 from training.run.folder import RunFolder
 from training.run.interrupt import Interrupted
@@ -37,6 +37,7 @@ NEVER_THE_SAME = {'steps_per_s', 'wait_share', 'peak_gb'}
 def run_kills(console: Console, *, cases: int, seed: int) -> dict[str, float]:
     """So many kills, spread over as many runs as it takes."""
     console.line(f'{cases} kills, seed {seed}')
+    import_before_forks()
     with tempfile.TemporaryDirectory(prefix='kills-') as scratch:
         folder = Path(scratch)
         write_street(folder / 'street')

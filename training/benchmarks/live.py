@@ -22,7 +22,7 @@ from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
 from training.benchmarks.live_figures import measure_live, report_live
 from training.benchmarks.live_sensors import run_sensors
-from training.benchmarks.scans import most_points
+from training.benchmarks.scans import most_points, trial_rows
 from training.live.processes import (
     check_alive,
     prepare_environment,
@@ -34,7 +34,7 @@ from training.live.processes import (
 from training.streets.make import make_streets
 from training.streets.sequence import Settings
 
-DISTINCT = 40  # scans that are repeated
+DISTINCT, DISTINCT_IN_A_TRIAL = 40, 3  # scans that are repeated
 SETTLED = 100  # scans after which memory should no longer grow
 START_LIMIT_S = 180.0  # for the node to load torch and its bundle
 SLACK_S = 60.0  # for the replay to find its listener, beyond the time of its scans
@@ -64,18 +64,21 @@ def run_live(
 
 
 def _repeat(scan: Path, place: Path) -> None:
-    if not (most := most_points()):
+    if not most_points():
         place.symlink_to(scan)
         return
     points = np.fromfile(scan, '<f4').reshape(-1, 4)
-    points[:: max(1, len(points) // most)].tofile(place)
+    points[trial_rows(len(points))].tofile(place)
 
 
 def _simulate(console: Console) -> list[Path]:
-    settings = Settings(seed=2026, index=0, scans=DISTINCT, quarter='city')
-    with console.progress(DISTINCT, 'simulating') as step:
-        make_streets(CACHE, settings, sequences=1, progress=step)
-    return sorted(path.resolve() for path in CACHE.glob('sequences/00/velodyne/*.bin'))
+    root, count = CACHE, DISTINCT
+    if most_points():
+        root, count = CACHE.with_name('live-trial'), DISTINCT_IN_A_TRIAL
+    settings = Settings(seed=2026, index=0, scans=count, quarter='city')
+    with console.progress(count, 'simulating') as step:
+        make_streets(root, settings, sequences=1, progress=step)
+    return sorted(path.resolve() for path in root.glob('sequences/00/velodyne/*.bin'))
 
 
 def _run(

@@ -13,9 +13,8 @@ from lidar_kd.ros.replay.layouts import encode_scan, find_layout, LAYOUTS
 from training.benchmarks.clock import Clock, threads
 from training.benchmarks.engine import rounds
 from training.benchmarks.node_scene import run_scenes
-from training.benchmarks.scans import distinct_scans
+from training.benchmarks.scans import distinct_scans, even_points
 
-POINTS = 120_000
 STAGES = ('decode', 'segmented', 'labeled', 'filter')
 FILTER = 'obstacle'
 ROUNDS = 10  # per repeat: the stages take less than a millisecond
@@ -23,8 +22,9 @@ ROUNDS = 10  # per repeat: the stages take less than a millisecond
 
 def run_node(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
+    points = even_points()
     console.banner(
-        f'node: {POINTS} points, every output, one thread',
+        f'node: {points} points, every output, one thread',
         {'scans': source, 'filter': f'the group {FILTER}; labels made up'},
     )
     keeps = np.zeros(256, np.bool_)
@@ -33,7 +33,7 @@ def run_node(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     with threads(1), console.progress(len(LAYOUTS), 'measuring', unit='layouts') as advance:
         for name, clock in clocks.items():
             payloads = [
-                encode_scan(np.resize(cloud, (POINTS, 4)), find_layout(name)) for cloud in clouds
+                encode_scan(np.resize(cloud, (points, 4)), find_layout(name)) for cloud in clouds
             ]
             for _, scan in rounds(len(clouds), repeats * ROUNDS):
                 _measure(clock, scan, payloads[scan], keeps)

@@ -18,10 +18,10 @@ from lidar_kd.cli.console import Console
 from lidar_kd.labels import CAR, SEMANTICKITTI
 from lidar_kd.objects import find_objects, Objects, Tracker, Tracks
 from training.benchmarks.clock import Clock, threads
+from training.benchmarks.scans import even_points
 from training.benchmarks.true_boxes import TrueBox, TrueBoxes
 from training.streets.sequence import SCAN_S, Sequence, Settings
 
-POINTS = 120_000
 SCANS = 100  # of the drive
 TRIAL = 10
 SEEDS = (907, 908, 909, 910)  # streets that no setting was chosen on
@@ -78,7 +78,8 @@ def _look(
     pose = sequence.pose(scan)
     tracks = tracker.update(objects, scan * SCAN_S, pose)
     if scan % 10 == 0:
-        points, resized = np.resize(seen.points, (POINTS, 4)), np.resize(labels, POINTS)
+        size = even_points()
+        points, resized = np.resize(seen.points, (size, 4)), np.resize(labels, size)
         for _ in range(repeats):
             run = scan + SCANS * drive
             clock.time('find', run, lambda: find_objects(points, resized, None, SEMANTICKITTI))

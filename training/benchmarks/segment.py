@@ -16,24 +16,24 @@ from lidar_kd.segmenter import Segmenter
 from lidar_kd.voxels import CartesianGrid
 from training.benchmarks.clock import Clock
 from training.benchmarks.engine import rounds
-from training.benchmarks.scans import distinct_scans
+from training.benchmarks.scans import distinct_scans, even_points
 
-POINTS = 120_000
 COMPUTING = ('maps', 'network')  # the rest is overhead
 
 
 def run_segment(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
     clouds, source = distinct_scans(scans)
-    clouds = [np.resize(cloud, (POINTS, 4)) for cloud in clouds]
+    points = even_points()
+    clouds = [np.resize(cloud, (points, 4)) for cloud in clouds]
     name = 'minkunet_half'
     torch.manual_seed(0)
     spec = BundleSpec(
         model=ModelSpec(name=name), grid=CartesianGrid(voxel_m=0.1), labels=SEMANTICKITTI
     )
     segmenter = Segmenter(Bundle(model=build_model(name, classes=19), spec=spec))
-    segmenter.warm_up()
+    segmenter.warm_up(points)
     console.banner(
-        f'segment: {name} at 0.1 m, {POINTS} points',
+        f'segment: {name} at 0.1 m, {points} points',
         {
             'scans': source,
             'threads': torch.get_num_threads(),

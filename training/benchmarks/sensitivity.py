@@ -17,7 +17,7 @@ from lidar_kd.bundle import find_shipped_bundle, load_bundle
 from lidar_kd.cli.console import Console
 from lidar_kd.segmenter import Segmenter
 from lidar_kd.sensor import SensorOptions
-from training.benchmarks.scans import REAL
+from training.benchmarks.scans import most_points, REAL, trial_rows
 from training.data.scan import Scan, ScanSet
 from training.data.semantickitti import open_semantickitti
 from training.scores.metrics import Confusion, horizontal_range
@@ -72,13 +72,13 @@ DISTURBANCES: dict[str, Disturb] = {
 
 
 def run_sensitivity(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
-    sets = find_sets(min(DRIVE_SCANS, 10 * scans), console)
+    sets = find_sets(scans if most_points() else min(DRIVE_SCANS, 10 * scans), console)
     bundle = load_bundle(find_shipped_bundle())
     segmenters = {'off': Segmenter(bundle, sensor=OFF), 'auto': Segmenter(bundle)}
     figures: dict[str, float] = {}
     for name, found in sets.items():
         rows = np.unique(np.linspace(0, len(found) - 1, min(scans, len(found))).astype(int))
-        chosen = [found[row] for row in rows.tolist()]
+        chosen = [_thinned(found[row]) for row in rows.tolist()]
         with console.progress(len(DISTURBANCES), f'disturbing {name}') as advance:
             scores = {}
             for what, disturb in DISTURBANCES.items():
@@ -88,6 +88,12 @@ def run_sensitivity(console: Console, *, scans: int, repeats: int) -> dict[str, 
                 advance()
         figures |= _show_scores(console, f'{name}, {len(chosen)} scans', name, scores)
     return figures
+
+
+def _thinned(scan: Scan) -> Scan:
+    kept = np.zeros(len(scan.points), np.bool_)
+    kept[trial_rows(len(kept))] = True
+    return scan.take(kept)
 
 
 def find_sets(length: int, console: Console) -> dict[str, ScanSet]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 import random
-import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 from tiny import write_bundle
@@ -17,6 +14,7 @@ pytest.importorskip('rosbags.rosbag2', reason='needs rosbags')
 from recorded_drive import CLOUDS, read_contents, STORE, TYPES, write_drive
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
+from started_command import run_command
 import yaml
 
 from lidar_kd.cli.bag import main
@@ -95,13 +93,8 @@ def test_a_full_disk_costs_one_sentence_and_the_same_command_goes_on(
 ) -> None:
     """No file may grow beyond 100 kB: the answers do not, the bag does."""
     bag, out = write_drive(tmp_path / 'drive', 60, storage), tmp_path / 'out'
-    command = [sys.executable, '-m', 'lidar_kd.cli.bag', *words_of(bag, out, bundle)]
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-
-    root = Path(__file__).resolve().parents[3]
-    full = subprocess.run(command, cwd=root, preexec_fn=limit, capture_output=True, text=True)
+    command = ['-m', 'lidar_kd.cli.bag', *words_of(bag, out, bundle)]
+    full = run_command(command, cwd=Path(__file__).resolve().parents[3], largest_file=100_000)
     assert full.returncode == 2
     assert full.stderr.startswith(f'error: {out}: cannot be written (')
     assert 'free some space or choose another output folder' in full.stderr

@@ -2,8 +2,6 @@
 """The command labels files, continues where it stopped and answers bad input with a sentence."""
 
 from pathlib import Path
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 import pytest
 from small_run import save_teacher
+from started_command import run_command
 import torch
 
 from lidar_kd.bundle import Bundle, BundleSpec, ModelSpec, save_bundle
@@ -386,10 +385,8 @@ def test_the_module_runs_end_to_end_with_a_real_network(tmp_path: Path, bundle: 
     points = rng.uniform(-20, 20, (500, 4)).astype(np.float32)
     points[7] = np.nan
     points.tofile(tmp_path / 'a.bin')
-    command = (
-        f'{sys.executable} -m lidar_kd.cli.segment {tmp_path}/a.bin --picture --bundle {bundle}'
-    )
-    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
+    command = f'-m lidar_kd.cli.segment {tmp_path}/a.bin --picture --bundle {bundle}'
+    done = run_command(command.split(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     raw = np.fromfile(tmp_path / 'predictions/a.label', '<u4')
     assert len(raw) == 500

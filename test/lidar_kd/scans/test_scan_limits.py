@@ -36,7 +36,7 @@ end_header
 def write_bomb(path: Path) -> None:
     """Zeros, three times as many as a scan may have."""
     with (
-        zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive,
+        zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open('points.npy', 'w', force_zip64=True) as member,
     ):
         for _ in range(3 * (MOST_BYTES >> 20)):

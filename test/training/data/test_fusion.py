@@ -7,12 +7,12 @@ from dataclasses import replace
 import os
 from pathlib import Path
 import pickle
-import subprocess
-import sys
+from subprocess import CompletedProcess
 
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+from started_command import run_command
 
 from lidar_kd.errors import DataError
 from lidar_kd.labels import SEMANTICKITTI
@@ -344,9 +344,8 @@ def test_nothing_fused_is_nothing_changed() -> None:
     assert fuse(scan, None) is scan
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / 'training' / 'fuse.py'), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*words: object) -> CompletedProcess[str]:
+    return run_command([ROOT / 'training' / 'fuse.py', *map(str, words)])
 
 
 def test_the_command_prints_a_table_and_draws_a_picture(parked: Path) -> None:

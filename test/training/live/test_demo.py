@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 import re
-import subprocess
-import sys
 
 from PIL import Image
 import pytest
@@ -16,10 +14,11 @@ pytest.importorskip('open3d', reason='the simulator needs open3d')
 
 import numpy as np
 from ros_partner import leave_domain
+from started_command import run_command
 
 from training.views.drive import LEFT
 
-ROOT = Path(__file__).resolve().parents[3]
+DEMO = str(Path(__file__).resolve().parents[3] / 'training' / 'demo.py')
 SCANS = 8
 
 
@@ -37,9 +36,9 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> None:
     leave_domain()
-    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', small_bundle]
+    command = [DEMO, '--bundle', small_bundle]
     command += ['--scans', str(SCANS), '--out', str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = run_command(command, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [re.split(r'\s{2,}', line.strip()) for line in done.stdout.splitlines()]
     told = {row[0]: row[1] for row in rows if len(row) == 2}
@@ -60,9 +59,8 @@ def test_the_demo_drives_reports_and_ends(small_bundle: str, tmp_path: Path) -> 
 
 
 def test_a_bundle_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', 'none.safetensors']
-    command += ['--out', str(tmp_path / 'out')]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [DEMO, '--bundle', 'none.safetensors', '--out', str(tmp_path / 'out')]
+    done = run_command(command, timeout=60)
     assert (done.returncode, done.stderr) == (
         2,
         'error: none.safetensors: no such bundle; check the path.\n',
@@ -78,9 +76,9 @@ def test_the_demo_takes_a_folder_of_ones_own(small_bundle: str, tmp_path: Path) 
         scan = rng.uniform(-10, 10, (4000, 4)).astype('<f4')
         scan[:, 2:] = (-1.5, 0.3)
         scan.tofile(tmp_path / 'own' / f'{number}.bin')
-    command = [sys.executable, str(ROOT / 'training' / 'demo.py'), '--bundle', small_bundle]
+    command = [DEMO, '--bundle', small_bundle]
     command += ['--own', str(tmp_path / 'own'), '--scans', '4', '--out', str(tmp_path / 'out')]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = run_command(command, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [re.split(r'\s{2,}', line.strip()) for line in done.stdout.splitlines()]
     told = {row[0]: row[1] for row in rows if len(row) == 2}

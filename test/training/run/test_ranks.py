@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import os
 from pathlib import Path
 import socket
-import subprocess
-import sys
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pytest
 from small_run import fit, make_config, make_street, prepare, ROOT, save_teacher, settings_on
+from started_command import FORKING, run_command
 import torch
 from torch import distributed, nn, Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from training.run.checkpoint import load_checkpoint
@@ -54,14 +54,19 @@ def _enter(rank: int, port: int, job: Callable[..., None], arguments: tuple[Any,
         job(ranks, *arguments)
 
 
+def start_ranks(job: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    own = (find_free_port(), job, arguments)
+    start_processes(_enter, own, WORLD, start_method=FORKING.get_start_method())
+
+
 def on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
     try:
-        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+        start_ranks(job, arguments)
     except ProcessRaisedException as error:
         if 'EADDRINUSE' not in str(error) and 'onnect' not in str(error):
             raise
         # somebody took the port between its finding and its use
-        spawn(_enter, (find_free_port(), job, arguments), nprocs=WORLD)
+        start_ranks(job, arguments)
 
 
 @dataclass(frozen=True)
@@ -213,13 +218,11 @@ def test_ranks_share_orders_wishes_and_scores(cases: dict[str, Case]) -> None:
     assert (first['found'], second['found']) == (False, True)  # the second comes after the first
 
 
-def torchrun(folder: Path, out: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={WORLD}']
+def torchrun(folder: Path, out: str) -> CompletedProcess[str]:
+    command = ['-m', 'torch.distributed.run', f'--nproc_per_node={WORLD}']
     command += [f'--master_port={find_free_port()}', str(ROOT / 'training' / 'train.py')]
     command += ['--cfg', 'small.yaml', '--out', out]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
+    return run_command(command, cwd=folder, timeout=120)
 
 
 def test_a_run_under_torchrun_scores_saves_and_ends_like_one_of_a_single_process(

@@ -9,7 +9,6 @@ import itertools
 import os
 from pathlib import Path
 import signal
-import subprocess
 import sys
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from small_run import fit, make_config, prepare, ROOT, settings_on, write_config
+from started_command import run_command
 import torch
 
 from lidar_kd.bundle import read_spec
@@ -297,9 +297,7 @@ except DataError as error:
 def test_a_write_that_torch_itself_fails_to_do_is_one_sentence_too(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / 'last.pt', {'step': 7})
     code = _FILE_LIMIT.format(root=str(ROOT))
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run_command(['-c', code], cwd=tmp_path)
     assert done.stderr.startswith('last.pt: cannot be written (')
     assert done.stderr.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['last.pt']

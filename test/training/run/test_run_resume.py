@@ -24,6 +24,7 @@ from small_run import (
     without_times,
     write_config,
 )
+from started_command import start_command
 import torch
 
 from lidar_kd.cli.lacking import EXIT_INTERRUPTED
@@ -134,17 +135,16 @@ def test_a_signal_to_the_whole_group_saves_the_run_in_spite_of_its_workers(
     """As `timeout`, and what stops containers, send it."""
     settings = settings_on(street, optim__steps=10_000, validate__every=5_000, data__workers=1)
     path, folder = write_config(tmp_path / 'small.yaml', settings), RunFolder(tmp_path / 'run')
-    command = [sys.executable, str(ROOT / 'training' / 'train.py'), '--cfg', str(path),
-               '--out', str(folder.path)]  # fmt: skip
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stderr=pipe, text=True, start_new_session=True) as run:
-        while not (folder.log.is_file() and 'step 3/' in folder.log.read_text()):
-            assert run.poll() is None
-            time.sleep(0.1)
-        os.killpg(run.pid, signal.SIGTERM)
-        _, said = run.communicate()
-    assert run.returncode == EXIT_INTERRUPTED
-    assert said.splitlines()[-1].startswith('warning: interrupted after step ')
+    command = [ROOT / 'training' / 'train.py', '--cfg', path, '--out', folder.path]
+    said = tmp_path / 'said'
+    run = start_command(command, (tmp_path / 'told', said))
+    while not (folder.log.is_file() and 'step 3/' in folder.log.read_text()):
+        assert run.exitcode is None
+        time.sleep(0.1)
+    os.killpg(run.pid or 0, signal.SIGTERM)
+    run.join(60)
+    assert run.exitcode == EXIT_INTERRUPTED
+    assert said.read_text().splitlines()[-1].startswith('warning: interrupted after step ')
     assert load_checkpoint(folder.last)['step'] >= 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+import shutil
 import sys
 
 import numpy as np
@@ -35,6 +36,20 @@ def city() -> tuple[Sequence, list[SimulatedScan]]:
     """Scans of a drive through a city with thirty times the rare things."""
     sequence = Sequence(Settings(seed=45, index=1, scans=250, quarter='city', enrich=30))
     return sequence, [sequence.scan(scan) for scan in CITY_SCANS]
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small streets, for whoever only looks at them."""
+    folder = tmp_path_factory.mktemp('streets')
+    assert make_streets(folder, SMALL, sequences=1) == 3
+    return folder
+
+
+@pytest.fixture
+def streets(made: Path, tmp_path: Path) -> Path:
+    """A copy of its own."""
+    return Path(shutil.copytree(made, tmp_path / 'streets'))
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -71,10 +86,12 @@ def test_shapes_enclose_what_they_should() -> None:
     assert (bar[:, 2].min(), bar[:, 2].max()) == (0, 2)
 
 
-def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(tmp_path: Path) -> None:
-    make_streets(tmp_path / 'a', SMALL, sequences=2, workers=1)
+def test_the_same_seed_gives_the_same_bytes_in_any_number_of_processes(
+    streets: Path, tmp_path: Path
+) -> None:
+    assert make_streets(streets, SMALL, sequences=2, workers=1) == 3  # those of the second
     make_streets(tmp_path / 'b', SMALL, sequences=2, workers=2)
-    assert files_of(tmp_path / 'a') == files_of(tmp_path / 'b')
+    assert files_of(streets) == files_of(tmp_path / 'b')
 
 
 def test_another_seed_gives_another_street() -> None:
@@ -89,9 +106,8 @@ def test_a_scan_does_not_depend_on_those_before_it() -> None:
     assert np.array_equal(sequence.scan(2).points, Sequence(SMALL).scan(2).points)
 
 
-def test_the_layout_is_that_of_semantickitti(tmp_path: Path) -> None:
-    assert make_streets(tmp_path, SMALL, sequences=1) == 3
-    folder = tmp_path / 'sequences/00'
+def test_the_layout_is_that_of_semantickitti(made: Path) -> None:
+    folder = made / 'sequences/00'
     scans = sorted((folder / 'velodyne').iterdir())
     assert [path.name for path in scans] == ['000000.bin', '000001.bin', '000002.bin']
     for path in scans:
@@ -108,20 +124,18 @@ def test_the_layout_is_that_of_semantickitti(tmp_path: Path) -> None:
     assert np.fromstring(calibration['Tr'], sep=' ').reshape(3, 4) == pytest.approx(CAMERA[:3])
 
 
-def test_what_is_missing_is_made_again_and_nothing_else(tmp_path: Path) -> None:
-    make_streets(tmp_path, SMALL, sequences=1)
-    before = files_of(tmp_path)
-    lost = tmp_path / 'sequences/00/velodyne/000001.bin'
+def test_what_is_missing_is_made_again_and_nothing_else(streets: Path) -> None:
+    before = files_of(streets)
+    lost = streets / 'sequences/00/velodyne/000001.bin'
     lost.write_bytes(lost.read_bytes()[:-16])  # one point short: a broken copy
-    assert make_streets(tmp_path, SMALL, sequences=1) == 1
-    assert files_of(tmp_path) == before
+    assert make_streets(streets, SMALL, sequences=1) == 1
+    assert files_of(streets) == before
 
 
-def test_scans_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
-    make_streets(tmp_path, SMALL, sequences=1)
+def test_scans_of_other_settings_are_not_mixed(made: Path) -> None:
     other = Settings(seed=6, index=0, scans=3, sensor='vlp16', quarter='suburb')
     with pytest.raises(DataError, match='made with other settings'):
-        make_streets(tmp_path, other, sequences=1)
+        make_streets(made, other, sequences=1)
 
 
 def test_every_class_and_every_moving_id_occurs_when_rare_things_are_enriched() -> None:
@@ -173,10 +187,9 @@ def median_gap_m(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.median(gaps))
 
 
-def test_written_poses_are_those_of_the_camera(tmp_path: Path) -> None:
+def test_written_poses_are_those_of_the_camera(made: Path) -> None:
     """Tr^-1 pose Tr takes points of a scan into the first scan's frame."""
-    make_streets(tmp_path, SMALL, sequences=1)
-    rows = np.loadtxt(tmp_path / 'sequences/00/poses.txt').reshape(-1, 3, 4)
+    rows = np.loadtxt(made / 'sequences/00/poses.txt').reshape(-1, 3, 4)
     sequence = Sequence(SMALL)
     last = np.eye(4)
     last[:3] = rows[2]
