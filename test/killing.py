@@ -17,6 +17,8 @@ import signal
 import sys
 from typing import Any
 
+import rosbags.highlevel  # noqa: F401 (once, not in every process that is killed)
+
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lidar_kd.cli.bag import main  # noqa: E402
