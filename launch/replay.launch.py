@@ -24,6 +24,7 @@ PARAMETERS = {  # of the node; the types are those of the defaults
     'rate_hz': (0.0, "Scans per second; 0: the sensor's own."),
     'loop': (True, 'Begin again after the last scan; false: end.'),
     'start': (0, 'Number of the first scan to publish.'),
+    'scans': (0, 'How many to publish from there on; 0: all.'),
     'truth': (False, "Also publish a sequence's labels, in the field truth."),
     'frame_id': ('', "Of the clouds; empty: the bag's, else lidar."),
     'reliability': ('reliable', 'QoS: reliable or best_effort.'),

@@ -124,10 +124,16 @@ def drive(folder: Path, scans: int, arguments: argparse.Namespace, console: Cons
         wait_until(is_ready, listen, START_LIMIT_S, hint)
         warn_of_strangers(listener.strangers(), namespace, console)
         log = arguments.out / 'replay.log'
-        replayed = {'path': folder.resolve(), 'truth': arguments.own is None, 'loop': False}
+        replayed = {'path': folder.resolve(), 'scans': scans, 'truth': arguments.own is None}
         own_names = {'__ns': namespace}
         replay = stack.enter_context(
-            running('replay_node', {**replayed, 'listeners': 1}, own_names, log, held=held)
+            running(
+                'replay_node',
+                {**replayed, 'loop': False, 'listeners': 1},
+                own_names,
+                log,
+                held=held,
+            )
         )
         _follow_to_the_end(replay, log, scans, (listener, listen), console)
         return listener
@@ -202,8 +208,8 @@ def run_demo(arguments: argparse.Namespace, console: Console) -> None:
     console.line(f'done in {time.perf_counter() - start_s:.0f} s. Next:')
     console.line('  ros2 launch lidar_kd segment.launch.py points:=/velodyne_points rviz:=true \\')
     console.line('      fixed_frame:=velodyne')
-    named = shlex.quote(str(bundle))
-    console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER --bundle {named} --picture')
+    named = f' --bundle {shlex.quote(str(arguments.bundle))}' if arguments.bundle else ''
+    console.line(f'  .venv/bin/lidar-kd-segment SCAN_OR_FOLDER{named} --picture')
     console.line('  docs/robot.md: parameters, topics, Nav2, Jetson, Docker, Foxglove')
 
 

@@ -65,6 +65,7 @@ class ReplaySettings:
     )
     loop: bool = _parameter(True, 'Begin again after the last scan; false: end.')
     start: int = _parameter(0, 'Number of the first scan to publish.', upper=10**9)
+    scans: int = _parameter(0, 'How many to publish from there on; 0: all.', upper=10**9)
     truth: bool = _parameter(
         False, "Also publish a sequence's labels, as train ids in the field truth (uint8)."
     )
@@ -101,6 +102,7 @@ class ReplayNode(Node):
         self.done = False
         self.published = 0
         self._number = settings.start
+        self._end = min(len(self._source), settings.start + (settings.scans or len(self._source)))
         self._next = self._source.read(self._number)
         self._publisher = self.create_publisher(PointCloud2, 'points', choose_qos(settings))
         self._rate_hz = settings.rate_hz or self._source.rate_hz
@@ -127,7 +129,7 @@ class ReplayNode(Node):
         # rcl counts the periods from here on, so delays of single clouds do not add up.
         self._timer = self.create_timer(1 / self._rate_hz, self._publish, clock=self._steady)
         self.get_logger().info(
-            f'publishing {len(self._source)} scans of {self.settings.path} on '
+            f'publishing {self._end - self._number} scans of {self.settings.path} on '
             f'{self._publisher.topic_name} at {self._rate_hz:.2f} Hz'
         )
 
@@ -140,7 +142,7 @@ class ReplayNode(Node):
         self._send(make_cloud(header, payload))
         self.published += 1
         self._number += 1
-        if self._number == len(self._source):
+        if self._number == self._end:
             self._number = self.settings.start
             self.done = not self.settings.loop
         if self.done:

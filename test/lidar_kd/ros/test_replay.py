@@ -130,6 +130,14 @@ def test_a_loop_returns_to_the_first_scan_that_was_asked_for(sequence: Path) -> 
     assert listener.clouds[0].header.frame_id == 'roof'
 
 
+def test_no_more_scans_are_published_than_were_asked_for(sequence: Path) -> None:
+    with replaying(sequence, start=1, scans=2, loop=False) as (node, listener, executor):
+        listener.subscribe()
+        spin_until(executor, lambda: node.done and len(listener.clouds) >= 2)
+    assert [cloud.width for cloud in listener.clouds] == [2, 3]
+    assert node.published == 2
+
+
 def test_stamps_are_the_times_of_publication_and_a_late_cloud_delays_no_other(
     sequence: Path,
 ) -> None:

@@ -270,7 +270,7 @@ def test_training_and_the_node_see_the_same_voxels(scans: TrainingScans) -> None
 
 
 def test_the_benchmark_of_the_data_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, 'POINTS', 2000)
+    monkeypatch.setattr(data, 'even_points', lambda: 2000)
     metrics = data.run_data(Console(quiet=True), scans=1, repeats=1)
     assert metrics['scan_ms'] > 0
     assert 0 <= metrics['wait_share'] < 1
