@@ -3,5 +3,5 @@
 
 materials -> mesh -> vehicles, people, plants, furniture, buildings (what there is)
 course -> quarters -> road -> town, traffic, drive (where it is, and when)
-sensors -> cast -> returns (what the sensor reports) -> sequence -> writer, portions, make, compare
+sensors -> cast -> returns (what the sensor reports) -> sequence -> writer, make, compare
 """

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+import multiprocessing
+import os
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
-from training.streets.portions import make_portions, Progress, silently
+from training.live.tie import tie_worker
 from training.streets.quarters import quarter
 from training.streets.sensors import sensor
 from training.streets.sequence import Sequence, Settings
@@ -35,7 +38,7 @@ def make_streets(
     *,
     sequences: int,
     workers: int = 1,
-    progress: Progress = silently,
+    progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Make what is missing under `root`; returns the number of scans made.
 
@@ -43,7 +46,12 @@ def make_streets(
     """
     _check(settings, sequences, workers)
     tasks = list(plan(root, settings, sequences))
-    make_portions(tasks, _make_scans, workers, progress)
+    if workers == 1 or len(tasks) < 2:
+        for task in tasks:
+            for _ in _run(task):
+                progress()
+    else:
+        _run_in_processes(tasks, workers, progress)
     return sum(len(task.scans) for task in tasks)
 
 
@@ -76,7 +84,25 @@ def _check(settings: Settings, sequences: int, workers: int) -> None:
         raise ConfigError('the seed must be at least 0 and enrich within 0..1000.')
 
 
-def _make_scans(task: Task, progress: Progress) -> int:
+def _run_in_processes(tasks: list[Task], workers: int, progress: Callable[[], None]) -> None:
+    context = multiprocessing.get_context('spawn')  # Embree's threads do not survive a fork
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=tie_worker, initargs=(os.getpid(),)
+    ) as pool:
+        try:
+            for future in as_completed([pool.submit(_run_all, task) for task in tasks]):
+                for _ in range(future.result()):
+                    progress()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run_all(task: Task) -> int:
+    return sum(1 for _ in _run(task))
+
+
+def _run(task: Task) -> Iterator[int]:
     sequence = _sequence(task.settings)
     folder = folder_of(task.root, task.settings.index)
     if not (folder / 'times.txt').is_file():
@@ -84,8 +110,7 @@ def _make_scans(task: Task, progress: Progress) -> int:
         write_drive(folder, poses, sequence.times_s())
     for scan in task.scans:
         write_scan(folder, scan, sequence.scan(scan))
-        progress()
-    return len(task.scans)
+        yield scan
 
 
 @lru_cache(maxsize=1)

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+import multiprocessing
+import os
 from pathlib import Path
 
 from lidar_kd.errors import ConfigError
+from training.live.tie import tie_worker
 from training.streets.make import MAX_SEQUENCES
-from training.streets.portions import make_portions, Progress, silently
 from training.streets.writer import folder_of, is_done, prepare, write_scan
 from training.worlds.devices import ANY, DEVICES
 from training.worlds.kinds import PLACES
@@ -21,7 +24,7 @@ EDITION = 4  # of the generator: another one makes another world from the same s
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneScans:
+class Portion:
     """Scans of one scene for one process."""
 
     root: Path
@@ -35,7 +38,7 @@ def generate_world(
     *,
     sequences: int,
     workers: int = 1,
-    progress: Progress = silently,
+    progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Make what is missing under `root`; returns the number of scans made.
 
@@ -43,11 +46,15 @@ def generate_world(
     """
     check_variety(variety, sequences, workers)
     portions = list(divide(root, variety, sequences))
-    make_portions(portions, _generate, workers, progress)
+    if workers == 1 or len(portions) < 2:
+        for portion in portions:
+            _generate(portion, progress)
+    else:
+        _generate_in_processes(portions, workers, progress)
     return sum(len(portion.scans) for portion in portions)
 
 
-def divide(root: Path, variety: Variety, sequences: int) -> Iterator[SceneScans]:
+def divide(root: Path, variety: Variety, sequences: int) -> Iterator[Portion]:
     """Prepares the folders and cuts the missing scans into portions of one scene each."""
     for index in range(variety.index, variety.index + sequences):
         one = replace(variety, index=index)
@@ -56,7 +63,7 @@ def divide(root: Path, variety: Variety, sequences: int) -> Iterator[SceneScans]
         for first in range(0, one.scans, one.scans_per_scene):
             scans = range(first, min(first + one.scans_per_scene, one.scans))
             if missing := tuple(scan for scan in scans if not is_done(folder, scan)):
-                yield SceneScans(root=root, variety=one, scans=missing)
+                yield Portion(root=root, variety=one, scans=missing)
 
 
 def check_variety(variety: Variety, sequences: int, workers: int) -> None:
@@ -73,7 +80,23 @@ def check_variety(variety: Variety, sequences: int, workers: int) -> None:
         raise ConfigError('the seed must not be negative and enrich must be within 0..1000.')
 
 
-def _generate(portion: SceneScans, progress: Progress) -> int:
+def _generate_in_processes(
+    portions: list[Portion], workers: int, progress: Callable[[], None]
+) -> None:
+    context = multiprocessing.get_context('spawn')  # Embree's threads do not survive a fork
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=tie_worker, initargs=(os.getpid(),)
+    ) as pool:
+        try:
+            for future in as_completed([pool.submit(_generate, each) for each in portions]):
+                for _ in range(future.result()):
+                    progress()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _generate(portion: Portion, progress: Callable[[], None] = lambda: None) -> int:
     sequence, folder = _sequence(portion.variety), folder_of(portion.root, portion.variety.index)
     for scan in portion.scans:
         write_scan(folder, scan, sequence.scan(scan))
