@@ -23,6 +23,7 @@ import tempfile
 import traceback
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 # none of them starts a thread, or a fork would lose it
 LOADED = ['torch', 'torch._dynamo', 'matplotlib.figure', 'pydantic', 'rich.progress', 'yaml']
 FORKING = multiprocessing.get_context('forkserver')
@@ -100,7 +101,7 @@ def _begin_afresh() -> None:
     import torch
 
     own = os.environ.get('PYTHONPATH', '').split(os.pathsep)
-    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    installed = [path for path in sys.path if path.startswith(sys.prefix) or _is_elsewhere(path)]
     sys.path[:] = [*filter(None, own), *installed]
     multiprocessing.set_start_method(None, force=True)  # the usual one
     FORKING.set_forkserver_preload(['__main__'])
@@ -108,6 +109,10 @@ def _begin_afresh() -> None:
     np.random.seed()  # noqa: NPY002 (the old one, which a new process seeds by itself)
     if 'OMP_NUM_THREADS' in os.environ:
         torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+
+
+def _is_elsewhere(path: str) -> bool:
+    return bool(path) and not Path(path).is_relative_to(ROOT)
 
 
 def _run_as_main(words: list[str]) -> None:
