@@ -42,7 +42,7 @@ from lidar_kd.voxels import CartesianGrid
 
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'  # Humble talks to the network
 NAME = 'lidar_kd'
-LIMIT_S = 60.0  # of what must happen, however busy the machine
+LIMIT_S = 300.0  # of what must happen, however busy the machine
 DOMAINS = 100  # above 101, ports meet those of outgoing connections
 TRANSITIONS = {  # and the states they lead to
     'configure': (Transition.TRANSITION_CONFIGURE, 'inactive'),
@@ -190,7 +190,7 @@ class Partner(Node):  # type: ignore[misc, unused-ignore]
         found = self.get_subscriptions_info_by_topic(self._scans.topic_name)
         return [each.qos_profile.reliability.name for each in found]
 
-    def call(self, service: str, kind: Any, request: Any, patience_s: float = LIMIT_S / 3) -> Any:
+    def call(self, service: str, kind: Any, request: Any, patience_s: float = 20.0) -> Any:
         """Once more when the answer is lost, as happens before both sides know each other."""
         client = self._clients_by_name.get(kind)
         if client is None:
