@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lidar_kd.errors import write_atomically
 from lidar_kd.sparse.engines.trial import cache_folder, short_digest
 from lidar_kd.sparse.engines.triton.tiles import capability_of, DeviceTiles, tiles_of, TileSizes
 
@@ -37,9 +38,8 @@ def tuned_file(gpu: str) -> Path:
 def write_tuned(path: Path, gpu: str, tuned: Mapping[str, TileSizes]) -> None:
     sizes = {key: list(astuple(each)) for key, each in sorted(tuned.items())}
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix('.new')
-    written.write_text(json.dumps({**_versions(gpu), 'sizes': sizes}, indent=1) + '\n')
-    written.replace(path)
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps({**_versions(gpu), 'sizes': sizes}, indent=1) + '\n')
 
 
 def read_tuned(path: Path, rows: int) -> dict[str, TileSizes]:
