@@ -16,14 +16,13 @@ list() { echo "$*" | sed 's/ /","/g; s/^/["/; s/$/"]/'; }
 prepare() { # FOLD, WHAT IS SCORED, WHAT IS LEARNT FROM: as compare.py --folds 3 splits e2.yaml
     $python training/augment.py "$real" $e2/augmented$1 --sequences $3 --versions 4 \
         --augment "$mixes" --plain $2
-    $python training/train.py --cfg config/teachers/minkunet_half_e2.yaml --out $e2/teacher$1 \
+    $python training/train.py --cfg config/teachers/streets_e2.yaml --out $e2/teacher$1 \
         --set data.root=$e2/augmented$1 --set "data.train=$(list $3)" \
         --set "data.validation=$(list $2)"
     $python training/evaluate.py --bundle $e2/teacher$1/best.safetensors --data "$real" \
         --sequences $3 --json $e2/teacher$1_on_its_scans.json
 }
 
-$python training/train.py --cfg config/teachers/minkunet_half_10cm.yaml --out runs/student_teacher
 prepare 0 '00 01 04' '06 07 02 03 05 09'
 prepare 1 '06 02 05' '00 07 01 03 04 09'
 prepare 2 '07 03 09' '00 06 01 02 04 05'
