@@ -15,19 +15,29 @@ export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PR
 LOCK := uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' -c constraints.txt --no-emit-package torch
 
-.PHONY: test demo docs lint format bench gpu lock clean
+# In processes one more than there are cores, for tests wait for nodes, but no more than four.
+PYTEST := $(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadgroup
 
-test: lint
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
+.PHONY: test demo docs lint ruff format bench gpu lock clean
+
+# Beside mypy, which takes one core; what Python compiles is kept, also where it is told not to,
+# or each of the commands that tests start compiles it again.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: ruff
+	@$(BIN)/mypy >.venv/.types 2>&1 & checking=$$!; \
+	$(PYTEST); tested=$$?; \
+	wait $$checking; typed=$$?; cat .venv/.types; exit $$((tested | typed))
 
 # SCANS=PATH: scans of yours, a folder of them or a bag, in place of the simulated drive.
 demo: $(READY)
 	$(BIN)/python training/demo.py $(if $(SCANS),--own '$(SCANS)' --out runs/demo-own)
 
-lint: $(READY)
+lint: ruff
+	$(BIN)/mypy
+
+ruff: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix
