@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 import gc
 import os
 from pathlib import Path
@@ -32,10 +32,15 @@ os.environ['AMENT_PREFIX_PATH'] = os.pathsep.join(filter(None, prefixes))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported stays: no full collection, of hundreds, looks at all of torch again."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: no full collection, of hundreds, looks at all of torch."""
+    gc.disable()
+    collected = yield
     gc.collect()
     gc.freeze()
+    gc.enable()
+    return collected
 
 
 def pytest_unconfigure() -> None:

@@ -9,6 +9,7 @@ writes how each has ended, as JSON.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -57,6 +58,7 @@ def start(rank: int, world: int, touches: int, words: list[str]) -> int:
 
 
 def run_all(seed: int, most: int, world: int, words: list[str]) -> list[list[int]]:
+    gc.freeze()  # what is imported, for all children
     rng = random.Random(seed)
     rounds: list[list[int]] = []
     while not rounds or any(rounds[-1]):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import gc
 import json
 import multiprocessing
 from multiprocessing.process import BaseProcess
@@ -38,6 +39,7 @@ def run_kills(console: Console, *, cases: int, seed: int) -> dict[str, float]:
     """So many kills, spread over as many runs as it takes."""
     console.line(f'{cases} kills, seed {seed}')
     import_before_forks()
+    gc.freeze()  # no run looks through all of torch for what may go
     with tempfile.TemporaryDirectory(prefix='kills-') as scratch:
         folder = Path(scratch)
         write_street(folder / 'street')

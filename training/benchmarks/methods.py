@@ -71,7 +71,7 @@ def run_methods(console: Console, *, scans: int, repeats: int) -> dict[str, floa
             for index, batch in enumerate(batches):
                 pair.measure(batch, index, clock if repeat else Clock())  # the first warms up
                 advance()
-    return _report(console, clock, {what: peak_mb(what) for what in WHATS})
+    return _report(console, clock, peaks_mb())
 
 
 class _Pair:
@@ -191,11 +191,21 @@ def _report(console: Console, clock: Clock, peaks: dict[str, float]) -> dict[str
     return metrics
 
 
-def peak_mb(what: str) -> float:
-    """Resident memory that the terms add at their peak, in a process that has only imported."""
-    importing_once = multiprocessing.get_context('forkserver')
-    with ProcessPoolExecutor(1, importing_once) as process:
-        return process.submit(_measure_peak, what).result()
+def peaks_mb() -> dict[str, float]:
+    """Resident memory that the terms add at their peak, each in a process that has only imported.
+
+    All of these are forks of one that did, for to import takes longer than to measure.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as importing:
+        return importing.submit(_measure_peaks).result()
+
+
+def _measure_peaks() -> dict[str, float]:
+    peaks = {}
+    for what in WHATS:
+        with ProcessPoolExecutor(1, multiprocessing.get_context('fork')) as process:
+            peaks[what] = process.submit(_measure_peak, what).result()
+    return peaks
 
 
 def _measure_peak(what: str) -> float:

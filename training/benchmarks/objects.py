@@ -22,8 +22,8 @@ from training.benchmarks.scans import even_points
 from training.benchmarks.true_boxes import TrueBox, TrueBoxes
 from training.streets.sequence import SCAN_S, Sequence, Settings
 
-SCANS = 100  # of the drive
-TRIAL = 10
+DRIVE = 100, 'hdl64'  # scans of a drive, and their sensor
+TRIAL = 10, 'vlp32'
 SEEDS = (907, 908, 909, 910)  # streets that no setting was chosen on
 RANGE_M, LEAST = 30.0, 50  # cars this near with so many points are compared
 SETTLED = 10  # a track of this age knows its speed
@@ -53,13 +53,13 @@ class Errors:
 
 
 def run_objects(console: Console, *, scans: int, repeats: int) -> dict[str, float]:
-    """`scans`: a hundred each, up to four drives; of 1, ten of one drive: a trial."""
+    """`scans`: a hundred each, up to four drives; of 1, ten with fewer beams: a trial."""
     drives = SEEDS[: max(1, min(scans // 2, len(SEEDS)))]
-    length = SCANS if scans > 1 else TRIAL
+    length, beams = DRIVE if scans > 1 else TRIAL
     errors, clock = Errors(), Clock()
     with threads(1), console.progress(len(drives) * length, 'driving') as advance:
         for drive, seed in enumerate(drives):
-            sequence = Sequence(Settings(seed=seed, index=0, scans=length))
+            sequence = Sequence(Settings(seed=seed, index=0, scans=length, sensor=beams))
             tracker, truth = Tracker(), TrueBoxes(sequence)
             for scan in range(length):
                 _look(errors, clock, (drive, scan), sequence, truth, tracker, repeats)
@@ -81,7 +81,7 @@ def _look(
         size = even_points()
         points, resized = np.resize(seen.points, (size, 4)), np.resize(labels, size)
         for _ in range(repeats):
-            run = scan + SCANS * drive
+            run = scan + DRIVE[0] * drive
             clock.time('find', run, lambda: find_objects(points, resized, None, SEMANTICKITTI))
     boxes = truth.at(scan * SCAN_S)
     owners = _owners(objects, seen.labels >> 16)

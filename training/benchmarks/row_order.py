@@ -25,7 +25,7 @@ from training.benchmarks.scans import distinct_scans
 
 SIZES_M = (0.1, 0.05)
 NETWORKS = ('minkunet_quarter', 'minkunet')
-LEVELS, ROOM = 5, 1 << 17  # of a scan at fixed shapes; points
+LEVELS, LEAST_ROOM = 5, 1 << 12  # of a scan at fixed shapes; points
 GPU = 87  # compute capability, times ten, whose tiles are looked at
 
 
@@ -91,8 +91,9 @@ def _shares(points: Tensor, size_m: float, tiles: DeviceTiles) -> Iterator[tuple
     engine.layers.clear()
     model = fold_norms(build_model(NETWORKS[0], classes=19)).eval()
     wants = FixedNetwork(LEVELS)
-    scan = FixedScan(rooms_for(ROOM, LEVELS), grid, model, torch.float32, wants, engine=engine)
-    scan.run(F.pad(points, (0, 0, 0, ROOM - len(points)), value=math.nan))
+    room = max(LEAST_ROOM, 1 << (len(points) - 1).bit_length())  # 1 << 17 for 64 beams
+    scan = FixedScan(rooms_for(room, LEVELS), grid, model, torch.float32, wants, engine=engine)
+    scan.run(F.pad(points, (0, 0, 0, room - len(points)), value=math.nan))
     yield f'{NETWORKS[0]}_fixed', _share(engine.layers, tiles)
 
 

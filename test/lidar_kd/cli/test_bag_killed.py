@@ -20,7 +20,7 @@ from lidar_kd.ros.replay.source import open_source
 
 KILLING = Path(__file__).resolve().parents[2] / 'killing.py'
 KILLED = -signal.SIGKILL
-CLOUDS_OF_DRIVE = 150
+CLOUDS_OF_DRIVE = 60
 
 
 @pytest.fixture(scope='module')
@@ -51,8 +51,8 @@ def test_a_bag_killed_at_random_points_is_the_one_that_was_not(
 ) -> None:
     assert main(words_of(drive, tmp_path / 'whole', bundle)) == 0
     whole, out = read_contents(tmp_path / 'whole'), tmp_path / 'killed'
-    rounds = run_killed(1, 50, 1, words_of(drive, out, bundle))
-    # two touches for each answer kept, one to read it: 450 at least; three runs do 300 at most
+    rounds = run_killed(1, 20, 1, words_of(drive, out, bundle))
+    # two touches for each answer kept, one to read it: 180 at least; three runs do 120 at most
     assert len(rounds) >= 4
     assert [ends for ends in rounds[:-1] if ends != [KILLED]] == []
     killed, recorded = read_contents(out), read_contents(drive)
@@ -70,10 +70,10 @@ def test_a_bag_killed_at_random_points_is_the_one_that_was_not(
 
 @pytest.mark.slow
 def test_processes_that_share_a_bag_may_be_killed_too(bundle: Path, tmp_path: Path) -> None:
-    drive, out = write_drive(tmp_path / 'drive', 60, 'mcap'), tmp_path / 'killed'
+    drive, out = write_drive(tmp_path / 'drive', 30, 'mcap'), tmp_path / 'killed'
     more = ('--outputs', 'labeled', 'segmented')
     assert main(words_of(drive, tmp_path / 'whole', bundle, *more)) == 0
-    rounds = run_killed(2, 20, 3, words_of(drive, out, bundle, *more))
+    rounds = run_killed(2, 10, 3, words_of(drive, out, bundle, *more))
     assert {end for ends in rounds for end in ends} == {0, KILLED}
     assert read_contents(out) == read_contents(tmp_path / 'whole')
     assert main(words_of(drive, out, bundle, *more)) == 0

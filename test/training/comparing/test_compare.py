@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import math
+import os
 from pathlib import Path
 import re
+import subprocess
 import sys
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 from small_run import make_street, save_teacher, settings_on, write_config
+from started_command import start_command
 
 from lidar_kd.errors import ConfigError
 from training import compare
-from training.comparing import parts
+from training.comparing import parts, side_by_side
 from training.comparing.figures import Comparison, Cost, Outcome, TeacherFigures
 from training.comparing.plan import plan_runs
+from training.comparing.plot import draw_runs
 from training.comparing.tables import make_tables
 from training.run.config import load_config
 
@@ -139,14 +146,40 @@ def test_a_class_that_is_nowhere_has_a_dash() -> None:
     assert rows[0] == ('car', '51.00', '53.67', '60.00')
 
 
+class Forked:
+    """A subprocess.Popen that has torch from the start, which takes the usual one 4 s."""
+
+    def __init__(
+        self, words: list[str], *, env: Mapping[str, str], stderr: IO[str], **_: object
+    ) -> None:
+        assert words[0] == sys.executable
+        screen = Path(os.devnull), Path(f'/proc/{os.getpid()}/fd/{stderr.fileno()}')
+        self._process = start_command(words[1:], screen, env=env)
+        self.wait, self.terminate = self._process.join, self._process.terminate
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_teacher(tmp_path_factory.mktemp('teacher') / 'teacher.safetensors')
+
+
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two seeds of a student that takes two steps."""
+def command(
+    teacher: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Two seeds of a student that takes two steps; nothing is drawn."""
     monkeypatch.chdir(tmp_path)
-    teacher = {'bundle': str(save_teacher(tmp_path / 'teacher.safetensors'))}
-    street = make_street(tmp_path / 'street')
+    monkeypatch.setattr(compare, 'draw_runs', lambda path, comparison: None)
+    asked = {'bundle': str(teacher)}
     settings = settings_on(
-        street, teacher=teacher, method=['srkd'], optim__steps=2, validate__steps=2
+        street, teacher=asked, method=['srkd'], optim__steps=2, validate__steps=2
     )
     config = write_config(tmp_path / 'small.yaml', settings)
     return ['compare.py', '--cfg', str(config), '--seeds', '2', '--json', 'figures.json']
@@ -163,7 +196,9 @@ def test_the_command_runs_every_arm_and_finds_finished_ones(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*command, '--methods', 'pvkd', 'srkd+pvkd', '--out', 'all']
-    figures = figures_of(words, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, 'draw_runs', draw_runs)
+        figures = figures_of(words, monkeypatch)
     assert {'baseline_miou', 'pvkd_gain', 'srkd+pvkd_gain_se', 'speedup'} <= figures.keys()
     runs = sorted(path.parent.name for path in Path('all').glob('*/report.json'))
     assert runs == ['pvkd-0', 'pvkd-1', 'srkd+pvkd-0', 'srkd+pvkd-1']
@@ -190,6 +225,8 @@ def test_runs_side_by_side_give_what_they_give_one_after_the_other(
     command += ['--seeds', '1']
     alone = figures_of([*command, '--out', 'one/all'], monkeypatch)
     capsys.readouterr()
+    forked = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(side_by_side, 'subprocess', forked)
     beside = figures_of([*command, '--out', 'beside/all', '--jobs', '2'], monkeypatch)
     said = capsys.readouterr().out
     assert said.count('started, its log: ') == 2
@@ -201,9 +238,10 @@ def test_runs_side_by_side_give_what_they_give_one_after_the_other(
 def test_a_run_that_fails_beside_others_ends_them_with_its_sentence(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = next(Path('street').rglob('*.label'))
+    labels = next(make_street(Path('street')).rglob('*.label'))
     labels.write_bytes(b'123')
-    monkeypatch.setattr(sys, 'argv', [*command, '--jobs', '2'])
+    own = ['--set', f'data.root={Path("street").resolve()}']
+    monkeypatch.setattr(sys, 'argv', [*command, *own, '--jobs', '2'])
     assert compare.main() == 2
     sentence = rf'error: (alone|srkd)-0: {labels.resolve()}: 3 bytes'
     assert re.match(sentence, capsys.readouterr().err)
