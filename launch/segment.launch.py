@@ -27,6 +27,7 @@ NAME = 'lidar_kd'
 SHOWN = ('labeled', 'obstacles', 'static', 'markers', 'costmap')  # in the RViz file
 ARGUMENTS = {
     'points': ('/points', 'Topic with the PointCloud2 scans.'),
+    'imu': ('', "Topic of the sensor's IMU, for where no ground is in view; empty: none."),
     'model': ('', 'Bundle (.safetensors), or auto; empty: what params_file says, else auto.'),
     'params_file': (str(CONFIG / 'segment.yaml'), 'Parameters of the node.'),
     'device': ('', 'auto, cpu, cuda or cuda:N; empty: what params_file says.'),
@@ -84,6 +85,8 @@ def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
     }
     if values['autostart']:
         given['autostart'] = read_flag('autostart', values['autostart'])
+    if values['imu']:
+        given['use_imu'] = True
     if read_flag('autoware', values['autoware']):
         given.update(AUTOWARE_PARAMETERS)
     return {**given, **choose_time(values)}
@@ -91,7 +94,8 @@ def choose_parameters(values: Mapping[str, str]) -> dict[str, str | bool]:
 
 def choose_remaps(values: Mapping[str, str]) -> list[tuple[str, str]]:
     renamed = AUTOWARE_TOPICS if read_flag('autoware', values['autoware']) else {}
-    return [('~/points', values['points']), *renamed.items()]
+    imu = [('~/imu', values['imu'])] if values['imu'] else []
+    return [('~/points', values['points']), *imu, *renamed.items()]
 
 
 def choose_time(values: Mapping[str, str]) -> dict[str, bool]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a scan lies in other frames, by TF; tf2_ros is imported only when that is asked for."""
+"""Where a scan lies in other frames, by TF; tf2_ros is imported only when that is asked for.
+
+And how its sensor is mounted, by TF and an IMU.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from lidar_kd.errors import ConfigError, DataError
+from lidar_kd.ros.gravity import Gravity
 from lidar_kd.ros.log import LOG_EVERY_S
 from lidar_kd.ros.settings import NodeSettings
+from lidar_kd.sensor import Ground, MountingHints
 
 _BACK = JumpThreshold(
     min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
@@ -34,20 +39,23 @@ class Frames:
     def __init__(self, node: LifecycleNode, settings: NodeSettings) -> None:
         self._node = node
         self._target, self._fixed = settings.target_frame, settings.fixed_frame
+        self._ground = settings.ground_frame
         self._jumps: Any = None
-        if self._target or self._fixed:
-            self._listen(node)
+        self._gravity: Gravity | None = None
+        for name in ('target_frame', 'fixed_frame', 'ground_frame', 'use_imu'):
+            if getattr(settings, name):
+                self._listen(node, name)
+                break
+        if settings.use_imu:
+            self._gravity = Gravity(node)
 
-    def _listen(self, node: LifecycleNode) -> None:
-        name, frame = 'target_frame', self._target
-        if not frame:
-            name, frame = 'fixed_frame', self._fixed
+    def _listen(self, node: LifecycleNode, asked_by: str) -> None:
         try:
             import tf2_ros
         except ImportError:
             raise ConfigError(
-                f"{name} '{frame}' needs tf2_ros: sudo apt install "
-                f'ros-$ROS_DISTRO-tf2-ros-py, or leave {name} empty.'
+                f'{asked_by} needs tf2_ros: sudo apt install ros-$ROS_DISTRO-tf2-ros-py, '
+                f'or leave {asked_by} empty (use_imu: false).'
             ) from None
         self._failure = tf2_ros.TransformException
         self._buffer: Any = tf2_ros.Buffer()
@@ -71,12 +79,44 @@ class Frames:
         try:
             return self._find(header, self._fixed, 'fixed_frame')
         except NoTransform as error:
-            self._node.get_logger().warning(
-                f'no speeds: {error}', throttle_duration_sec=LOG_EVERY_S
-            )
+            self._warn(f'no speeds: {error}')
             return None
 
+    def find_hints(self, header: Header) -> MountingHints:
+        """How the sensor of this scan is mounted, as far as TF and the IMU know."""
+        return MountingHints(ground=self._find_below(header), up=self._find_up(header))
+
+    def _find_below(self, header: Header) -> Ground | None:
+        if not self._ground:
+            return None
+        try:
+            pose = self._find(header, self._ground, 'ground_frame')
+        except NoTransform as error:
+            self._warn(f'mounting: as the scans show it: {error}')
+            return None
+        return Ground(pose[2, :3].copy(), float(pose[2, 3]))
+
+    def _find_up(self, header: Header) -> Pose | None:
+        """(3,) in the frame of the scan."""
+        if self._gravity is None or (found := self._gravity.up) is None:
+            return None
+        frame, up = found
+        if frame == header.frame_id:
+            return up
+        seen_by_imu = Header(stamp=header.stamp, frame_id=frame)
+        try:
+            turn = self._find(seen_by_imu, header.frame_id, 'use_imu')
+        except NoTransform as error:
+            self._warn(f'mounting: without the IMU: {error}')
+            return None
+        return turn[:3, :3] @ up
+
+    def _warn(self, what: str) -> None:
+        self._node.get_logger().warning(what, throttle_duration_sec=LOG_EVERY_S)
+
     def destroy(self) -> None:
+        if self._gravity is not None:
+            self._gravity.destroy()
         if self._jumps is not None:
             self._jumps.unregister()
             self._listener.unregister()
@@ -89,7 +129,7 @@ class Frames:
         except self._failure as error:
             raise NoTransform(
                 f"TF has no way from '{header.frame_id}' to '{frame}' at the scan's stamp "
-                f'({error}); publish it, or leave {parameter} empty.'
+                f'({error}); publish it, or do without {parameter}.'
             ) from None
         return make_pose(found.transform)
 

@@ -214,7 +214,8 @@ class SegmentNode(LifecycleNode):
             self._health.statistics.skip(time.monotonic())
             return
         header, pose = self._frames.place(message.header)
-        labelled = self._pipeline.label(message, settings, pose)
+        hints = self._frames.find_hints(message.header)
+        labelled = self._pipeline.label(message, settings, pose, hints)
         late = choose_late_topics(wanted, settings)
         self._outputs.send_labels(header, labelled, wanted - late, settings)
         if merged:

@@ -27,7 +27,7 @@ from lidar_kd.ros.scene import SceneFinder, SeenObjects
 from lidar_kd.ros.settings import NodeSettings
 from lidar_kd.ros.sharing import Networks
 from lidar_kd.segmenter import Segmentation
-from lidar_kd.sensor import SensorOptions
+from lidar_kd.sensor import MountingHints, NO_HINTS, SensorOptions
 from lidar_kd.sensor.intensity import IntensityRange
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,17 @@ class Pipeline:
         """Raises MalformedCloud; takes microseconds."""
         read_layout(message)
 
-    def label(self, message: Any, settings: NodeSettings, pose: Pose | None = None) -> Labelled:
+    def label(
+        self,
+        message: Any,
+        settings: NodeSettings,
+        pose: Pose | None = None,
+        hints: MountingHints = NO_HINTS,
+    ) -> Labelled:
         """`pose` (4, 4) brings the outputs to where the listeners want them."""
         start_s = time.perf_counter()
         self._meet(settings.sensor_options())
+        self._segmenter.sensor.hear(hints)
         seen_by_sensor = self._decode(message, settings)
         cloud = seen_by_sensor if pose is None else move(seen_by_sensor, pose)
         decoded_ms = 1e3 * (time.perf_counter() - start_s)

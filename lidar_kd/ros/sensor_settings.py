@@ -26,6 +26,18 @@ class SensorSettings:
         [0.0, 0.0],
         "Roll and pitch of the scan's frame in degrees, 180 roll: upside down; both 0: found.",
     )
+    ground_frame: str = _parameter(
+        '',
+        'Frame on the ground, upright, as base_footprint: with mounting: auto TF tells how the '
+        'sensor is mounted, in place of the scans; empty: the scans tell.',
+        changes='unconfigured',
+    )
+    use_imu: bool = _parameter(
+        False,
+        'Hear ~/imu: where the scans show no ground, with mounting: auto gravity tells which way '
+        'is up.',
+        changes='unconfigured',
+    )
     intensity: str = _parameter(
         'auto',
         'auto: a gain brings the ground nearby to the brightness that the bundle expects, where '

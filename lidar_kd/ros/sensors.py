@@ -38,6 +38,7 @@ from lidar_kd.ros.node import SegmentNode
 from lidar_kd.ros.session import explain_refusal, ros_session
 from lidar_kd.ros.sharing import SharedParts
 
+TOPICS = ('points', 'imu')
 USAGE = 'sensors_node SENSORS.yaml [NAMESPACE] --ros-args ...'
 
 
@@ -83,13 +84,13 @@ def sensor_nodes(
     shared, nodes = shared or SharedParts(), list[SegmentNode]()
     try:
         for name, settings in sensors.items():
-            own = {key: value for key, value in settings.items() if key != 'points'}
+            own, topics = split_topics(settings)
             overrides = [Parameter(key, value=value) for key, value in flatten_names(own).items()]
             nodes.append(
                 SegmentNode(
                     namespace=f'{namespace.rstrip("/")}/{name}',
                     shared=shared,
-                    cli_args=['--ros-args', '-r', f'~/points:={settings["points"]}'],
+                    cli_args=['--ros-args', *topics],
                     parameter_overrides=[*common, *overrides],
                     **options,
                 )
@@ -119,12 +120,23 @@ def read_sensors(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
             raise ConfigError(f"{path}: '{name}' names no namespace; use letters, digits and _.")
         if not isinstance(settings, dict) or not isinstance(settings.get('points'), str):
             raise ConfigError(f'{path}: {name}: give the topic of its clouds: points: /TOPIC.')
+        if not isinstance(settings.get('imu', ''), str):
+            raise ConfigError(f'{path}: {name}: imu: give the topic of its IMU: imu: /TOPIC.')
     merged = content.get('merged', False)
     others = ', '.join(str(key) for key in content if key not in ('sensors', 'merged'))
     if others or not isinstance(merged, bool):
         wrong = f'{others} is unknown' if others else f"merged is '{merged}'"
         raise ConfigError(f"{path}: {wrong}; beside 'sensors' write 'merged: true' or nothing.")
     return sensors, merged
+
+
+def split_topics(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A sensor's parameters, and the remaps of its topics: `points`, `imu` where it has one."""
+    own = {key: value for key, value in settings.items() if key not in TOPICS}
+    if 'imu' in settings:
+        own['use_imu'] = True
+    remaps = [f'~/{key}:={settings[key]}' for key in TOPICS if key in settings]
+    return own, [word for remap in remaps for word in ('-r', remap)]
 
 
 def flatten_names(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

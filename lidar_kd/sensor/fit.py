@@ -46,6 +46,17 @@ class SensorOptions:
 EACH_ALONE = SensorOptions(each_alone=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MountingHints:
+    """What others than the scans know of the mounting."""
+
+    ground: Ground | None = None  # by TF: goes before what the scans show
+    up: Vector | None = None  # (3,) by gravity: where the scans show no ground
+
+
+NO_HINTS = MountingHints()
+
+
 class SensorFit:
     """`height_m`, `ground_intensity`: as in training; None: unknown or any, nothing is changed."""
 
@@ -59,6 +70,7 @@ class SensorFit:
         self._height_m, self._expected = height_m, ground_intensity
         self._finds_pose = options.mounting == 'auto' and height_m is not None
         self._finds_level = options.intensity == 'auto' and ground_intensity is not None
+        self._hints = NO_HINTS
         self.begin()
 
     def begin(self) -> None:
@@ -67,6 +79,16 @@ class SensorFit:
         self._ground = Steady(are_alike, average_grounds)
         self._brightness = Steady(are_as_bright, average_brightness)
         self._motion = self._choose_motion()
+
+    def hear(self, hints: MountingHints) -> None:
+        """Of the scan that comes next."""
+        if not self._finds_pose:
+            return
+        is_new = hints.ground is not None and self._hints.ground is None
+        self._hints = hints
+        self._motion = self._choose_motion()
+        if is_new:
+            log.info('mounting: %s', self._tell_mounting())
 
     def correct(self, scan: Points) -> None:
         """In place: points (N, 4) as the sensor sees them, intensity in the bundle's scale."""
@@ -115,20 +137,27 @@ class SensorFit:
         return find_motion(pose, self._height_m)
 
     def _pose(self) -> Ground | None:
-        """What is told, and for the rest what was found; None where neither is."""
-        found, told, tilt = self._ground.value, self.options.height_m, self.options.roll_pitch_deg
-        if found is None and not told and tilt is None:
+        """What parameters tell, and for the rest what is known otherwise; None: nothing is."""
+        known, told, tilt = self._known(), self.options.height_m, self.options.roll_pitch_deg
+        if known is None and not told and tilt is None:
             return None
-        normal = found.normal if found else tilt_normal(0, 0)
-        height_m = found.height_m if found else self._height_m or 0.0
+        normal = known.normal if known else tilt_normal(0, 0)
+        height_m = known.height_m if known else self._height_m or 0.0
         return Ground(tilt_normal(*tilt) if tilt else normal, told or height_m)
+
+    def _known(self) -> Ground | None:
+        """By TF, else by the scans, else by gravity: on a slope the ground is what counts."""
+        known = self._hints.ground or self._ground.value
+        if known is None and self._hints.up is not None:
+            return Ground(self._hints.up, self._height_m or 0.0)
+        return known
 
     def _tell_mounting(self) -> str:
         if self._height_m is None:
             return 'as it comes: the bundle does not tell the height that it was trained at'
         pose = self._pose()
         if pose is not None:
-            return f'{self._tell_pose(pose)}; {self._tell_motion()}'
+            return f'{self._tell_pose(pose)}{self._tell_source()}; {self._tell_motion()}'
         if not self._finds_pose:
             return 'off: scans as they come'
         if not self._seen:
@@ -142,6 +171,13 @@ class SensorFit:
         over = 'upside down, ' if pose.is_upside_down else ''
         tilt = f'roll {pose.roll_deg:.1f}, pitch {pose.pitch_deg:.1f} degrees'
         return f'{over}{pose.height_m:.2f} m above the ground, {tilt}'
+
+    def _tell_source(self) -> str:
+        """Where it is not the scans."""
+        if self._hints.ground is not None:
+            return ' (by TF)'
+        by_gravity = self._ground.value is None and self._hints.up is not None
+        return ' (by the IMU: no ground found)' if by_gravity else ''
 
     def _tell_motion(self) -> str:
         if self._motion is None:

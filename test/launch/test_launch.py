@@ -40,7 +40,7 @@ def test_every_argument_of_the_node_is_there_and_described() -> None:
     names = {key.value for key in arguments.keys}
     assert names == {
         'points', 'model', 'params_file', 'device', 'rviz', 'bag', 'use_sim_time', 'namespace',
-        'log_level', 'autostart', 'fixed_frame', 'autoware', 'sensors', 'labelled_bag',
+        'log_level', 'autostart', 'fixed_frame', 'autoware', 'sensors', 'labelled_bag', 'imu',
     }  # fmt: skip
     assert all(value.elts[1].value.endswith('.') for value in arguments.values)
 
@@ -135,6 +135,13 @@ def test_a_bag_is_labelled_by_the_command_that_a_shell_would_start(segment: Modu
     assert make_bag_parser().parse_args(words[2:]).out == Path('out')
     chosen = segment.label_bag({**given, 'bag': 'drive', 'model': 'auto'})
     assert '--bundle' not in chosen  # the command has a default of its own
+
+
+def test_an_imu_is_connected_and_used(segment: ModuleType) -> None:
+    defaults = {name: default for name, (default, _) in segment.ARGUMENTS.items()}
+    given = {**defaults, 'imu': '/ouster/imu'}
+    assert ('~/imu', '/ouster/imu') in segment.choose_remaps(given)
+    assert segment.choose_parameters(given)['use_imu'] is True
 
 
 def test_in_autowares_place_the_topics_have_its_names(segment: ModuleType) -> None:

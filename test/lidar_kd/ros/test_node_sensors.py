@@ -23,7 +23,13 @@ from sensor_msgs.msg import PointCloud2
 from lidar_kd.errors import ConfigError
 from lidar_kd.ros import model_choice, pipeline
 from lidar_kd.ros.merged import find_stamp_ns, MergedCloud
-from lidar_kd.ros.sensors import flatten_names, main, read_sensors, sensor_nodes
+from lidar_kd.ros.sensors import (
+    flatten_names,
+    main,
+    read_sensors,
+    sensor_nodes,
+    split_topics,
+)
 from lidar_kd.ros.sharing import SharedParts
 
 SENSORS: dict[str, dict[str, Any]] = {
@@ -107,6 +113,7 @@ def test_a_file_can_ask_for_one_cloud_of_all(tmp_path: Path) -> None:
         ('sensors: {front/left: {points: /a}}', "'front/left' names no namespace"),
         ('sensors: {front: {topic: /a}}', 'front: give the topic of its clouds'),
         ('sensors: {front: /a}', 'front: give the topic of its clouds'),
+        ('sensors: {front: {points: /a, imu: 1}}', 'front: imu: give the topic of its IMU'),
         ('{sensors: {a: {points: /a}}, merge: true}', "merge is unknown; beside 'sensors' write"),
         ('{sensors: {a: {points: /a}}, merged: 1}', "merged is '1'; beside 'sensors' write"),
     ],
@@ -127,6 +134,13 @@ def test_a_missing_file_and_no_file_at_all_are_refused(capsys: pytest.CaptureFix
     said = ' '.join(capsys.readouterr().err.split())
     assert 'name the file with the sensors: sensors_node SENSORS.yaml' in said
     assert 'missing.yaml: cannot be read' in said
+
+
+def test_an_imu_is_a_topic_and_a_parameter() -> None:
+    own, remaps = split_topics({'points': '/a', 'imu': '/b', 'max_points': 5})
+    assert own == {'max_points': 5, 'use_imu': True}
+    assert remaps == ['-r', '~/points:=/a', '-r', '~/imu:=/b']
+    assert split_topics({'points': '/a'}) == ({}, ['-r', '~/points:=/a'])
 
 
 def test_nested_parameters_get_dots() -> None:

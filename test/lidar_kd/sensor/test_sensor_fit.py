@@ -13,7 +13,7 @@ import pytest
 
 from lidar_kd.errors import ConfigError
 from lidar_kd.scans import read_scan
-from lidar_kd.sensor import find_ground, SensorFit, SensorOptions
+from lidar_kd.sensor import find_ground, Ground, MountingHints, SensorFit, SensorOptions
 from lidar_kd.sensor.ground import thin_out, tilt_normal
 from lidar_kd.sensor.mounting import find_motion, move_points
 from lidar_kd.sensor.steady import Steady
@@ -145,6 +145,51 @@ def test_what_is_told_goes_before_what_is_found() -> None:
     expected = before[:, :3] * [1, -1, -1] + [0, 0, 1.0 - HEIGHT_M]
     np.testing.assert_allclose(scan[:, :3], expected, atol=1e-5)
     assert fit.facts()['mounting'].startswith('upside down, 1.00 m')
+
+
+def test_tf_goes_before_the_scans_and_parameters_go_before_tf() -> None:
+    by_tf = MountingHints(ground=Ground(tilt_normal(0, 0), 2.5))
+    for options, height_m in ((SensorOptions(), 2.5), (SensorOptions(height_m=1.0), 1.0)):
+        fit, scan = SensorFit(HEIGHT_M, None, options), make_yard()
+        before = scan.copy()
+        fit.hear(by_tf)
+        fit.correct(scan)
+        expected = before[:, :3] + [0, 0, height_m - HEIGHT_M]
+        np.testing.assert_allclose(scan[:, :3], expected, atol=1e-5)
+        assert '(by TF)' in fit.facts()['mounting']
+
+
+def test_tf_that_falls_silent_leaves_it_to_the_scans() -> None:
+    fit = SensorFit(HEIGHT_M, None)
+    fit.hear(MountingHints(ground=Ground(tilt_normal(0, 0), 2.5)))
+    fit.correct(make_yard())
+    fit.hear(MountingHints())
+    scan = make_yard()
+    fit.correct(scan)
+    assert np.median(scan[:12_000, 2]) == pytest.approx(-HEIGHT_M, abs=0.02)
+    assert 'TF' not in fit.facts()['mounting']
+
+
+def test_gravity_levels_scans_without_a_ground_and_no_others() -> None:
+    hints = MountingHints(up=tilt_normal(0, 20))
+    fit, walls = SensorFit(HEIGHT_M, None), mount(make_yard(), 0, 20)[12_000:]
+    fit.hear(hints)
+    fit.correct(walls)
+    np.testing.assert_allclose(walls[:, :3], make_yard()[12_000:, :3], atol=1e-4)
+    assert 'by the IMU: no ground found' in fit.facts()['mounting']
+    fit, slope = SensorFit(HEIGHT_M, None), make_yard()  # level for the robot, not for the earth
+    fit.hear(hints)
+    fit.correct(slope)
+    assert np.median(slope[:12_000, 2]) == pytest.approx(-HEIGHT_M, abs=0.02)
+    assert 'IMU' not in fit.facts()['mounting']
+
+
+def test_hints_change_nothing_with_mounting_off() -> None:
+    fit, scan = SensorFit(HEIGHT_M, None, SensorOptions(mounting='off')), make_yard()
+    before = scan.copy()
+    fit.hear(MountingHints(ground=Ground(tilt_normal(0, 30), 2.5), up=tilt_normal(0, 30)))
+    fit.correct(scan)
+    np.testing.assert_array_equal(scan, before)
 
 
 def test_off_leaves_everything_as_it_comes() -> None:
