@@ -25,16 +25,19 @@ _BEAMS = 64
 _NO_SENSOR = SensorOptions(mounting='off', intensity='off')  # there is none to be told about
 
 
-def make_segmenter(settings: NodeSettings) -> Segmenter:
-    """Of the model that the settings name, or of the one that fits the machine; warmed up."""
+def make_segmenter(settings: NodeSettings, sensors: int = 1) -> Segmenter:
+    """Of the model that the settings name, or of the one that fits the machine; warmed up.
+
+    sensors: how many send scans to it.
+    """
     if settings.model in ('', AUTO_MODEL):
-        return _choose(_list_installed(), settings)
+        return _choose(_list_installed(), settings, sensors * settings.sensor_rate_hz)
     return _load(Path(settings.model).expanduser(), settings)
 
 
-def _choose(bundles: Sequence[Path], settings: NodeSettings) -> Segmenter:
+def _choose(bundles: Sequence[Path], settings: NodeSettings, rate_hz: float) -> Segmenter:
     """bundles: the largest first."""
-    limit_ms = 1e3 * _ROOM / settings.sensor_rate_hz
+    limit_ms = 1e3 * _ROOM / rate_hz
     measured = []
     for path in bundles:
         segmenter = _load(path, settings)
@@ -45,7 +48,7 @@ def _choose(bundles: Sequence[Path], settings: NodeSettings) -> Segmenter:
         measured.append(f'{path.stem} {taken_ms:.0f} ms')
         segmenter.choice = (
             f'{path.stem}: {", ".join(measured)} for a scan of {settings.warm_up_points:,} '
-            f'points, {limit_ms:.0f} allowed at {settings.sensor_rate_hz:g} Hz'
+            f'points, {limit_ms:.0f} allowed at {rate_hz:g} Hz'
         )
         if taken_ms <= limit_ms:
             break

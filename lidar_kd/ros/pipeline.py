@@ -44,7 +44,8 @@ class Pipeline:
         self._networks = networks or Networks()
         chosen_by = settings.model, settings.sensor_rate_hz
         self._key = *chosen_by, settings.device, settings.precision, settings.engine
-        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(settings))
+        sensors = self._networks.sensors
+        self._segmenter = self._networks.take(self._key, lambda: make_segmenter(settings, sensors))
         try:
             self.check_classes(settings)
         except ConfigError:

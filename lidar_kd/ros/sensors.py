@@ -36,7 +36,7 @@ from lidar_kd.ros.log import ToRos
 from lidar_kd.ros.merged import MergedCloud
 from lidar_kd.ros.node import SegmentNode
 from lidar_kd.ros.session import explain_refusal, ros_session
-from lidar_kd.ros.sharing import SharedParts
+from lidar_kd.ros.sharing import Networks, SharedParts
 
 TOPICS = ('points', 'imu')
 USAGE = 'sensors_node SENSORS.yaml [NAMESPACE] --ros-args ...'
@@ -62,7 +62,8 @@ def serve_sensors(
 ) -> None:
     """Until a signal or an error ends it."""
     executor = SingleThreadedExecutor()
-    shared = SharedParts(merged=MergedCloud(namespace) if merged else None)
+    cloud_of_all = MergedCloud(namespace) if merged else None
+    shared = SharedParts(networks=Networks(len(sensors)), merged=cloud_of_all)
     with sensor_nodes(sensors, namespace, shared=shared) as nodes:
         for node in nodes:
             executor.add_node(node)
@@ -81,7 +82,8 @@ def sensor_nodes(
     **options: Any,
 ) -> Iterator[list[SegmentNode]]:
     """One node for each sensor; all share network and thread."""
-    shared, nodes = shared or SharedParts(), list[SegmentNode]()
+    shared = shared or SharedParts(networks=Networks(len(sensors)))
+    nodes = list[SegmentNode]()
     try:
         for name, settings in sensors.items():
             own, topics = split_topics(settings)

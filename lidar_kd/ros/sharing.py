@@ -20,7 +20,8 @@ T = TypeVar('T')
 class Networks:
     """Nodes that ask for the same network share its weights; the last one frees them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sensors: int = 1) -> None:
+        self.sensors = sensors  # that it has to keep up with
         self._made: dict[Any, Segmenter] = {}
         self._users: dict[Any, int] = {}
 

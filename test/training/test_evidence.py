@@ -60,6 +60,8 @@ def test_a_configuration_of_the_evidence_and_its_teacher_run(
     changes = shrink(config, street)
     bundle = train_teacher(TEACHERS[name], street, bundles)
     changes += [f'teacher.bundle={bundle}', 'model.warm_start=null']
+    if config.teacher and config.teacher.ensemble:
+        changes.append(f'teacher.ensemble=[{bundle}]')  # what ships looks at other voxels
     assert start(distill, path, Path('run'), changes) == 0
     rows = [row for row in RunFolder(Path('run')).history() if 'loss' in row]
     assert [row['step'] for row in rows] == [1, 2, 3]

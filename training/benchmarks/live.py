@@ -57,7 +57,7 @@ def run_live(
         for number in range(scans):
             _repeat(drive[number % len(drive)], links / f'{number:06d}.bin')
         if sensors > 1:
-            metrics = run_sensors(console, links, scans, bundle, sensors)
+            metrics = run_sensors(console, links, scans, sensors)
         else:
             metrics = _run(console, links, scans, bundle, EVERY if every_topic else ())
     return metrics

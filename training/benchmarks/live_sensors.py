@@ -23,10 +23,10 @@ START_LIMIT_S = 180.0  # for the node to load torch and its bundle
 SLACK_S = 60.0  # for the replays to find their listeners, beyond the time of their scans
 
 
-def run_sensors(
-    console: Console, scans: Path, count: int, bundle: Path, sensors: int
-) -> dict[str, float]:
-    """Every sensor sends all `scans`; metrics of sensor k end in _k."""
+def run_sensors(console: Console, scans: Path, count: int, sensors: int) -> dict[str, float]:
+    """Every sensor sends all `scans` to the network that keeps up with them; metrics of sensor k
+    end in _k.
+    """
     from training.live.listener import listening_to
 
     places = [f'{NAMESPACE}/s{number}' for number in range(sensors)]
@@ -35,7 +35,7 @@ def run_sensors(
         'sensors:\n'
         + ''.join(f'  {p.rpartition("/")[2]}: {{points: {p}/points}}\n' for p in places)
     )
-    parameters = {'model': bundle.resolve(), 'reliability': 'reliable'}
+    parameters = {'model': 'auto', 'reliability': 'reliable'}
     with ExitStack() as stack:
         listeners, listen = stack.enter_context(
             listening_to(places, 'segmented', lambda one: one.latency_ms, most=1)

@@ -17,6 +17,7 @@ from lidar_kd.ros import model_choice
 from lidar_kd.ros.model_choice import imitate_scan, make_segmenter
 from lidar_kd.ros.pipeline import Pipeline
 from lidar_kd.ros.settings import NodeSettings
+from lidar_kd.ros.sharing import Networks
 from lidar_kd.voxels import CartesianGrid, voxelize
 
 
@@ -61,6 +62,15 @@ def test_the_larger_one_is_taken_where_it_keeps_up(
     pipeline = Pipeline(settings_of(sensor_rate_hz=rate_hz))
     assert pipeline.facts()['chosen'] == expected
     assert pipeline.facts()['bundle'].split()[0] == expected.partition(':')[0]
+
+
+def test_the_network_of_two_sensors_keeps_up_with_both(
+    installed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_ms(monkeypatch, large=69, small=25)  # each at 10 Hz: 35 ms for a scan of any
+    pipeline = Pipeline(settings_of(), Networks(sensors=2))
+    assert pipeline.facts()['chosen'].startswith('small: large 69 ms, small 25 ms')
+    assert pipeline.facts()['chosen'].endswith('35 allowed at 20 Hz')
 
 
 def test_where_none_keeps_up_it_is_the_smallest(

@@ -44,9 +44,9 @@ def test_two_sensors_are_answered_by_one_network_each_in_its_namespace(
     made: list[str] = []
     make = model_choice.make_segmenter
 
-    def count(settings: Any) -> Any:
+    def count(settings: Any, sensors: int) -> Any:
         made.append(settings.model)
-        return make(settings)
+        return make(settings, sensors)
 
     monkeypatch.setattr(pipeline, 'make_segmenter', count)
     leave_domain()
