@@ -27,6 +27,7 @@ _BACK = JumpThreshold(
 )
 Pose = NDArray[np.float64]
 _PATIENCE = Duration(seconds=0.05)  # TF of a moving frame comes a little after the scan
+_AT_ONCE = Duration()  # a mounting hardly changes: the latest will do, and no scan waits for it
 
 
 class NoTransform(DataError):
@@ -90,7 +91,7 @@ class Frames:
         if not self._ground:
             return None
         try:
-            pose = self._find(header, self._ground, 'ground_frame')
+            pose = self._find_latest(header.frame_id, self._ground, 'ground_frame')
         except NoTransform as error:
             self._warn(f'mounting: as the scans show it: {error}')
             return None
@@ -103,9 +104,8 @@ class Frames:
         frame, up = found
         if frame == header.frame_id:
             return up
-        seen_by_imu = Header(stamp=header.stamp, frame_id=frame)
         try:
-            turn = self._find(seen_by_imu, header.frame_id, 'use_imu')
+            turn = self._find_latest(frame, header.frame_id, 'use_imu')
         except NoTransform as error:
             self._warn(f'mounting: without the IMU: {error}')
             return None
@@ -123,13 +123,20 @@ class Frames:
 
     def _find(self, header: Header, frame: str, parameter: str) -> Pose:
         """(4, 4) from the header's frame at its stamp."""
-        stamp = Time.from_msg(header.stamp)
+        when = Time.from_msg(header.stamp), _PATIENCE
+        return self._ask(header.frame_id, frame, when, parameter)
+
+    def _find_latest(self, source: str, frame: str, parameter: str) -> Pose:
+        """(4, 4) as TF last heard of it."""
+        return self._ask(source, frame, (Time(), _AT_ONCE), parameter)
+
+    def _ask(self, source: str, frame: str, when: tuple[Time, Duration], parameter: str) -> Pose:
         try:
-            found = self._buffer.lookup_transform(frame, header.frame_id, stamp, _PATIENCE)
+            found = self._buffer.lookup_transform(frame, source, *when)
         except self._failure as error:
             raise NoTransform(
-                f"TF has no way from '{header.frame_id}' to '{frame}' at the scan's stamp "
-                f'({error}); publish it, or do without {parameter}.'
+                f"TF has no way from '{source}' to '{frame}' ({error}); publish it, or do without "
+                f'{parameter}.'
             ) from None
         return make_pose(found.transform)
 

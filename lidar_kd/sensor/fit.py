@@ -71,6 +71,7 @@ class SensorFit:
         self._finds_pose = options.mounting == 'auto' and height_m is not None
         self._finds_level = options.intensity == 'auto' and ground_intensity is not None
         self._hints = NO_HINTS
+        self._told: Ground | None = None  # of the hints: what the log last said
         self.begin()
 
     def begin(self) -> None:
@@ -84,10 +85,11 @@ class SensorFit:
         """Of the scan that comes next."""
         if not self._finds_pose:
             return
-        is_new = hints.ground is not None and self._hints.ground is None
         self._hints = hints
         self._motion = self._choose_motion()
-        if is_new:
+        ground = hints.ground
+        if ground is not None and not (self._told and are_alike(ground, self._told)):
+            self._told = ground
             log.info('mounting: %s', self._tell_mounting())
 
     def correct(self, scan: Points) -> None:

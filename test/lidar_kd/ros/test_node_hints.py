@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 import sys
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from pretend_tf import PretendTf
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
@@ -28,37 +28,21 @@ from lidar_kd.ros.settings import NodeSettings
 HALF = math.sqrt(0.5)
 
 
-class FakeTf(ModuleType):
-    """`lidar` is 1.2 m above `footprint` and rolled by 90 degrees; `imu` is turned half about z
-    against it; other frames are unknown.
-    """
-
-    class TransformException(Exception):
-        pass
-
-    class Buffer:
-        def lookup_transform(self, target: str, source: str, stamp: Any, timeout: Any) -> Any:
-            known = {
-                ('footprint', 'lidar'): ((HALF, 0.0, 0.0, HALF), (0.3, 0.0, 1.2)),
-                ('lidar', 'imu'): ((0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.1)),
-            }
-            if (target, source) not in known:
-                raise FakeTf.TransformException(f'{source} does not exist')
-            (x, y, z, w), (a, b, c) = known[target, source]
-            turn, shift = SimpleNamespace(x=x, y=y, z=z, w=w), SimpleNamespace(x=a, y=b, z=c)
-            return SimpleNamespace(transform=SimpleNamespace(rotation=turn, translation=shift))
-
-    class TransformListener:
-        def __init__(self, buffer: Any, node: Any) -> None:
-            pass
-
-        def unregister(self) -> None:
-            pass
+KNOWN = {
+    ('footprint', 'lidar'): ((HALF, 0.0, 0.0, HALF), (0.3, 0.0, 1.2)),  # rolled by 90 degrees
+    ('lidar', 'imu'): ((0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.1)),  # half a turn about z
+}
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+def tf(monkeypatch: pytest.MonkeyPatch) -> PretendTf:
+    tf = PretendTf(KNOWN)
+    monkeypatch.setitem(sys.modules, 'tf2_ros', tf)
+    return tf
+
+
+@pytest.fixture
+def node(tf: PretendTf) -> Any:
     leave_domain()
     context = Context()
     rclpy.init(context=context, args=[])
@@ -87,6 +71,19 @@ def test_tf_to_the_ground_tells_height_and_tilt(node: LifecycleNode) -> None:
     np.testing.assert_allclose(ground.normal, [0, 1, 0], atol=1e-9)
     assert ground.roll_deg == pytest.approx(90)
     assert frames.find_hints(Header(frame_id='unheard_of')).ground is None
+    frames.destroy()
+
+
+def test_no_scan_waits_for_the_mounting(node: LifecycleNode, tf: PretendTf) -> None:
+    """TF's latest, at once: where it knows nothing, a scan would else lose its 50 ms each time."""
+    frames = Frames(node, NodeSettings(ground_frame='nowhere', use_imu=True))
+    assert frames._gravity is not None
+    frames._gravity.receive(push('elsewhere', 0.0, 0.0, 9.8))
+    header = Header(frame_id='lidar')
+    header.stamp.sec = 7
+    hints = frames.find_hints(header)
+    assert (hints.ground, hints.up) == (None, None)
+    assert tf.asked == [(0, 0), (0, 0)]
     frames.destroy()
 
 

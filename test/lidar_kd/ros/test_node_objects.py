@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 import sys
 import threading
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from pretend_tf import PretendTf
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
@@ -168,31 +168,10 @@ def test_stamped_times_need_autowares_messages(
         assert 'needs autoware_internal_debug_msgs: build it' in partner.diagnose().message
 
 
-class FakeTf(ModuleType):
-    """A TF that knows no frame."""
-
-    class TransformException(Exception):
-        pass
-
-    class Buffer:
-        def clear(self) -> None:
-            pass
-
-        def lookup_transform(self, *_: Any) -> Any:
-            raise FakeTf.TransformException('odom does not exist')
-
-    class TransformListener:
-        def __init__(self, buffer: Any, node: Any) -> None:
-            pass
-
-        def unregister(self) -> None:
-            pass
-
-
 def test_without_odometry_the_scan_is_labelled_and_nothing_rests(
     by_height: None, small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+    monkeypatch.setitem(sys.modules, 'tf2_ros', PretendTf({}))
     classes = ['static', 'resting']
     with running_node(model=small_bundle, fixed_frame='odom', filters__static__classes=classes):
         partner.activate()

@@ -7,10 +7,10 @@ from array import array
 from pathlib import Path
 import sys
 import time
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from pretend_tf import PretendTf
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not here: source a distribution or install [ros]')
@@ -255,37 +255,14 @@ def test_lost_clouds_are_explained_by_the_middleware_in_use() -> None:
     assert explain_losses('rmw_zenoh_cpp', {}).startswith('does rmw_zenoh_cpp lose big clouds?')
 
 
-class FakeTf(ModuleType):
-    """A sensor that hangs upside down, 2 m ahead of `base`; other frames are unknown."""
-
-    class TransformException(Exception):
-        pass
-
-    cleared: list[str] = []
-
-    class Buffer:
-        def clear(self) -> None:
-            FakeTf.cleared.append('all')
-
-        def lookup_transform(self, target: str, source: str, stamp: Any, timeout: Any) -> Any:
-            if source != 'velodyne':
-                raise FakeTf.TransformException(f'{source} does not exist')
-            turn = SimpleNamespace(x=1.0, y=0.0, z=0.0, w=0.0)  # half a turn about x
-            shift = SimpleNamespace(x=2.0, y=0.0, z=0.0)
-            return SimpleNamespace(transform=SimpleNamespace(rotation=turn, translation=shift))
-
-    class TransformListener:
-        def __init__(self, buffer: Any, node: Any) -> None:
-            pass
-
-        def unregister(self) -> None:
-            pass
+# a sensor that hangs upside down, 2 m ahead of `base`
+HANGING = {('base', 'velodyne'): ((1.0, 0.0, 0.0, 0.0), (2.0, 0.0, 0.0))}
 
 
 def test_scans_are_brought_into_the_target_frame_or_dropped(
     small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
+    monkeypatch.setitem(sys.modules, 'tf2_ros', PretendTf(HANGING))
     with running_node(model=small_bundle, target_frame='base'):
         partner.activate()
         points = scatter(1000)
@@ -305,16 +282,16 @@ def test_scans_are_brought_into_the_target_frame_or_dropped(
 def test_tf_is_forgotten_when_the_time_jumps_back(
     small_bundle: str, partner: Partner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, 'tf2_ros', FakeTf('tf2_ros'))
-    monkeypatch.setattr(FakeTf, 'cleared', [])
+    tf = PretendTf(HANGING)
+    monkeypatch.setitem(sys.modules, 'tf2_ros', tf)
     with running_node(model=small_bundle, target_frame='base', use_sim_time=True) as node:
         partner.activate()
         for seconds in (100, 101):
             partner.set_time(node, seconds)
-        assert FakeTf.cleared == []
+        assert tf.cleared == 0
         partner.set_time(node, 7)
-        wait_for(lambda: FakeTf.cleared == ['all'], 'the buffer to be cleared')
+        wait_for(lambda: tf.cleared == 1, 'the buffer to be cleared')
         assert partner.change('deactivate')
         assert partner.change('cleanup')
         partner.set_time(node, 1)
-        assert FakeTf.cleared == ['all']
+        assert tf.cleared == 1

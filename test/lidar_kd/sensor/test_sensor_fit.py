@@ -159,6 +159,18 @@ def test_tf_goes_before_the_scans_and_parameters_go_before_tf() -> None:
         assert '(by TF)' in fit.facts()['mounting']
 
 
+def test_what_tf_says_is_logged_when_it_changes_and_not_when_it_falters(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, 'lidar_kd')
+    fit = SensorFit(HEIGHT_M, None)
+    for height_m in (2.5, None, 2.5, None, 2.5, 1.2, 1.2):
+        ground = None if height_m is None else Ground(tilt_normal(0, 0), height_m)
+        fit.hear(MountingHints(ground=ground))
+    said = [each.message.split(' m above')[0] for each in caplog.records]
+    assert said == ['mounting: 2.50', 'mounting: 1.20']
+
+
 def test_tf_that_falls_silent_leaves_it_to_the_scans() -> None:
     fit = SensorFit(HEIGHT_M, None)
     fit.hear(MountingHints(ground=Ground(tilt_normal(0, 0), 2.5)))
