@@ -37,6 +37,11 @@ class Part:
     teachers: Mapping[str, Path]
     runs: Sequence[Planned]
 
+    def list_others(self, teacher: str) -> Sequence[Path]:
+        """Those that answer beside it; what a student alone teaches has none."""
+        own = (one.config.asked_teachers for one in self.runs if one.taught_by is None)
+        return next(asked[teacher].ensemble for asked in own if teacher in asked)
+
 
 def open_part(config: Config, half: str | None, console: Console) -> Sources:
     sources = open_sources(config.data, console)
@@ -57,7 +62,9 @@ def score_part(part: Part, console: Console) -> ScoredPart:
     """Asks every network once about the same scans."""
     scans = part.sources.validation
     teachers = keep_answering(part.teachers, scans.table, console)
-    answers = {name: answer_all(path, scans) for name, path in teachers.items()}
+    answers = {
+        name: answer_all(path, scans, part.list_others(name)) for name, path in teachers.items()
+    }
     arms: dict[str, list[Outcome]] = {}
     for one in part.runs:
         asked = next(iter([*one.config.asked_teachers, *answers]), None)  # the first of its own
@@ -94,5 +101,5 @@ def _score_with_the_past(part: Part, teacher: str, console: Console) -> Outcome:
     """M2SKD asks its teacher about scans with their past, which only labelled scans have."""
     sources = part.sources
     fused = fuse_scans(sources.validation, sources.scored, part.config.data, console)
-    answers = answer_all(part.teachers[teacher], fused)
+    answers = answer_all(part.teachers[teacher], fused, part.list_others(teacher))
     return score_teacher(sources.validation, answers)

@@ -32,6 +32,7 @@ from training.data.kept_past import KeptPast
 from training.data.scan import ScanSet
 from training.run.folder import RunFolder
 from training.run.macs import gmacs
+from training.scores.augmented import segment_together
 from training.scores.metrics import Confusion
 from training.scores.scoring import Labels, score_answers
 
@@ -100,25 +101,33 @@ def choose_half(scans: ScanSet, half: str) -> ScanSet:
     return replace(scans, frames=frames)
 
 
-def answer_all(bundle: Path, scans: ScanSet) -> list[Labels]:
-    """Labels of each scan's own points; what fusion added is seen and not answered for."""
+def answer_all(bundle: Path, scans: ScanSet, others: Sequence[Path] = ()) -> list[Labels]:
+    """Labels of each scan's own points; what fusion added is seen and not answered for.
+
+    others: those of an ensemble, whose posteriors are averaged with its own.
+    """
+    bundles = [bundle, *others]
     if isinstance(scans, FusedScans | KeptPast):
-        return _ask(bundle, scans)
-    name = hashlib.sha256(f'{digest_of(bundle)} {digest_files(scans)}'.encode()).hexdigest()
+        return _ask(bundles, scans)
+    digests = ' '.join([*map(digest_of, bundles), digest_files(scans)])
+    name = hashlib.sha256(digests.encode()).hexdigest()
     path = CACHE / 'answers' / f'{name[:16]}.npz'
     if not path.is_file():
         prepare_folder(path.parent)
         with write_atomically(path) as temporary, temporary.open('wb') as file:
-            np.savez_compressed(file, *_ask(bundle, scans))
+            np.savez_compressed(file, *_ask(bundles, scans))
     with np.load(path) as kept:
         return [kept[name] for name in kept.files]
 
 
-def _ask(bundle: Path, scans: ScanSet) -> list[Labels]:
-    segmenter, answers = Segmenter(bundle, sensor=EACH_ALONE), []
+def _ask(bundles: Sequence[Path], scans: ScanSet) -> list[Labels]:
+    segmenters, answers = [Segmenter(each, sensor=EACH_ALONE) for each in bundles], []
     for index in range(len(scans)):
         scan = scans[index]
-        labels = segmenter.segment(scan.points).labels
+        if len(segmenters) == 1:
+            labels = segmenters[0].segment(scan.points).labels
+        else:
+            labels = segment_together(segmenters, scan.points)
         answers.append(labels if scan.past is None else labels[~scan.past])
     return answers
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test-time augmentation: the mean of the probabilities over turned and mirrored views of a scan.
+"""The mean of several answers: of one network to turned and mirrored views of a scan (test-time
+augmentation), or of several networks to one scan.
 
-Eight passes instead of one, so its scores are named as such and never compared with others.
+Several passes instead of one, so their scores are named as such.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from lidar_kd.labels import IGNORE
 from lidar_kd.segmenter import Segmenter
@@ -32,9 +36,17 @@ def make_views(points: Points) -> list[Points]:
 
 def segment_augmented(segmenter: Segmenter, points: Points) -> Labels:
     """(N,) train ids; 255 where no view has an answer."""
-    total = np.zeros((len(points), segmenter.spec.labels.num_classes), np.float32)
-    for view in make_views(points):
-        total += np.nan_to_num(segmenter.probabilities(view))
+    return take_likeliest(segmenter.probabilities(view) for view in make_views(points))
+
+
+def segment_together(segmenters: Sequence[Segmenter], points: Points) -> Labels:
+    """(N,) train ids by the mean of their probabilities, as an ensemble teaches."""
+    return take_likeliest(each.probabilities(points) for each in segmenters)
+
+
+def take_likeliest(posteriors: Iterable[NDArray[np.float32]]) -> Labels:
+    """Of several answers (N, C) about the same points, NaN where one has none."""
+    total = sum(map(np.nan_to_num, posteriors), np.float32(0))
     best = total.argmax(1)
     best[total.max(1) == 0] = IGNORE
     return best.astype(np.uint8)

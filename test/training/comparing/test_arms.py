@@ -14,6 +14,8 @@ from small_run import make_street, save_teacher, settings_on, write_config
 
 from lidar_kd.cli.console import Console
 from lidar_kd.errors import ConfigError
+from lidar_kd.segmenter import Segmenter
+from lidar_kd.sensor import EACH_ALONE
 from training import compare
 from training.comparing.plan import plan_runs
 from training.comparing.runs import answer_all, choose_half, score_run
@@ -124,6 +126,21 @@ def test_every_street_is_counted_by_itself(tmp_path: Path) -> None:
     assert np.diagonal(first).sum() == first.sum() == len(both[0]) + len(both[1])
     assert second[:, -1].sum() == len(both[3])
     assert np.diagonal(second).sum() == len(both[2])
+
+
+def test_an_ensemble_answers_by_the_mean_of_its_posteriors(config: Config, tmp_path: Path) -> None:
+    scans = open_semantickitti(tmp_path / 'street', ['08'])
+    one = tmp_path / 'teacher.safetensors'
+    other = save_teacher(
+        tmp_path / 'other.safetensors', name='minkunet', settings={'width': 0.125}
+    )
+    segmenters = [Segmenter(path, sensor=EACH_ALONE) for path in (one, other)]
+    together = answer_all(one, scans, [other])
+    for index, labels in enumerate(together):
+        first, second = (each.probabilities(scans[index].points) for each in segmenters)
+        np.testing.assert_array_equal(labels, (first + second).argmax(1))
+    alone = answer_all(one, scans)
+    assert any((a != b).any() for a, b in zip(together, alone))
 
 
 def test_a_network_is_asked_about_the_same_scans_once(

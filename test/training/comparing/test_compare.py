@@ -304,7 +304,7 @@ def test_every_arm_is_compared_with_the_teacher_it_learnt_from(
         asked.append(theirs)
         return outcome(0.5)
 
-    monkeypatch.setattr(parts, 'answer_all', lambda bundle, _: Path(bundle).name)
+    monkeypatch.setattr(parts, 'answer_all', lambda bundle, *_: Path(bundle).name)
     monkeypatch.setattr(parts, 'read_run', read)
     monkeypatch.setattr(parts, 'score_teacher', lambda *_: outcome(0.5))
     figures_of([*words, '--methods', 'srkd', 'pvkd'], monkeypatch)
